@@ -1,0 +1,27 @@
+# On a new machine the first target that needs a Debian package installs it; `.ci/packages` says which.
+PYTHON ?= python3
+
+.PHONY: venv demo test clean
+
+venv: .venv/bin/mountd
+
+demo: .venv/bin/mountd
+	@examples/demo
+
+test: .venv/bin/mountd
+	@.ci/packages test
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+# The install is editable; its byte code is made here, because an environment may forbid Python to.
+.venv/bin/mountd: pyproject.toml
+	@PYTHON=$(PYTHON) .ci/packages build
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	.venv/bin/python -m compileall -q src
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""mountd: a declarative mount manager for Linux guests."""

@@ -1,0 +1,128 @@
+"""User strings → ids, from the passwd and group files of a root filesystem.
+
+The files alone are asked, never NSS, which could hang a boot. A line that is malformed is skipped, the
+first line that fits counts (passwd(5), group(5)); names are bytes, so a file need not be UTF-8.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from errno import EFBIG, EINVAL
+
+from mountd.core import faults
+from mountd.core.faults import VolumeError
+from mountd.core.idmapping import ID_COUNT
+from mountd.core.model import User
+from mountd.kernel.paths import NotAFileError, kind_in_words, open_in_root, open_path, open_trusted
+from mountd.kernel.syscalls import Fd
+
+_MOST_BYTES = 16 << 20
+
+
+class Accounts:
+    """The accounts of one root filesystem, each file read once, when first needed."""
+
+    def __init__(self, root: str, *, is_acting: bool) -> None:
+        """`is_acting`: files of `/` that someone but root could write are refused, as a pass must."""
+        self.root = root
+        self._is_acting = is_acting
+        self._passwd: _Passwd | None = None
+        self._groups: dict[bytes, int] | None = None
+
+    def resolve_user(self, spec: str) -> User:
+        """The ids that an OCI image's USER means: `name`, `uid`, `name:group`, `uid:gid`, any mix.
+
+        Raises VolumeError: pending (`no-user`, `no-group`) where a name is not there yet.
+        """
+        name, _, group = spec.partition(":")
+        if _is_number(name):
+            uid = int(name)
+            gid = None if group else self.passwd.group_of.get(uid)
+        elif name.encode() in self.passwd.by_name:
+            uid, gid = self.passwd.by_name[name.encode()]
+        else:
+            raise VolumeError(faults.no_user(name, self._path("passwd")))
+        if group:
+            gid = int(group) if _is_number(group) else self.groups.get(group.encode())
+            if gid is None:
+                raise VolumeError(faults.no_group(group, self._path("group")))
+        return User(uid, gid)
+
+    def has_uid(self, uid: int) -> bool:
+        """Whether there is an account with this uid."""
+        return uid in self.passwd.group_of
+
+    @property
+    def passwd(self) -> "_Passwd":
+        """etc/passwd; empty where it is missing."""
+        if self._passwd is None:
+            self._passwd = _Passwd(self._read("passwd"))
+        return self._passwd
+
+    @property
+    def groups(self) -> dict[bytes, int]:
+        """etc/group: gids by name; empty where it is missing."""
+        if self._groups is None:
+            rows = _rows(self._read("group"), numbers=(2,))
+            self._groups = {}
+            for row in rows:
+                self._groups.setdefault(row[0], int(row[2]))
+        return self._groups
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.root, "etc", name)
+
+    def _read(self, name: str) -> bytes:
+        path = self._path(name)
+        try:
+            if self.root == "/":
+                file, distrusts = open_trusted(path)
+            else:
+                root, _ = open_path(self.root)
+                with root:
+                    file, distrusts = open_in_root(root, f"etc/{name}"), []
+            with file:
+                if distrusts and self._is_acting:
+                    raise VolumeError(faults.unsafe_file(distrusts[0]))
+                return _content(file, path)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise VolumeError(faults.from_kernel(error, f"read {path}")) from error
+
+
+class _Passwd:
+    def __init__(self, content: bytes) -> None:
+        self.by_name: dict[bytes, tuple[int, int]] = {}
+        self.group_of: dict[int, int] = {}
+        for row in _rows(content, numbers=(2, 3)):
+            uid, gid = int(row[2]), int(row[3])
+            self.by_name.setdefault(row[0], (uid, gid))
+            self.group_of.setdefault(uid, gid)
+
+
+def _rows(content: bytes, *, numbers: tuple[int, ...]) -> Iterator[list[bytes]]:
+    """The well-formed lines, split: a name, and ids in the columns `numbers`."""
+    for line in content.split(b"\n"):
+        row = line.split(b":")
+        if len(row) > numbers[-1] and row[0] and all(_is_id(row[column]) for column in numbers):
+            yield row
+
+
+def _is_id(field: bytes) -> bool:
+    return field.isdigit() and len(field) <= 10 and int(field) < ID_COUNT
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit()
+
+
+def _content(file: Fd, path: str) -> bytes:
+    mode = os.fstat(file.number).st_mode
+    if not stat.S_ISREG(mode):
+        raise NotAFileError(EINVAL, f"{path} is {kind_in_words(mode)}", path)
+    with open(file.number, "rb", closefd=False) as stream:
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise OSError(EFBIG, f"{path} is larger than {_MOST_BYTES >> 20} MiB")
+    return content

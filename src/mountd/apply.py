@@ -1,0 +1,207 @@
+"""Actions → outcomes. One volume's failure doesn't stop the others.
+
+New mounts are built many at a time: their ids enter the record in one write, then each is attached.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby
+from typing import Self, TypeVar
+
+from mountd.core import faults
+from mountd.core.faults import VolumeError
+from mountd.core.idmapping import Idmapping
+from mountd.core.model import Action, DesiredMount, Fault, Outcome
+from mountd.core.plan import record_entry
+from mountd.kernel import tree
+from mountd.kernel.observe import is_mounted, observe_mount, top_at
+from mountd.kernel.paths import UnsafeLinkError, made, spot
+from mountd.kernel.syscalls import Fd
+from mountd.kernel.tree import Tree
+from mountd.kernel.userns import NamespaceLimitError, make_user_namespace
+from mountd.record import Record
+
+_T = TypeVar("_T")
+_AT_ONCE = 1000
+"""New mounts that are built before their ids are recorded; each costs a descriptor."""
+
+
+def apply(
+    actions: Sequence[Action], sources: dict[str, Fd], record: Record, manifest: str
+) -> Iterator[Outcome]:
+    """Carry the actions out in their order, and say what became of each."""
+    with _Run(sources, record, manifest) as run:
+        if fault := run.prepare(actions):
+            yield from (
+                _stopped(each, fault) if _changes(each) else _left(each) for each in actions
+            )
+            return
+        for verb, group in groupby(actions, key=lambda action: action.verb):
+            if verb == "mount":
+                yield from run.mount(list(group))
+            else:
+                yield from map(run.carry_out, group)
+        run.finish()
+
+
+def finish_interrupted(record: Record) -> tuple[str, ...]:
+    """Where a pass was killed between a replacement's two halves, take the old mount off.
+
+    It is on top; what lies beneath was built and verified whole. Returns these targets.
+    """
+    by_target: dict[str, set[int]] = {}
+    for managed in record.managed.values():
+        by_target.setdefault(managed.target, set()).add(managed.id)
+    finished = []
+    for target, ids in by_target.items():
+        top = top_at(target) if len(ids) > 1 else None
+        if top and top.id in ids and observe_mount(top.id).parent in ids:
+            with spot(target) as found:
+                tree.detach(found)
+            record.remove(top.id)
+            finished.append(target)
+    return tuple(finished)
+
+
+class _Run:
+    """One pass's changes, and the user namespaces that it has made: one for each distinct map."""
+
+    def __init__(self, sources: dict[str, Fd], record: Record, manifest: str) -> None:
+        self._sources = sources
+        self._record = record
+        self._manifest = manifest
+        self._namespaces: dict[Idmapping, Fd] = {}
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def prepare(self, actions: Sequence[Action]) -> Fault | None:
+        """Record what is kept. Where the record can't be written, nothing may be changed."""
+        for action in actions:
+            if action.verb == "keep" and action.old:
+                self._record.add(action.old)
+        return self._write(always=any(map(_changes, actions)))
+
+    def finish(self) -> None:
+        """Let the record forget what went. Where that fails, the next pass sees that it is gone."""
+        self._write()
+
+    def mount(self, actions: list[Action]) -> Iterator[Outcome]:
+        """Build, record, attach: so many at once as descriptors are no matter."""
+        for start in range(0, len(actions), _AT_ONCE):
+            yield from self._mount_at_once(actions[start : start + _AT_ONCE])
+
+    def _mount_at_once(self, actions: list[Action]) -> Iterator[Outcome]:
+        built = [(action, _attempt(action, self._build)) for action in actions]
+        unrecorded = self._write()
+        for action, result in built:
+            fault = result if isinstance(result, Fault) else unrecorded
+            if isinstance(result, Tree):
+                with result.fd:
+                    fault = fault or _attempt(action, partial(self._attach, built=result))
+                if fault:
+                    self._forget_unless_mounted(result.id)
+            yield _stopped(action, fault) if fault else Outcome(action, "mounted")
+
+    def carry_out(self, action: Action) -> Outcome:
+        """Do one action other than mount."""
+        match action.verb:
+            case "replace":
+                fault = _attempt(action, self._replace)
+            case "adjust":
+                fault = _attempt(action, self._adjust)
+            case "unmount":
+                fault = _attempt(action, self._unmount)
+            case _:
+                return _left(action)
+        if fault:
+            return _stopped(action, fault)
+        return Outcome(action, "unmounted" if action.verb == "unmount" else "mounted")
+
+    def _replace(self, action: Action) -> None:
+        assert action.mount and action.old
+        built = self._build(action)
+        try:
+            with built.fd:
+                self._record.write()
+                with spot(action.target) as found:
+                    tree.replace(built, found, action.old.id)
+        finally:
+            self._forget_unless_mounted(built.id)
+            self._forget_unless_mounted(action.old.id)
+
+    def _adjust(self, action: Action) -> None:
+        assert action.mount and action.old
+        with spot(action.target) as found:
+            tree.adjust(found, action.old.id, action.mount.flags)
+
+    def _unmount(self, action: Action) -> None:
+        assert action.old
+        with spot(action.target) as found:
+            tree.unmount(found, action.old.id)
+        self._record.remove(action.old.id)
+
+    def _build(self, action: Action) -> Tree:
+        """The detached mount, its id entered in the record, which is not written yet."""
+        assert action.mount
+        wanted = action.mount
+        with self._sources.pop(action.volume) as source:
+            built = tree.build(source, wanted, self._namespace(wanted))
+        self._record.add(record_entry(wanted, built.id, self._manifest))
+        return built
+
+    def _attach(self, action: Action, built: Tree) -> None:
+        assert action.mount
+        with made(action.target, action.mount.kind) as found:
+            tree.attach(built, found)
+
+    def _namespace(self, wanted: DesiredMount) -> Fd | None:
+        if wanted.inherited or wanted.idmap is None:
+            return None
+        if wanted.idmap not in self._namespaces:
+            namespace = make_user_namespace(wanted.idmap)
+            self._namespaces[wanted.idmap] = self._held.enter_context(namespace)
+        return self._namespaces[wanted.idmap]
+
+    def _forget_unless_mounted(self, mount: int) -> None:
+        if not is_mounted(mount):
+            self._record.remove(mount)
+
+    def _write(self, *, always: bool = False) -> Fault | None:
+        try:
+            self._record.write(always=always)
+        except OSError as error:
+            return faults.unwritable_record(error)
+        return None
+
+
+def _attempt(action: Action, step: Callable[[Action], _T]) -> _T | Fault:
+    """Do a step of an action; what stops it becomes a sentence about this volume."""
+    try:
+        return step(action)
+    except VolumeError as error:
+        return error.fault
+    except UnsafeLinkError as error:
+        return faults.unsafe_link(error.filename, error.strerror or "")
+    except NamespaceLimitError as error:
+        return faults.namespace_limit(error)
+    except OSError as error:
+        return faults.from_kernel(error, f"{action.verb} {action.target}")
+
+
+def _changes(action: Action) -> bool:
+    return action.verb not in (None, "keep")
+
+
+def _left(action: Action) -> Outcome:
+    """What nothing is done about: it is as it was, or can't be helped now."""
+    return Outcome(action, action.state, action.fault)
+
+
+def _stopped(action: Action, fault: Fault) -> Outcome:
+    return Outcome(action, fault.state, fault)

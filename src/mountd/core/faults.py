@@ -1,0 +1,264 @@
+"""Every way in which a volume falls short, as a person reads it: what is wrong, and what to do.
+
+One function for each, so that all sentences can be read, and mended, in one sitting.
+"""
+
+import errno as _errno
+
+from mountd.core.model import Fault, Ids, Kind, Reason
+
+
+class VolumeError(Exception):
+    """One volume can't be as desired; the others go on."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def no_source(path: str) -> Fault:
+    return Fault(
+        "pending", "no-source", f"there is no {path}", "the volume is mounted once it appears"
+    )
+
+
+def no_target(path: str) -> Fault:
+    hint = "make it, or leave `create = false` out"
+    return Fault("pending", "no-target", f"there is no {path}, and `create` is false", hint)
+
+
+def no_user(name: str, file: str) -> Fault:
+    hint = f"`useradd {name}`, or give `user` as a number" if file == "/etc/passwd" else None
+    return Fault("pending", "no-user", f"there is no user `{name}` in {file}", hint)
+
+
+def no_group(name: str, file: str) -> Fault:
+    hint = f"`groupadd {name}`, or give the group as a number" if file == "/etc/group" else None
+    return Fault("pending", "no-group", f"there is no group `{name}` in {file}", hint)
+
+
+def unsafe_link(path: str, why: str) -> Fault:
+    hint = "write the path that the link leads to, or have root make the link where only root can"
+    return Fault("failed", "unsafe-path", f"{path} is a link that {why}", hint)
+
+
+def unsafe_file(why: str) -> Fault:
+    hint = "see that root owns it and the folders above it, and that nobody else can write them"
+    return Fault("failed", "unsafe-path", why, hint)
+
+
+def forbidden_target(path: str, why: str) -> Fault:
+    return Fault(
+        "failed",
+        "unsafe-path",
+        f"the target leads to {path}, which is {why}",
+        "choose a folder of its own",
+    )
+
+
+def moved_meanwhile(path: str) -> Fault:
+    hint = "a folder above it was renamed just now; run mountd again"
+    return Fault("failed", "unsafe-path", f"{path} led elsewhere while it was being mounted", hint)
+
+
+def wrong_source_kind(path: str, kind: str) -> Fault:
+    return Fault("failed", "wrong-kind", f"{path} is {kind}; a source is a folder or a file")
+
+
+def wrong_target_kind(target: str, kind: Kind) -> Fault:
+    message = f"the source is a {kind}, and {target} is not"
+    return Fault("failed", "wrong-kind", message, f"remove {target}, or choose another target")
+
+
+def no_folder(target: str) -> Fault:
+    message = f"{target} can't be made: something above it is not a folder"
+    return Fault("failed", "wrong-kind", message, "choose another target")
+
+
+def not_supported(what: str) -> Fault:
+    return Fault("failed", "mount-refused", f"{what} can't be mounted by this version of mountd")
+
+
+def root_owned(owner: Ids, user_uid: int) -> Fault:
+    other = owner.uid or user_uid
+    return Fault(
+        "failed",
+        "root-owned",
+        f"uid {other} is swapped with root's: it could leave setuid files on the source that are root's",
+        "mount the source's filesystem nosuid, or set `read_only = true`, or, where you trust"
+        f' uid {other} with root, say so with `owner = "{owner}"`',
+    )
+
+
+def source_is_idmapped(path: str) -> Fault:
+    return Fault(
+        "failed",
+        "source-is-idmapped",
+        f"the mount that {path} lies on is idmapped already",
+        "name the folder by a path outside that mount, or leave `user` out to keep its idmapping",
+    )
+
+
+def filesystem_refuses(fs_type: str, release: str) -> Fault:
+    return Fault(
+        "failed",
+        "filesystem-refuses",
+        f"{fs_type} refuses idmapped mounts (Linux {release})",
+        'keep the source on ext4, xfs, btrfs or tmpfs, or mount it with raw ids by `idmap = "never"`',
+        _errno.EINVAL,
+    )
+
+
+def idmap_not_permitted(fs_type: str) -> Fault:
+    return Fault(
+        "failed",
+        "not-privileged",
+        f"the kernel permits no idmapping of this {fs_type}: its mount is idmapped already or,"
+        " in a container, belongs to the host",
+        'mount it with raw ids by `idmap = "never"`',
+        _errno.EPERM,
+    )
+
+
+def idmap_untrue(fs_type: str, wanted: Ids, found: Ids) -> Fault:
+    return Fault(
+        "failed",
+        "idmap-untrue",
+        f"{fs_type} took the idmapping, but shows the owner as {found} instead of {wanted}",
+        'mount it with raw ids by `idmap = "never"`',
+    )
+
+
+def foreign_mount(target: str, fs_type: str, covers: str | None) -> Fault:
+    verb = "covers this volume's mount at" if covers else "is mounted at"
+    return Fault(
+        "conflict",
+        "foreign-mount",
+        f"{'an' if fs_type[:1] in 'aeiou' else 'a'} {fs_type} that mountd didn't mount {verb} {target}",
+        f"`umount {target}`, or choose another target",
+    )
+
+
+def managed_elsewhere(target: str, volume: str, manifest: str) -> Fault:
+    message = f"volume `{volume}` of {manifest} is mounted at {target}"
+    hint = f"`mountd --manifest {manifest} unmount {volume}`, or choose another target"
+    return Fault("conflict", "foreign-mount", message, hint)
+
+
+def same_target(target: str, volume: str) -> Fault:
+    message = f"the target leads to {target}, which is volume `{volume}`'s"
+    return Fault("conflict", "foreign-mount", message, "give one of them another target")
+
+
+def mount_below(target: str, point: str, fs_type: str) -> Fault:
+    return Fault(
+        "conflict",
+        "foreign-mount",
+        f"a mount lies below the target, at {point} ({fs_type}), and would be buried",
+        f"`umount {point}`, or choose another target",
+    )
+
+
+def nested_target(target: str, volume: str, above: str) -> Fault:
+    return Fault(
+        "conflict",
+        "foreign-mount",
+        f"{target} lies below {above}, the target of volume `{volume}`",
+        "targets below targets are not supported yet; choose one beside it",
+    )
+
+
+def nested_source(source: str, volume: str, above: str) -> Fault:
+    return Fault(
+        "conflict",
+        "foreign-mount",
+        f"the source {source} lies in {above}, the target of volume `{volume}`",
+        "sources in targets are not supported yet; name the folder by its own path",
+    )
+
+
+def leaving_above(target: str, volume: str, above: str) -> Fault:
+    return Fault(
+        "conflict",
+        "foreign-mount",
+        f"{target} lies below {above}, where volume `{volume}` was still mounted",
+        "it is taken off in this pass; run mountd again",
+    )
+
+
+def busy(target: str, holders: list[str]) -> Fault:
+    who = ", ".join(holders[:5]) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
+    return Fault(
+        "failed",
+        "busy",
+        f"{target} is in use" + (f" by {who}" if who else ""),
+        "stop them, or have them leave the folder and close its files; then run mountd again",
+        _errno.EBUSY,
+    )
+
+
+def busy_writers(target: str, holders: list[str]) -> Fault:
+    who = f" ({', '.join(holders[:5])})" if holders else ""
+    return Fault(
+        "failed",
+        "busy",
+        f"{target} can't be made read-only while files on it are open for writing{who}",
+        "have them closed, then run mountd again",
+        _errno.EBUSY,
+    )
+
+
+def not_answering(source: str, target: str, seconds: float) -> Fault:
+    return Fault(
+        "failed",
+        "not-answering",
+        f"no answer within {seconds:g} s from {source} (or {target})",
+        "see whether the server behind it (FUSE, NFS, virtiofs) is alive; mountd tries again",
+    )
+
+
+_CODES: dict[int, Reason] = {
+    _errno.EMFILE: "limit",
+    _errno.ENFILE: "limit",
+    _errno.EROFS: "read-only-filesystem",
+}
+
+
+def from_kernel(error: OSError, trying: str) -> Fault:
+    """What the kernel said to something that has no sentence of its own.
+
+    `trying` completes "can't …"; the error's text names the call and its object.
+    """
+    code = _CODES.get(error.errno or 0, "io")
+    if error.errno in (_errno.EPERM, _errno.EACCES):
+        code = "not-privileged"
+    hint = _HINTS.get(error.errno or 0)
+    said = error.strerror or str(error)
+    return Fault("failed", code, f"can't {trying}: {said}", hint, error.errno or 0)
+
+
+_HINTS = {
+    _errno.EMFILE: "raise the limit on open files (`ulimit -n`, LimitNOFILE=)",
+    _errno.ENFILE: "raise the sysctl fs.file-max",
+    _errno.EPERM: "run mountd as root",
+    _errno.EACCES: "run mountd as root",
+}
+
+
+def unwritable_record(error: OSError) -> Fault:
+    said = error.strerror or str(error)
+    code = "limit" if error.errno == _errno.ENOSPC else _CODES.get(error.errno or 0, "io")
+    hint = "nothing is mounted that can't be recorded; make room or mend the state directory"
+    return Fault("failed", code, f"the record can't be written: {said}", hint, error.errno or 0)
+
+
+def mount_limit(target: str) -> Fault:
+    # ENOSPC of move_mount has nothing to do with disks
+    message = f"{target}: this mount namespace has as many mounts as the kernel allows"
+    return Fault("failed", "limit", message, "raise the sysctl fs.mount-max", _errno.ENOSPC)
+
+
+def namespace_limit(error: OSError) -> Fault:
+    message = "the kernel has no more user namespaces to give, and an idmapping needs one"
+    hint = "raise the sysctl user.max_user_namespaces"
+    return Fault("failed", "limit", message, hint, error.errno or 0)

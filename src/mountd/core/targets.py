@@ -1,0 +1,44 @@
+"""Targets as text: which of them would take the machine down, and which lie below which."""
+
+from collections.abc import Iterator
+
+_SYSTEM = frozenset(
+    f"/{name}"
+    for name in (
+        "",
+        "bin",
+        "boot",
+        "dev",
+        "etc",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "sys",
+        "usr",
+        "var",
+    )
+)
+_KERNEL = ("/dev/", "/proc/", "/sys/")
+
+
+def why_forbidden(target: str, reserved: dict[str, str]) -> str | None:
+    """Why nothing may be mounted at this path, to complete "the target is …"; None where it may.
+
+    `reserved` names what mountd itself needs, by path: neither it nor a folder above may be covered.
+    """
+    if target in _SYSTEM or (target.startswith("/lib") and "/" not in target[1:]):
+        return "a folder that the system needs as it is"
+    if target.startswith(_KERNEL):
+        return f"below {target[: target.index('/', 1)]}, which is the kernel's"
+    for path, what in reserved.items():
+        if target == path or path.startswith(f"{target}/"):
+            return what if target == path else f"above {what}"
+    return None
+
+
+def folders_above(path: str) -> Iterator[str]:
+    """The folders that a path lies in, from the nearest up, without the root."""
+    while (cut := path.rfind("/")) > 0:
+        path = path[:cut]
+        yield path

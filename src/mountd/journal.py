@@ -1,0 +1,101 @@
+"""A pass as journal records where stderr is the journal; elsewhere as plain lines."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from mountd.core.model import Outcome, State, Verb
+
+ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
+
+MESSAGE_IDS = {
+    "mounted": "3ee002308ab84c908d70e61d654d9302",
+    "replaced": "03b4c7cfeba44cce96f1efb42744a709",
+    "adjusted": "1b6e3280187e4d96b829401758df8810",
+    "unmounted": "80f394f1806a493aa539603d8cb256b5",
+    "pending": "813fb77715394a148af0428be668a0d4",
+    "failed": "004c5b2b35c84f8b93cc344a7d7101c7",
+    "conflict": "dcd6a2a28beb45698d7b38d342e77779",
+    "manifest-refused": "640354bf5a8041b89fc247e23afd3aa6",
+    "pass-failed": "073b15ba9aee4af79e4b80a935b3c137",
+}
+"""One for each kind of event (sd-id128(3)), never changed: people and catalogues filter by them."""
+
+DONE: dict[Verb, str] = {
+    "mount": "mounted",
+    "replace": "replaced",
+    "adjust": "adjusted",
+    "unmount": "unmounted",
+}
+_PRIORITIES: dict[State, int] = {"failed": ERROR, "conflict": WARNING, "pending": NOTICE}
+
+Send = Callable[[str, str, int, dict[str, str]], None]
+"""Takes the message, the kind of event, the priority, and further fields."""
+
+
+class Journal:
+    """Where one pass tells what it changed and what it couldn't."""
+
+    def __init__(self, pass_id: str, *, quiet: bool = False) -> None:
+        """`quiet`: on a terminal or in a pipe, say only what went wrong."""
+        self._pass_id = pass_id
+        self._send = _journal_send() or _line_printer(NOTICE if quiet else INFO)
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A record for what was changed, or could not be; nothing for what was left as it is."""
+        action, fault = outcome.action, outcome.fault
+        fields = {
+            "MOUNTD_VOLUME": action.volume,
+            "MOUNTD_TARGET": action.target,
+            "MOUNTD_SOURCE": action.source,
+            "MOUNTD_ACTION": action.verb or "",
+            "MOUNTD_STATE": outcome.state,
+            "MOUNTD_REASON": fault.code if fault else "",
+        }
+        if fault:
+            if fault.errno:
+                fields["ERRNO"] = str(fault.errno)
+            hint = f"\nhint: {fault.hint}" if fault.hint else ""
+            message = f"{fault.state}: {action.volume}: {fault.message}{hint}"
+            self.tell(message, fault.state, _PRIORITIES[fault.state], fields)
+        elif action.verb in DONE:
+            event = DONE[action.verb]
+            place = "from" if action.verb == "unmount" else "at"
+            self.tell(f"{event}: {action.volume} {place} {action.target}", event, INFO, fields)
+
+    def tell(
+        self, message: str, event: str, priority: int, fields: dict[str, str] | None = None
+    ) -> None:
+        """A record of another kind."""
+        self._send(message, event, priority, {**(fields or {}), "MOUNTD_PASS_ID": self._pass_id})
+
+
+def _journal_send() -> Send | None:
+    """A way into the journal, where systemd connected it to our stderr (systemd.exec(5))."""
+    stderr = os.fstat(2)
+    if os.environ.get("JOURNAL_STREAM") != f"{stderr.st_dev}:{stderr.st_ino}":
+        return None
+    try:
+        from systemd import journal
+    except ImportError:  # a missing library costs the fields, not the mounts
+        return None
+
+    def send(message: str, event: str, priority: int, fields: dict[str, str]) -> None:
+        # not the library's logging handler, which adds 21 fields of Python's
+        journal.send(
+            message,
+            MESSAGE_ID=MESSAGE_IDS[event],
+            PRIORITY=priority,
+            SYSLOG_IDENTIFIER="mountd",
+            **{name: value for name, value in fields.items() if value},
+        )
+
+    return send
+
+
+def _line_printer(least: int) -> Send:
+    def send(message: str, _event: str, priority: int, _fields: dict[str, str]) -> None:
+        if priority <= least:
+            sys.stderr.write(f"{message}\n")
+
+    return send

@@ -1,0 +1,272 @@
+"""Walking a path safely: by descriptor, from the root, through no link that a user could have made.
+
+A link is followed only where root alone could have made it: it is root's, in a folder that only root
+can write. What lies in a folder that others can write may be swapped at any moment, by one who then
+has mountd act on a file of his choice.
+"""
+
+import ctypes
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from errno import EINVAL, ELOOP, ENOENT
+from typing import NamedTuple
+
+from mountd.core.model import Kind
+from mountd.kernel.syscalls import (
+    AT_STATX_DONT_SYNC,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    Fd,
+    Stat,
+    openat2,
+    statx,
+)
+
+_libc = ctypes.CDLL(None)
+ROOT = 0
+_MOST_LINKS = 40  # as the kernel's own walk (path_resolution(7))
+
+
+class UnsafeLinkError(OSError):
+    """A link on the path that someone but root could have made. `filename` is the link."""
+
+
+class NotAFileError(OSError):
+    """Something else than a regular file; `strerror` is what, in words."""
+
+
+class Spot(NamedTuple):
+    """Where a path leads: down `names` from an open folder whose own path, `path`, has no links.
+
+    One name where the folder above the path's end exists; more, where folders are missing.
+    """
+
+    folder: Fd
+    path: str
+    names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The last name: what is, or would be, the path's own."""
+        return self.names[-1]
+
+    @property
+    def whole_path(self) -> str:
+        """The path, with every link resolved."""
+        return "/".join((self.path.rstrip("/"), *self.names))
+
+
+@contextmanager
+def spot(path: str) -> Iterator[Spot]:
+    """Find an absolute, normalised path's end, which need not exist, and keep its folder open.
+
+    Raises UnsafeLinkError, or OSError as openat2(2) does.
+    """
+    above, _, name = path.rpartition("/")
+    try:
+        folder = openat2(None, above or "/", os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if error.errno not in (ELOOP, ENOENT):
+            raise
+    else:
+        with folder:
+            if not stat.S_ISLNK(_mode(folder, name)):
+                yield Spot(folder, above or "/", (name,))
+                return
+    walk = _Walk(path)
+    with walk.folder:
+        yield Spot(walk.folder, walk.path, walk.rest)
+
+
+@contextmanager
+def made(path: str, kind: Kind) -> Iterator[Spot]:
+    """Find a path's end, and make it and the folders above it where they are missing.
+
+    Each is 0755 (our umask permitting) and belongs to whom the nearest existing folder belongs to, for
+    it is made as that user: nothing has to be given away by name afterwards.
+    """
+    with spot(path) as found:
+        if len(found.names) == 1 and _mode(found.folder, found.name):
+            yield found
+            return
+        with ExitStack() as held, _acting_as(statx(found.folder)):
+            folder = found.folder
+            for name in found.names[:-1]:
+                os.mkdir(name, 0o755, dir_fd=folder.number)
+                flags = os.O_PATH | os.O_DIRECTORY
+                folder = held.enter_context(openat2(folder, name, flags, RESOLVE_NO_SYMLINKS))
+            if kind == "folder":
+                os.mkdir(found.name, 0o755, dir_fd=folder.number)
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                os.close(os.open(found.name, flags, 0o755, dir_fd=folder.number))
+    with spot(path) as found:
+        yield found
+
+
+@contextmanager
+def _acting_as(owner: Stat) -> Iterator[None]:
+    """Have this thread, and no other, make files as this owner does (setfsuid(2))."""
+    _libc.setfsgid(owner.gid)
+    _libc.setfsuid(owner.uid)
+    try:
+        yield
+    finally:
+        _libc.setfsuid(ROOT)
+        _libc.setfsgid(ROOT)
+
+
+def open_path(path: str) -> tuple[Fd, str]:
+    """An O_PATH descriptor of what an absolute path leads to, and its path without links."""
+    try:
+        return openat2(None, path, os.O_PATH, RESOLVE_NO_SYMLINKS), path
+    except OSError as error:
+        if error.errno != ELOOP:
+            raise
+    with spot(path) as found:
+        if len(found.names) > 1:
+            raise FileNotFoundError(ENOENT, f"openat2: {os.strerror(ENOENT)} ({found.whole_path})")
+        end = openat2(found.folder, found.name or ".", os.O_PATH, RESOLVE_NO_SYMLINKS)
+        return end, found.whole_path
+
+
+def open_trusted(path: str) -> tuple[Fd, list[str]]:
+    """Open a file for reading, and tell who but root could have written it: a sentence for each.
+
+    A sticky folder's root-owned entry counts as root's alone, and so does a read-only mount.
+    """
+    walk = _Walk(path)
+    with walk.folder as folder:
+        name = walk.rest[0]
+        try:
+            found = statx(folder, name)
+        except FileNotFoundError as error:
+            error.filename = os.path.join(walk.path, name)
+            raise
+        if not stat.S_ISREG(found.mode):
+            raise NotAFileError(EINVAL, kind_in_words(found.mode), path)
+        file = openat2(folder, name, os.O_RDONLY | os.O_NONBLOCK, RESOLVE_NO_SYMLINKS)
+        if (writers := _writers(found)) and not _is_on_read_only_mount(folder):
+            walk.distrusts.append(f"{path} can be written by {writers}")
+        return file, walk.distrusts
+
+
+def kind_in_words(mode: int) -> str:
+    """What a file is that is neither what one wants nor a link."""
+    return _KINDS.get(stat.S_IFMT(mode), "a file")
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device",
+}
+
+
+def _writers(found: Stat) -> str | None:
+    """Who may write this by its mode, other than its owner and the group root."""
+    if found.mode & stat.S_IWOTH:
+        return "everyone"
+    if found.mode & stat.S_IWGRP and found.gid != ROOT:
+        return f"group {found.gid}"
+    return None
+
+
+def _is_on_read_only_mount(folder: Fd) -> bool:
+    return bool(os.fstatvfs(folder.number).f_flag & os.ST_RDONLY)
+
+
+def _mode(folder: Fd, name: str) -> int:
+    """The st_mode of an entry, 0 where there is none."""
+    try:
+        return statx(folder, name, flags=AT_STATX_DONT_SYNC).mode
+    except FileNotFoundError:
+        return 0
+
+
+def open_in_root(root: Fd, path: str) -> Fd:
+    """Open a file of another root filesystem for reading; links in it never lead out of it."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+    return openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+class _Walk:
+    """The walk component by component: slower than one openat2(2), but it may follow root's links."""
+
+    def __init__(self, path: str) -> None:
+        self.path = "/"
+        self.folder = openat2(None, "/", os.O_PATH, 0)
+        self.rest: tuple[str, ...] = ()
+        self.distrusts: list[str] = []
+        try:
+            self._walk([name for name in reversed(path.split("/")) if name])
+        except BaseException:
+            self.folder.close()
+            raise
+
+    def _walk(self, todo: list[str]) -> None:
+        links = 0
+        while todo:
+            name = todo.pop()
+            if name == ".":
+                continue
+            if name == "..":
+                self._enter("..", os.path.dirname(self.path))
+                continue
+            here = os.path.join(self.path, name)
+            try:
+                found = statx(self.folder, name)
+            except FileNotFoundError:
+                if ".." in todo:  # only out of a link: what lies above nothing?
+                    raise
+                self.rest = (name, *(each for each in reversed(todo) if each != "."))
+                return
+            if (why := self._distrust(found)) and not stat.S_ISLNK(found.mode):
+                self.distrusts.append(f"{here} {why}")
+            if stat.S_ISLNK(found.mode):
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(ELOOP, f"openat2: {os.strerror(ELOOP)} ({here})")
+                if why:
+                    raise UnsafeLinkError(ELOOP, why, here)
+                leads_to = self._read_link(name)
+                if leads_to.startswith("/"):
+                    self._enter("/", "/")
+                todo += [each for each in reversed(leads_to.split("/")) if each]
+            elif todo:
+                self._enter(name, here)
+            else:
+                self.rest = (name,)
+        if not self.rest:  # a link to a folder such as "/" or ".."
+            self.path, _, name = self.path.rpartition("/")
+            self.path = self.path or "/"
+            self.rest = (name,)
+            self._enter("..", self.path)
+
+    def _distrust(self, entry: Stat) -> str | None:
+        """Who but root could have put this entry here, or could swap it for another."""
+        folder = statx(self.folder)
+        if entry.uid != ROOT:
+            why = f"belongs to uid {entry.uid}"
+        elif folder.uid != ROOT:
+            why = f"lies in a folder of uid {folder.uid}"
+        elif (writers := _writers(folder)) and not folder.mode & stat.S_ISVTX:
+            why = f"lies in a folder that {writers} can write"
+        else:
+            return None
+        return None if _is_on_read_only_mount(self.folder) else why
+
+    def _enter(self, name: str, path: str) -> None:
+        folder = None if name.startswith("/") else self.folder
+        inner = openat2(folder, name, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
+        self.folder.close()
+        self.folder, self.path = inner, path
+
+    def _read_link(self, name: str) -> str:
+        with openat2(self.folder, name, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_MAGICLINKS) as link:
+            return os.readlink("", dir_fd=link.number)

@@ -1,0 +1,310 @@
+"""The calls of the mount API, by number through syscall(2), for glibc has wrappers for few of them.
+
+Constants, structs and arguments have their names from the man pages: open_tree(2), move_mount(2),
+mount_setattr(2), openat2(2), statx(2), statmount(2), listmount(2), umount2(2). Descriptors are
+close-on-exec. Each call raises OSError with `strerror` naming the call and its object.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_void_p
+from errno import EOVERFLOW
+from functools import partial
+from struct import Struct
+from typing import Any, NamedTuple, Self
+
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
+AT_STATX_DONT_SYNC = 0x4000
+
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_BENEATH = 0x200  # Linux 6.5
+
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
+MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_IDMAP = 0x100000
+
+MS_PRIVATE = 1 << 18
+SB_RDONLY = 1
+
+UMOUNT_NOFOLLOW = 8
+MNT_DETACH = 2
+
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_IN_ROOT = 0x10
+
+STATX_TYPE_MODE_UID_GID_INO = 0x01 | 0x02 | 0x08 | 0x10 | 0x100
+STATX_MNT_ID = 0x1000
+STATX_MNT_ID_UNIQUE = 0x4000  # Linux 6.8
+STATX_ATTR_MOUNT_ROOT = 0x2000
+
+STATMOUNT_SB_BASIC = 0x01
+STATMOUNT_MNT_BASIC = 0x02
+STATMOUNT_MNT_ROOT = 0x08
+STATMOUNT_MNT_POINT = 0x10
+STATMOUNT_FS_TYPE = 0x20
+STATMOUNT_SUPPORTED_MASK = 0x1000  # Linux 6.15, as the two below
+STATMOUNT_MNT_UIDMAP = 0x2000
+STATMOUNT_MNT_GIDMAP = 0x4000
+
+LSMT_ROOT = 0xFFFFFFFFFFFFFFFF
+
+_NUMBERS = {  # those of before 5.1 differ from one architecture to another
+    "x86_64": {"umount2": 166, "statx": 332},
+}.get(os.uname().machine, {"umount2": 39, "statx": 291})
+
+
+def _check(result: int, function: Any, arguments: tuple[Any, ...]) -> int:
+    """ctypes' errcheck: an answer below zero becomes an OSError that says what failed on what."""
+    if result >= 0:
+        return result
+    error = ctypes.get_errno()
+    subject = " onto ".join(_paths(function.argtypes, arguments))
+    said = f"{function.call}: {os.strerror(error)}"
+    raise OSError(error, f"{said} ({subject})" if subject else said)
+
+
+def _paths(argtypes: tuple[Any, ...], arguments: tuple[Any, ...]) -> list[str]:
+    """The paths among a call's arguments, each with what the descriptor before it leads to."""
+    found = []
+    for index, (kind, argument) in enumerate(zip(argtypes, arguments, strict=True)):
+        if kind is not c_char_p:
+            continue
+        path, folder = os.fsdecode(argument), arguments[index - 1]
+        if not path.startswith("/") and folder != AT_FDCWD:
+            path = f"/proc/self/fd/{folder}/{path}"
+        if path.startswith("/proc/self/fd/"):
+            link, _, rest = path.removeprefix("/proc/self/fd/").partition("/")
+            try:
+                path = f"{os.readlink(f'/proc/self/fd/{link}')}/{rest}".rstrip("/")
+            except OSError:
+                path = rest
+        found.append(path)
+    return [path for path in found if path]  # a detached mount has no path
+
+
+def _bind(call: str, number: int, *argtypes: Any) -> Callable[..., int]:
+    # Indexing a library gives a new function object each time: this one carries this call's types.
+    function: Any = ctypes.CDLL(None, use_errno=True)["syscall"]
+    function.argtypes = (c_long, *argtypes)
+    function.restype = c_long
+    function.errcheck = _check
+    function.call = call
+    return partial(function, number)
+
+
+_open_tree = _bind("open_tree", 428, c_int, c_char_p, c_uint)
+_move_mount = _bind("move_mount", 429, c_int, c_char_p, c_int, c_char_p, c_uint)
+_openat2 = _bind("openat2", 437, c_int, c_char_p, c_void_p, c_size_t)
+_mount_setattr = _bind("mount_setattr", 442, c_int, c_char_p, c_uint, c_void_p, c_size_t)
+_statmount = _bind("statmount", 457, c_void_p, c_void_p, c_size_t, c_uint)
+_listmount = _bind("listmount", 458, c_void_p, c_void_p, c_size_t, c_uint)
+_statx = _bind("statx", _NUMBERS["statx"], c_int, c_char_p, c_int, c_uint, c_void_p)
+_umount2 = _bind("umount2", _NUMBERS["umount2"], c_char_p, c_int)
+
+
+class Fd:
+    """An open descriptor and its owner: closed at the end of the `with`, or by `close`."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it, if that has not been done."""
+        if self.number >= 0:
+            number, self.number = self.number, -1
+            os.close(number)
+
+
+def open_tree(folder: Fd) -> Fd:
+    """A detached clone of the mount that `folder` lies on, with `folder` as its root."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+    return Fd(_open_tree(folder.number, b"", flags))
+
+
+def move_mount(tree: Fd, folder: Fd, name: str, *, beneath: bool = False) -> None:
+    """Attach a detached mount at `name` in `folder`, which may not be a link (EINVAL).
+
+    `beneath` what is mounted there, which goes on being what is seen (Linux 6.5).
+    """
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (MOVE_MOUNT_BENEATH if beneath else 0)
+    _move_mount(tree.number, b"", folder.number, os.fsencode(name), flags)
+
+
+def mount_setattr(
+    mount: Fd, *, set_: int, clear: int = 0, propagation: int = 0, userns: Fd | None = None
+) -> None:
+    """Change a mount's attributes, all of them or none; MOUNT_ATTR_IDMAP takes `userns`'s map."""
+    attr = _MOUNT_ATTR.pack(set_, clear, propagation, userns.number if userns else 0)
+    _mount_setattr(mount.number, b"", AT_EMPTY_PATH, attr, _MOUNT_ATTR.size)
+
+
+_MOUNT_ATTR = Struct("=4Q")
+
+
+def umount2(folder: Fd, name: str, flags: int) -> None:
+    """Take off the topmost mount at `name` in `folder`, whatever happens to the path above it."""
+    _umount2(os.fsencode(f"/proc/self/fd/{folder.number}/{name}"), flags | UMOUNT_NOFOLLOW)
+
+
+def openat2(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
+    """Open a path from `folder`, or from the root where there is none, under RESOLVE_* rules."""
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
+    number = folder.number if folder else AT_FDCWD
+    return Fd(_openat2(number, os.fsencode(path), how, _OPEN_HOW.size))
+
+
+_OPEN_HOW = Struct("=3Q")
+
+
+class Stat(NamedTuple):
+    """What statx(2) tells of a file, and of the mount through which it was reached."""
+
+    mode: int
+    uid: int
+    gid: int
+    device: int
+    inode: int
+    mount: int
+    """The unique mount id, or the reusable one where that was asked for."""
+    is_mount_root: bool
+
+
+def statx(
+    folder: Fd | None, path: str = "", *, flags: int = 0, mount_id: int = STATX_MNT_ID_UNIQUE
+) -> Stat:
+    """Stat `path` in `folder`, or `folder` itself, or an absolute path; a final link is not followed.
+
+    AT_STATX_DONT_SYNC never waits for a server, but may answer 0:0 for an owner it hasn't asked for.
+    """
+    number = folder.number if folder else AT_FDCWD
+    flags |= AT_SYMLINK_NOFOLLOW if path else AT_EMPTY_PATH
+    return _stat(number, os.fsencode(path), flags, STATX_TYPE_MODE_UID_GID_INO | mount_id)
+
+
+def mount_id_at(path: str) -> int:
+    """The reusable id (as in mountinfo) of the mount where a path ends, magic links followed."""
+    return _stat(AT_FDCWD, os.fsencode(path), 0, STATX_MNT_ID).mount
+
+
+def _stat(folder: int, path: bytes, flags: int, mask: int) -> Stat:
+    buffer = _STATX_BUFFER()
+    _statx(folder, path, flags, mask, buffer)
+    attributes, uid, gid, mode, inode, major, minor, mount = _STATX.unpack_from(buffer)
+    is_root = bool(attributes & STATX_ATTR_MOUNT_ROOT)
+    return Stat(mode, uid, gid, os.makedev(major, minor), inode, mount, is_root)
+
+
+_STATX = Struct("=8xQ4xIIH2xQ96xIIQ")
+_STATX_BUFFER = ctypes.c_char * 256
+
+
+class MountStat(NamedTuple):
+    """What statmount(2) tells of a mount; the maps are lines as in uid_map, None if there is none."""
+
+    id: int
+    parent: int
+    reusable_id: int
+    attributes: int
+    peer_group: int
+    sb_flags: int
+    root: str
+    point: str
+    fs_type: str
+    uid_map: list[bytes] | None
+    gid_map: list[bytes] | None
+    tells_maps: bool
+
+
+def statmount(mount: int) -> MountStat:
+    """What the kernel knows of the mount with this unique id; ENOENT if it isn't in this namespace.
+
+    The ids seen in its maps are translated into the caller's user namespace.
+    """
+    request = _MNT_ID_REQ.pack(_MNT_ID_REQ.size, 0, mount, _STATMOUNT_ALL)
+    size = 8192
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        try:
+            _statmount(request, buffer, size, 0)
+        except OSError as error:
+            if error.errno != EOVERFLOW:
+                raise
+            size *= 8
+        else:
+            return _mount_stat(buffer.raw)
+
+
+def _mount_stat(raw: bytes) -> MountStat:
+    (
+        mask, sb_flags, fs_type, id_, parent, reusable_id, attributes, peer_group, root, point,
+        supported, uids, uids_at, gids, gids_at,
+    ) = _STATMOUNT.unpack_from(raw)  # fmt: skip
+
+    def text(offset: int) -> bytes:
+        start = _STATMOUNT_STRINGS + offset
+        return raw[start : raw.index(0, start)]
+
+    def lines(count: int, offset: int) -> list[bytes]:
+        return raw[_STATMOUNT_STRINGS + offset :].split(b"\0", count)[:count]
+
+    return MountStat(
+        id_,
+        parent,
+        reusable_id,
+        attributes,
+        peer_group,
+        sb_flags,
+        os.fsdecode(text(root)) if mask & STATMOUNT_MNT_ROOT else "",
+        os.fsdecode(text(point)) if mask & STATMOUNT_MNT_POINT else "",
+        os.fsdecode(text(fs_type)),
+        lines(uids, uids_at) if mask & STATMOUNT_MNT_UIDMAP else None,
+        lines(gids, gids_at) if mask & STATMOUNT_MNT_GIDMAP else None,
+        bool(supported & STATMOUNT_MNT_UIDMAP),
+    )
+
+
+_MNT_ID_REQ = Struct("=IIQQ")
+_STATMOUNT_ALL = (
+    STATMOUNT_SB_BASIC
+    | STATMOUNT_MNT_BASIC
+    | STATMOUNT_MNT_ROOT
+    | STATMOUNT_MNT_POINT
+    | STATMOUNT_FS_TYPE
+    | STATMOUNT_SUPPORTED_MASK
+    | STATMOUNT_MNT_UIDMAP
+    | STATMOUNT_MNT_GIDMAP
+)
+_STATMOUNT = Struct("=8xQ16xIIQQI4xQ8xQ16xII32xQIIII")
+_STATMOUNT_STRINGS = 512
+
+
+def listmount(mount: int = LSMT_ROOT) -> list[int]:
+    """The unique ids of the mounts below one, or of all that can be reached from our root."""
+    found: list[int] = []
+    buffer = (ctypes.c_uint64 * 1024)()
+    while True:
+        request = _MNT_ID_REQ.pack(_MNT_ID_REQ.size, 0, mount, found[-1] if found else 0)
+        count = _listmount(request, buffer, len(buffer), 0)
+        found += buffer[:count]
+        if count < len(buffer):
+            return found

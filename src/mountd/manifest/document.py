@@ -1,0 +1,75 @@
+"""A TOML file as text and as values, which knows where each value stands in the text."""
+
+from functools import cached_property
+from typing import Any
+
+import tomli
+
+from mountd.manifest.positions import KeyPath, Position, Span, line_and_column, locate
+from mountd.manifest.problem import ManifestError, Problem, problem_at
+
+
+class Document:
+    """One file's text, and the values in it."""
+
+    def __init__(self, file: str, content: bytes) -> None:
+        """Raises ManifestError where it is not UTF-8, or no TOML."""
+        self.file = file
+        self.text = self._decoded(content)
+        self.values = self._parsed()
+
+    def problem(
+        self, path: KeyPath, message: str, hint: str | None = None, *, at_key: bool = False
+    ) -> Problem:
+        """A problem with the value at a key path, or with the key; if it isn't there, with its table."""
+        while path not in self._positions:
+            path = path[:-1]
+            if not path:
+                return problem_at(self.file, self.text, Span(0, 0), message, hint)
+        key, value = self._positions[path]
+        return problem_at(self.file, self.text, key if at_key else value, message, hint)
+
+    def line_of(self, path: KeyPath) -> int:
+        """The line in which a key path gets its value."""
+        return line_and_column(self.text, self._positions[path].value.start)[0]
+
+    @cached_property
+    def _positions(self) -> dict[KeyPath, Position]:
+        return locate(self.text)
+
+    def _decoded(self, content: bytes) -> str:
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            before = content[: error.start].decode()
+            text = before + content[error.start :].decode(errors="replace")
+            span = Span(len(before), len(before) + 1)
+            message = f"byte {content[error.start]:#04x} is not UTF-8, as TOML must be"
+            raise ManifestError([problem_at(self.file, text, span, message)]) from None
+
+    def _parsed(self) -> dict[str, Any]:
+        try:
+            return tomli.loads(self.text)
+        except tomli.TOMLDecodeError as error:
+            # its offset is into a text in which a line ends in \n alone
+            starts = [0, *(i + 1 for i, each in enumerate(self.text) if each == "\n")]
+            offset = min(starts[error.lineno - 1] + error.colno - 1, len(self.text))
+            message = f"not TOML: {error.msg[:1].lower()}{error.msg[1:]}"
+        except (ValueError, RecursionError) as error:
+            # an integer or a nesting beyond what the parser takes; it doesn't say where
+            offset, message = 0, f"not TOML that can be read: {error}"
+        span = Span(offset, offset + 1)
+        raise ManifestError([problem_at(self.file, self.text, span, message)]) from None
+
+
+def dotted(path: KeyPath) -> str:
+    """A key path as people write it: `volumes.cache.idmap.uids[1].count`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = part.replace("-", "").replace("_", "")
+            quoted = part if bare.isascii() and bare.isalnum() else f'"{part}"'
+            text += f".{quoted}" if text else quoted
+    return text

@@ -1,0 +1,53 @@
+"""What is wrong with a manifest, where, and how a person is told."""
+
+from typing import NamedTuple
+
+from mountd.manifest.positions import Span, line_and_column
+
+_WIDEST = 70
+
+
+class Problem(NamedTuple):
+    """One error: `line` and `column` from 1, None where it is the file as a whole."""
+
+    file: str
+    line: int | None
+    column: int | None
+    message: str
+    hint: str | None = None
+    excerpt: str = ""
+    """The line itself, and below it a caret."""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        lines = [f"{place}: error: {self.message}"]
+        if self.excerpt:
+            lines.append(self.excerpt + (f" {self.hint}" if self.hint else ""))
+        elif self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class ManifestError(Exception):
+    """The manifest is missing or wrong: everything that is, in the order of the text."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = sorted(problems, key=lambda each: (each.line or 0, each.column or 0))
+
+
+def problem_at(file: str, text: str, span: Span, message: str, hint: str | None = None) -> Problem:
+    """A problem with the line that it is in and a caret below the characters that are wrong."""
+    line, column = line_and_column(text, span.start)
+    begin = span.start - column + 1
+    end = text.find("\n", begin)
+    source = text[begin : end if end >= 0 else len(text)].rstrip("\r").replace("\t", " ")
+    source = "".join(each if each.isprintable() else "�" for each in source)
+    length = max(1, min(span.end, begin + len(source)) - span.start)
+    cut = max(
+        0, min(column - 1 - 10, len(source) - _WIDEST)
+    )  # a long line: what is round the caret
+    shown, at = source[cut : cut + _WIDEST], column - 1 - cut
+    carets = "^" * max(1, min(length, len(shown) - at))
+    excerpt = f"{line:5} | {shown}\n      | {' ' * at}{carets}"
+    return Problem(file, line, column, message, hint, excerpt)

@@ -1,0 +1,127 @@
+"""pydantic's errors in the words of a person who writes TOML."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from mountd.core.idmapping import Refusal
+from mountd.manifest.document import Document, dotted
+from mountd.manifest.positions import KeyPath
+from mountd.manifest.problem import Problem
+from mountd.manifest.schema import (
+    OURS,
+    DefaultsTable,
+    ExtentTable,
+    IdmapTable,
+    ManifestTable,
+    VolumeTable,
+)
+
+_TYPES: dict[type, str] = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    list: "an array",
+    dict: "a table",
+}
+_WANTED = {
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "list_type": "an array",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "dict_type": "a table",
+}
+_LATER = ("type", "options", "subdir")
+
+
+def problems_in(document: Document, errors: list[ErrorDetails]) -> Iterator[Problem]:
+    """The problems that a validation found."""
+    for error in errors:
+        path = _real_path(document.values, error["loc"])
+        name = f"`{dotted(path)}`"
+        kind, value, context = error["type"], error["input"], error.get("ctx", {})
+        if kind == "extra_forbidden":
+            yield _unknown_key(document, path)
+        elif kind == OURS and context["refusals"]:
+            yield from _refused_extents(document, path, context["refusals"])
+        elif kind == OURS:
+            yield document.problem(path, f"{name} {context['message']}")
+        elif kind == "string_pattern_mismatch":  # the one pattern is that of names
+            message = f"{name} is no name for a volume: at most 64 of A-Z, a-z, 0-9, `_` and `-`"
+            yield document.problem(path, message, "it begins with a letter or digit", at_key=True)
+        elif kind == "missing":
+            message = f"`{dotted(path)}` is missing"
+            yield document.problem(path, message)
+        elif kind in _WANTED:
+            message = f"{name} must be {_WANTED[kind]}, not {_type_of(value)}"
+            yield document.problem(path, message)
+        elif kind == "literal_error":
+            yield document.problem(path, f"{name} must be {_choices(path, context)}")
+        elif kind in ("greater_than_equal", "less_than", "less_than_equal", "int_parsing_size"):
+            yield document.problem(path, f"{name} must be from 0 to 4294967294, not {value}")
+        else:  # pragma: no cover - no other kind of error is in the models
+            yield document.problem(path, f"{name}: {error['msg']}")
+
+
+def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
+    """pydantic's path without what it puts in for unions and for keys; a missing key stays."""
+    path: list[str | int] = []
+    for index, part in enumerate(loc):
+        if isinstance(values, Mapping) and part in values:
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        elif index < len(loc) - 1 or part in ("[key]", "word", "table"):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _unknown_key(document: Document, path: KeyPath) -> Problem:
+    if len(path) == 3 and path[0] == "volumes" and path[2] in _LATER:
+        message = f"`{dotted(path)}` is not supported by this version of mountd"
+        return document.problem(path, message, "only paths can be sources yet", at_key=True)
+    from difflib import get_close_matches  # 10 ms, for the sake of a hint only
+
+    known = _known_keys(path)
+    near = get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
+    hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+    return document.problem(path, f"unknown key `{dotted(path)}`", hint, at_key=True)
+
+
+def _known_keys(path: KeyPath) -> list[str]:
+    match path[:-1]:
+        case ():
+            table: Any = ManifestTable
+        case ("defaults",):
+            table = DefaultsTable
+        case ("volumes", _):
+            table = VolumeTable
+        case (*_, "idmap"):
+            table = IdmapTable
+        case _:
+            table = ExtentTable
+    return sorted(table.model_fields)
+
+
+def _refused_extents(
+    document: Document, path: KeyPath, refusals: tuple[Refusal, ...]
+) -> Iterator[Problem]:
+    for refusal in refusals:
+        where = (*path, refusal.extents[0]) if refusal.extents else path
+        yield document.problem(where, f"`{dotted(where)}`: {refusal.reason}")
+
+
+def _choices(path: KeyPath, context: Mapping[str, Any]) -> str:
+    choices = str(context["expected"]).replace("'", "`").replace(" or ", ", ").split(", ")
+    if path[-1] == "idmap":
+        choices.append("a table of extents")
+    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
+
+
+def _type_of(value: Any) -> str:
+    return _TYPES.get(type(value), "a date or time")

@@ -1,0 +1,118 @@
+"""One pass: manifest → desired → observed → plan → apply → report."""
+
+import os
+import resource
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from mountd.apply import apply, finish_interrupted
+from mountd.core.model import Action, Observed, Outcome
+from mountd.core.plan import departures, plan
+from mountd.kernel.observe import observe
+from mountd.manifest.load import Manifest, load_manifest
+from mountd.record import Record, locked_record, read_record
+from mountd.resolve import Resolver
+
+
+class Settings(NamedTuple):
+    """Where a pass finds what it needs: absolute paths, and the seconds to wait for another pass."""
+
+    manifest: str
+    state_dir: str
+    wait: float
+
+
+class Pass(NamedTuple):
+    """What a pass saw and did. A dry one's outcomes are those that a pass would begin from."""
+
+    files: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    is_dry: bool
+    warnings: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
+    """Targets at which a replacement that was interrupted has been finished."""
+
+
+def reconcile(
+    settings: Settings,
+    on_plan: Callable[[list[Action]], None],
+    on_outcome: Callable[[Outcome], None],
+) -> Pass:
+    """Make the mounts what the manifest says.
+
+    Raises ManifestError, LockedError or StateError; then nothing was changed.
+    """
+    _raise_descriptor_limit()
+    manifest = _load(settings, is_acting=True)
+    with locked_record(settings.state_dir, settings.wait) as record:
+        if record.has_waited:  # while the other pass ran, the manifest may have been edited
+            manifest = _load(settings, is_acting=True)
+        mended = finish_interrupted(record)
+        with Resolver(_reserved(settings), is_acting=True) as resolver:
+            actions, observed = _plan(manifest, resolver, record)
+            on_plan(actions)
+            record.forget_gone(observed.mounts)
+            outcomes = apply(actions, resolver.sources, record, manifest.file)
+            done = _each(outcomes, on_outcome)
+    return Pass((manifest.file,), done, False, manifest.warnings, mended)
+
+
+def preview(settings: Settings) -> Pass:
+    """What `reconcile` would do. It needs no privilege, takes no lock and writes nothing."""
+    _raise_descriptor_limit()
+    manifest = _load(settings, is_acting=False)
+    record = read_record(settings.state_dir)
+    with Resolver(_reserved(settings), is_acting=False) as resolver:
+        actions, _ = _plan(manifest, resolver, record)
+    outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
+    return Pass((manifest.file,), outcomes, True, manifest.warnings)
+
+
+def unmount(
+    settings: Settings, names: Sequence[str], on_outcome: Callable[[Outcome], None]
+) -> Pass:
+    """Take these volumes' mounts off, or all of this manifest's, by the record alone.
+
+    Raises LookupError with the names that the record doesn't have, LockedError or StateError.
+    """
+    with locked_record(settings.state_dir, settings.wait) as record:
+        ours = [each for each in record.managed.values() if each.manifest == settings.manifest]
+        if unknown := set(names) - {each.volume for each in ours}:
+            raise LookupError(*sorted(unknown))
+        mended = finish_interrupted(record)
+        observed = observe(())
+        record.forget_gone(observed.mounts)
+        chosen = [each for each in ours if each.volume in names or not names]
+        actions = departures(chosen, observed)
+        done = _each(apply(actions, {}, record, settings.manifest), on_outcome)
+    return Pass((settings.manifest,), done, False, (), mended)
+
+
+def _load(settings: Settings, *, is_acting: bool) -> Manifest:
+    return load_manifest(settings.manifest, _reserved(settings), is_acting=is_acting)
+
+
+def _plan(manifest: Manifest, resolver: Resolver, record: Record) -> tuple[list[Action], Observed]:
+    desired = resolver.resolve(manifest.volumes)
+    observed = observe(each.target for each in desired)
+    return plan(desired, observed, record.managed.values(), manifest.file), observed
+
+
+def _reserved(settings: Settings) -> dict[str, str]:
+    return {settings.manifest: "the manifest", settings.state_dir: "the state directory"}
+
+
+def _each(
+    outcomes: Iterable[Outcome], on_outcome: Callable[[Outcome], None]
+) -> tuple[Outcome, ...]:
+    done = []
+    for outcome in outcomes:
+        on_outcome(outcome)
+        done.append(outcome)
+    return tuple(done)
+
+
+def _raise_descriptor_limit() -> None:
+    """A source is held open for each volume; the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,245 @@
+"""What is managed, and the lock: `record.json` and `lock` in the state directory.
+
+An id enters the record before its mount is attached and leaves after the mount is gone, so a kill at
+any moment leaves no mount of ours unknown.
+"""
+
+import fcntl
+import json
+import os
+import stat
+import time
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from mountd.core.idmapping import Extent, Idmapping
+from mountd.core.model import Ids, Managed
+from mountd.kernel.paths import open_path, spot
+from mountd.kernel.syscalls import Fd
+
+_FORMAT = 1
+_MOST_BYTES = 64 << 20
+_ROOT = 0
+
+
+class StateError(Exception):
+    """The state directory can't be used; its text says why."""
+
+
+class LockedError(Exception):
+    """Another pass holds the lock; its text says which process."""
+
+
+class Record:
+    """The managed mounts of this boot and mount namespace, by id, as they are in the file."""
+
+    def __init__(self, folder: Fd | None, path: str, *, has_waited: bool = False) -> None:
+        """`has_waited`: another pass held the lock when this one came."""
+        self.has_waited = has_waited
+        self.managed: dict[int, Managed] = {}
+        self.damage: str | None = None
+        """Why the file can't be believed. Mounts of ours are then known by what they are."""
+        self._folder = folder
+        self._path = path
+        self._lines: dict[int, str] = {}  # entries as JSON: most stay as they are at each write
+        self._written = ""
+        if folder:
+            self._load(folder)
+
+    def _load(self, folder: Fd) -> None:
+        try:
+            self._written = _read(folder)
+            document = json.loads(self._written)
+            if document["version"] != _FORMAT:
+                raise ValueError(f"version {document['version']}")
+            if (document["boot"], document["namespace"]) == _here():
+                for each in document["mounts"]:
+                    managed = _from_json(each)
+                    self.managed[managed.id] = managed
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            self.managed.clear()
+            self.damage = str(error)
+
+    def add(self, *entries: Managed) -> None:
+        """Enter mounts; `write` makes it last."""
+        for entry in entries:
+            self.managed[entry.id] = entry
+            self._lines.pop(entry.id, None)
+
+    def remove(self, *ids: int) -> None:
+        """Forget mounts that are gone; `write` makes it last."""
+        for each in ids:
+            self.managed.pop(each, None)
+            self._lines.pop(each, None)
+
+    def forget_gone(self, mounted: Container[int]) -> None:
+        """Forget every mount that isn't among those that the kernel has; `write` makes it last."""
+        self.remove(*[each for each in self.managed if each not in mounted])
+
+    def write(self, *, always: bool = False) -> None:
+        """Write the file whole, if anything differs: a temporary one, synced, renamed.
+
+        Raises OSError, and then the old file is as it was.
+        """
+        text = self._text()
+        has_nothing_to_say = not self.managed and not self._written
+        if not always and (text == self._written or has_nothing_to_say):
+            return
+        assert self._folder, "a dry run writes nothing"
+        folder = self._folder.number
+        if self.damage:
+            with suppress(FileNotFoundError):
+                _rename(folder, "record.json", "record.json.damaged")
+            self.damage = None
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder)) as file:
+                rest = memoryview(text.encode())
+                while rest:
+                    rest = rest[os.write(file.number, rest) :]
+                os.fsync(file.number)
+            _rename(folder, "record.json.new", "record.json")
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink("record.json.new", dir_fd=folder)
+            said = f"write: {os.strerror(error.errno or 0)} ({self._path}/record.json)"
+            raise OSError(error.errno, said) from error
+        self._written = text
+
+    def _text(self) -> str:
+        for mount, managed in self.managed.items():
+            if mount not in self._lines:
+                self._lines[mount] = json.dumps(_to_json(managed))
+        boot, namespace = _here()
+        head = json.dumps({"version": _FORMAT, "boot": boot, "namespace": namespace})
+        mounts = ",\n".join(self._lines.values())
+        return f'{head[:-1]}, "mounts": [\n{mounts}\n]}}\n'
+
+
+def read_record(state_dir: str) -> Record:
+    """The record as it is, for a look that changes nothing and takes no lock."""
+    try:
+        folder, _ = open_path(state_dir)
+    except OSError:
+        return Record(None, state_dir)
+    with folder:
+        return Record(folder, state_dir)
+
+
+@contextmanager
+def locked_record(state_dir: str, wait: float) -> Iterator[Record]:
+    """The record, held by this process alone until the end of the `with`.
+
+    Raises LockedError after `wait` seconds, StateError where the directory can't be used.
+    """
+    with _state_folder(state_dir) as folder, _lock(folder, state_dir, wait) as has_waited:
+        yield Record(folder, state_dir, has_waited=has_waited)
+
+
+def _state_folder(path: str) -> Fd:
+    try:
+        with spot(path) as found:
+            if len(found.names) == 1:
+                with suppress(FileExistsError):
+                    os.mkdir(found.name, 0o755, dir_fd=found.folder.number)
+            folder, _ = open_path(path)
+    except OSError as error:
+        raise StateError(f"the state directory can't be used: {error.strerror}") from error
+    found_mode = os.fstat(folder.number)
+    if not stat.S_ISDIR(found_mode.st_mode) or _others_may_write(found_mode):
+        folder.close()
+        raise StateError(f"the state directory {path} must be a folder that only root can write")
+    return folder
+
+
+@contextmanager
+def _lock(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
+    """Whether it had to be waited for."""
+    has_waited = False
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = Fd(os.open("lock", flags, 0o600, dir_fd=folder.number))
+        except OSError as error:
+            said = f"the lock {state_dir}/lock can't be made: {error.strerror}"
+            raise StateError(said) from error
+        with file:
+            try:
+                fcntl.flock(file.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise LockedError(_holder(file, state_dir)) from None
+                has_waited = True
+                time.sleep(0.02)
+                continue
+            if _is_same(file, folder):  # or it was unlinked, and a second one made: two holders
+                yield has_waited
+                return
+
+
+def _is_same(file: Fd, folder: Fd) -> bool:
+    try:
+        now = os.stat("lock", dir_fd=folder.number, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(file.number), now)
+
+
+def _holder(file: Fd, state_dir: str) -> str:
+    """Who has the lock, as /proc/locks tells: `N: FLOCK ADVISORY WRITE PID MAJ:MIN:INODE 0 EOF`."""
+    inode = str(os.fstat(file.number).st_ino)
+    with open("/proc/locks") as lines:
+        for line in lines:
+            words = line.split()
+            if words[1] == "FLOCK" and words[-3].rpartition(":")[2] == inode:
+                return f"another pass is running (pid {words[-4]}) and holds {state_dir}/lock"
+    return f"another pass is running and holds {state_dir}/lock"
+
+
+def _read(folder: Fd) -> str:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with Fd(os.open("record.json", flags, dir_fd=folder.number)) as file:
+        found = os.fstat(file.number)
+        if not stat.S_ISREG(found.st_mode) or _others_may_write(found):
+            raise ValueError("it is not a file that only root can write")
+        if found.st_size > _MOST_BYTES:
+            raise ValueError("it is too large")
+        with open(file.number, "rb", closefd=False) as stream:
+            return stream.read(_MOST_BYTES).decode()
+
+
+def _others_may_write(found: os.stat_result) -> bool:
+    return found.st_uid != _ROOT or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+def _rename(folder: int, old: str, new: str) -> None:
+    os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _here() -> tuple[str, str]:
+    """The boot and the mount namespace, in which alone the record's ids mean anything."""
+    with open("/proc/sys/kernel/random/boot_id") as boot:
+        return boot.read().strip(), os.readlink("/proc/self/ns/mnt")
+
+
+def _to_json(managed: Managed) -> dict[str, Any]:
+    idmap = managed.idmap and managed.idmap._asdict()
+    return {**managed._asdict(), "idmap": idmap}
+
+
+def _from_json(each: dict[str, Any]) -> Managed:
+    idmap = each["idmap"] and Idmapping(
+        _extents(each["idmap"]["uids"]), _extents(each["idmap"]["gids"])
+    )
+    return Managed(
+        int(each["id"]), str(each["volume"]), str(each["source"]), str(each["target"]),
+        str(each["manifest"]), Ids(*each["owner"]), idmap or None,
+    )  # fmt: skip
+
+
+def _extents(rows: Iterable[Iterable[int]]) -> tuple[Extent, ...]:
+    return tuple(Extent(*map(int, row)) for row in rows)

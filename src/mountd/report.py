@@ -1,0 +1,259 @@
+"""A pass as lines for people and as a document for programs."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from shutil import get_terminal_size
+from textwrap import wrap
+from typing import Any, NamedTuple, Self
+
+from mountd.core.idmapping import Idmapping, in_words
+from mountd.core.model import Action, DesiredMount, Outcome
+from mountd.journal import DONE
+from mountd.manifest.problem import Problem
+from mountd.reconcile import Pass
+
+_SIGNS = {"mount": "+", "replace": "~", "adjust": "~", "unmount": "-", "keep": " ", None: "!"}
+_COLOURS = {"+": "\x1b[32m", "~": "\x1b[33m", "-": "\x1b[31m", "!": "\x1b[35m"}
+_PLAIN = "\x1b[0m"
+
+
+class Page(NamedTuple):
+    """What lines are written for."""
+
+    width: int = 80
+    has_colour: bool = False
+
+    @classmethod
+    def of_terminal(cls) -> Self:
+        """As wide as the terminal, coloured unless NO_COLOR or TERM=dumb ask for none."""
+        is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        return cls(get_terminal_size().columns, not is_plain)
+
+
+def to_document(
+    pass_id: str, result: Pass, *, shows_found: bool = False, errors: Sequence[Problem] = ()
+) -> dict[str, Any]:
+    """The JSON document of DESIGN.md; `shows_found`: idmappings as they are, not as they shall be."""
+    return {
+        "version": 1,
+        "pass_id": pass_id,
+        "manifest": [*result.files],
+        "dry_run": result.is_dry,
+        "changed": bool(result.mended) or any(map(is_change, result.outcomes)),
+        "volumes": [_volume_document(each, result, shows_found) for each in _ordered(result)],
+        "errors": [
+            {
+                "file": each.file,
+                "line": each.line,
+                "column": each.column,
+                "message": each.message,
+                "hint": each.hint,
+            }
+            for each in errors
+        ],
+    }
+
+
+def is_change(outcome: Outcome) -> bool:
+    """Whether a mount was changed, or in a dry run would be."""
+    return outcome.action.verb in DONE and outcome.fault is None
+
+
+def is_failure(outcome: Outcome) -> bool:
+    """Whether a required volume is not as desired, so that the run has failed."""
+    return outcome.action.required and outcome.fault is not None
+
+
+def is_as_desired(outcome: Outcome) -> bool:
+    """Whether a required volume is mounted, without drift; what leaves is none."""
+    action = outcome.action
+    is_mounted = outcome.state == "mounted" and not action.drift
+    return is_mounted or not action.required or action.verb == "unmount"
+
+
+def _volume_document(outcome: Outcome, result: Pass, shows_found: bool) -> dict[str, Any]:
+    action, fault = outcome.action, outcome.fault
+    idmap = action.mount.idmap if action.mount and not shows_found else action.idmap
+    notes = [*action.notes]
+    if action.target in result.mended:
+        notes.append("a replacement that was interrupted has been finished")
+    return {
+        "name": action.volume,
+        "target": action.target,
+        "source": action.source,
+        "action": action.verb,
+        "state": outcome.state,
+        "reason": fault.code if fault else None,
+        "drift": [each._asdict() for each in action.drift],
+        "fallback": None,
+        "idmap": _idmap_document(idmap),
+        "notes": notes,
+        "error": fault and {"code": fault.code, "message": fault.message, "hint": fault.hint},
+    }
+
+
+def _idmap_document(idmap: Idmapping | None) -> dict[str, Any] | None:
+    if idmap is None:
+        return None
+    return {
+        side: [extent._asdict() for extent in extents] for side, extents in idmap._asdict().items()
+    }
+
+
+def _ordered(result: Pass) -> list[Outcome]:
+    """The volumes in the manifest's order, then the mounts that leave, by target."""
+    leaving = [each for each in result.outcomes if each.action.verb == "unmount"]
+    staying = [each for each in result.outcomes if each.action.verb != "unmount"]
+    return staying + sorted(leaving, key=lambda each: each.action.target)
+
+
+def render_plan(actions: Sequence[Action], page: Page, *, explains: bool, is_long: bool) -> str:
+    """What a pass is about to do: a line for each volume and each mount that leaves.
+
+    `explains`: with what is wrong, and what to do; `is_long`: with what is kept, though all is.
+    """
+    volumes = sum(action.verb != "unmount" for action in actions)
+    changes = sum(action.verb in DONE for action in actions)
+    doing = _count(changes, "action") if changes else "nothing to do"
+    head = f"mountd: {_count(volumes, 'volume')}, {doing}"
+    if not actions or (not is_long and all(action.verb == "keep" for action in actions)):
+        return f"{head}\n"
+    targets = max(len(action.target) for action in actions)
+    sources = max(len(action.source) for action in actions)
+    lines = [head, ""]
+    for action in actions:
+        first, *rest = _details(action) if explains or not action.fault else [""]
+        words = [
+            f"{_word(action):9}{action.target:{targets}}",
+            f"← {action.source:{sources}}",
+            first,
+        ]
+        lines += _broken(_SIGNS[action.verb], words, rest, page)
+    return "\n".join([*lines, "", ""])
+
+
+def _broken(sign: str, words: list[str], rest: list[str], page: Page) -> list[str]:
+    """One line if the page is wide enough; else its last words go on lines of their own."""
+    while len("  ".join(words).rstrip()) > page.width - 4 and len(words) > 1:
+        rest = [words.pop().rstrip(), *rest]
+    if page.has_colour and sign in _COLOURS:
+        sign = f"{_COLOURS[sign]}{sign}{_PLAIN}"
+    return [
+        f"  {sign} {'  '.join(words).rstrip()}",
+        *(f"{'':13}{piece}" for each in rest if each for piece in wrap(each, page.width - 13)),
+    ]
+
+
+def render_summary(result: Pass) -> str:
+    """What came of it, in a sentence."""
+    verbs = {"keep": "to keep", **{verb: f"to {verb}" for verb in DONE}}
+    counts: Counter[str] = Counter()
+    for each in result.outcomes:
+        if each.fault:
+            counts[each.state] += 1
+        elif is_change(each):
+            verb = each.action.verb or ""
+            counts[verbs[verb] if result.is_dry else DONE[verb]] += 1
+    text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing to do"
+    if result.is_dry:
+        return f"Plan: {text}. Nothing was changed (dry run).\n"
+    return f"Done: {text}.\n"
+
+
+def render_status(result: Pass, page: Page) -> str:
+    """A table: TARGET SOURCE OWNER→USER STATE, and below a line what is wrong with its volume."""
+    rows = [("TARGET", "SOURCE", "OWNER→USER", "STATE")]
+    rows += [
+        (each.action.target, each.action.source, _owner_to_user(each.action), _state(each))
+        for each in _ordered(result)
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    spare = page.width - sum(widths[2:]) - 6
+    widths[0] = min(widths[0], max(spare // 2, spare - widths[1]))
+    widths[1] = min(widths[1], spare - widths[0])
+    lines = []
+    for row, each in zip(rows, [None, *_ordered(result)], strict=True):
+        cells = [_shortened(cell, width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(
+            "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+        )
+        lines += [
+            f"  {piece}" for more in _state_details(each) for piece in wrap(more, page.width - 2)
+        ]
+    return "\n".join(line.rstrip() for line in [*lines, ""])
+
+
+def _word(action: Action) -> str:
+    return action.verb or action.state
+
+
+def _details(action: Action) -> list[str]:
+    """What there is to say of an action, the main thing first."""
+    notes = [f"note: {each}" for each in action.notes]
+    if action.fault:
+        return [
+            "",
+            action.fault.message,
+            *([f"hint: {action.fault.hint}"] if action.fault.hint else []),
+        ]
+    if action.verb in ("replace", "adjust"):
+        return [*(f"{each.field}: {each.found} → {each.wanted}" for each in action.drift), *notes]
+    if not action.mount:
+        return [""]
+    ids = _ids(action.mount)
+    return [f"{ids}, read-only" if action.mount.flags.read_only else ids, *notes]
+
+
+def _ids(mount: DesiredMount) -> str:
+    """`uid 501→1000, gid 20→1000 (node)`: whom the owner appears as."""
+    if not (mount.idmap and mount.user) or mount.inherited:
+        return in_words(mount.idmap)
+    sides = [
+        f"{word} {owner}→{user}"
+        for word, owner, user in zip(("uid", "gid"), mount.owner, mount.user, strict=True)
+        if user not in (None, owner)
+    ]
+    name = mount.volume.user or ""
+    return ", ".join(sides or ["each id as itself"]) + ("" if name[:1].isdigit() else f" ({name})")
+
+
+def _owner_to_user(action: Action) -> str:
+    if action.mount:
+        if action.mount.user and action.mount.idmap:
+            user = action.mount.user
+            gid = action.mount.owner.gid if user.gid is None else user.gid
+            return f"{action.mount.owner}→{user.uid}:{gid}"
+        return str(action.mount.owner) if not action.mount.idmap else "extents"
+    return str(action.old.owner) if action.old else ""
+
+
+def _state(outcome: Outcome) -> str:
+    if outcome.fault:
+        return outcome.state
+    if outcome.action.verb == "unmount":
+        return "leaving"
+    return "drifted" if outcome.action.drift else outcome.state
+
+
+def _state_details(outcome: Outcome | None) -> list[str]:
+    if not outcome:
+        return []
+    action, fault = outcome.action, outcome.fault
+    drift = [f"{each.field}: is {each.found}, not {each.wanted}" for each in action.drift]
+    told = (
+        [fault.message, f"hint: {fault.hint}"]
+        if fault and fault.hint
+        else [fault.message]
+        if fault
+        else []
+    )
+    return drift + told
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

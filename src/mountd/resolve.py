@@ -1,0 +1,245 @@
+"""Volume → desired mount: the source opened, its owner and the user looked up, the idmapping chosen."""
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import ExitStack
+from errno import ENOENT, ENOTDIR
+from threading import Thread
+from typing import Self
+
+from mountd.accounts import Accounts
+from mountd.core import faults
+from mountd.core.choice import chosen_idmap, gives_root_away, shown_owner
+from mountd.core.faults import VolumeError
+from mountd.core.idmapping import Idmapping, is_whole
+from mountd.core.model import (
+    Desired,
+    DesiredMount,
+    Flags,
+    Ids,
+    Kind,
+    ObservedMount,
+    Unready,
+    User,
+    Volume,
+)
+from mountd.core.targets import why_forbidden
+from mountd.kernel.observe import observe_mount
+from mountd.kernel.paths import UnsafeLinkError, kind_in_words, open_path, spot
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, Stat, statx
+
+PATIENCE = 3.0
+"""Seconds for one volume's source and target to answer. A dead FUSE or network server never does."""
+
+_Answer = tuple[Desired, Fd | None]
+
+
+class Resolver:
+    """Works out desired mounts, and holds the sources that it opened until the end of the `with`."""
+
+    def __init__(self, reserved: dict[str, str], *, is_acting: bool) -> None:
+        """`reserved` is what no target may cover, by path; `is_acting`, whether mounts will follow."""
+        self._reserved = reserved
+        self._is_acting = is_acting
+        self._accounts: dict[str, Accounts] = {}
+        self._mounts: dict[int, ObservedMount] = {}
+        self._held = ExitStack()
+        self._awaited: list[_Answer | BaseException] | None = None
+        self.sources: dict[str, Fd] = {}
+        """The source of each volume that means a mount, by the volume's name."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def resolve(self, volumes: Sequence[Volume]) -> list[Desired]:
+        """What each volume means now. A source that hangs costs its own volume only.
+
+        The looks that may hang are a thread's: it can't be interrupted, but it can be left behind.
+        """
+        results: list[Desired] = []
+        while len(results) < len(volumes):
+            self._resolve_on(volumes, results)
+        return results
+
+    def _resolve_on(self, volumes: Sequence[Volume], results: list[Desired]) -> None:
+        answers: list[_Answer | BaseException] = []
+        self._awaited = answers
+        todo = volumes[len(results) :]
+
+        def work() -> None:
+            try:
+                for volume in todo:
+                    answer = self._resolve_one(volume)
+                    if self._awaited is not answers:  # left behind; nobody takes it any more
+                        _drop(answer)
+                        return
+                    answers.append(answer)
+            except BaseException as error:  # noqa: BLE001 - raised again where it is seen
+                answers.append(error)
+
+        worker = Thread(target=work, daemon=True)
+        worker.start()
+        seen = -1
+        while worker.is_alive() and len(answers) > seen:  # as long as there is an answer in time
+            seen = len(answers)
+            worker.join(PATIENCE)
+        is_stuck = worker.is_alive()
+        self._awaited = None
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            desired, source = answer
+            if source:
+                self.sources[desired.volume.name] = self._held.enter_context(source)
+            results.append(desired)
+        if is_stuck and len(results) < len(volumes):
+            stuck = volumes[len(results)]
+            fault = faults.not_answering(stuck.source, stuck.target, PATIENCE)
+            results.append(Unready(stuck, stuck.target, fault))
+
+    def _resolve_one(self, volume: Volume) -> _Answer:
+        target = volume.target
+        try:
+            if volume.source == volume.target:
+                raise VolumeError(faults.not_supported("a volume in place (source = target)"))
+            if volume.recursive:
+                raise VolumeError(faults.not_supported("a recursive volume"))
+            user = self._user(volume)
+            source, path = _open_source(volume.source)
+            try:
+                found = statx(source)
+                kind = _kind(found, path)
+                target, is_missing = self._target(volume, kind)
+                mount = self._desired(volume, path, found, kind, user)
+                notes = (*mount.notes, f"makes {target}") if is_missing else mount.notes
+                return mount._replace(target=target, notes=notes), source
+            except BaseException:
+                source.close()
+                raise
+        except VolumeError as error:
+            return Unready(volume, target, error.fault), None
+        except UnsafeLinkError as error:
+            fault = faults.unsafe_link(error.filename, error.strerror or "")
+            return Unready(volume, target, fault), None
+        except OSError as error:
+            fault = faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
+            return Unready(volume, target, fault), None
+
+    def _desired(
+        self, volume: Volume, path: str, found: Stat, kind: Kind, user: User | None
+    ) -> DesiredMount:
+        mount = self._mount(found.mount)
+        flags = Flags(
+            mount.flags.read_only if volume.read_only is None else volume.read_only,
+            volume.nosuid,
+            volume.nodev,
+            mount.flags.noexec if volume.noexec is None else volume.noexec,
+            volume.atime or mount.flags.atime,
+        )
+        stored = Ids(found.uid, found.gid)
+        owner = volume.owner or stored
+        is_read_only = flags.read_only or mount.is_fs_read_only
+        idmap = chosen_idmap(volume, owner, user, is_read_only=is_read_only, mode=found.mode)
+        if idmap and mount.idmap:
+            raise VolumeError(faults.source_is_idmapped(path))
+        if idmap and user:
+            self._refuse_to_give_root_away(
+                volume, owner, user, is_out_of_reach=is_read_only or mount.flags.nosuid
+            )
+        return DesiredMount(
+            volume, path, volume.target, kind, mount.fs_type, found.device, found.inode, owner, user,
+            shown_owner(stored, idmap), idmap or mount.idmap, not idmap, flags,
+            _notes(idmap, owner, user),
+        )  # fmt: skip
+
+    def _refuse_to_give_root_away(
+        self, volume: Volume, owner: Ids, user: User, *, is_out_of_reach: bool
+    ) -> None:
+        if gives_root_away(
+            volume,
+            owner,
+            user,
+            is_out_of_reach=is_out_of_reach,
+            has_account=user.uid == 0 and self._accounts_of("/").has_uid(owner.uid),
+        ):
+            raise VolumeError(faults.root_owned(owner, user.uid))
+
+    def _user(self, volume: Volume) -> User | None:
+        if volume.user is None:
+            return None
+        return self._accounts_of(volume.accounts).resolve_user(volume.user)
+
+    def _accounts_of(self, root: str) -> Accounts:
+        if root not in self._accounts:
+            self._accounts[root] = Accounts(root, is_acting=self._is_acting)
+        return self._accounts[root]
+
+    def _mount(self, mount_id: int) -> ObservedMount:
+        if mount_id not in self._mounts:
+            self._mounts[mount_id] = observe_mount(mount_id)
+        return self._mounts[mount_id]
+
+    def _target(self, volume: Volume, kind: Kind) -> tuple[str, bool]:
+        """The target's path without links, and whether it has to be made."""
+        try:
+            with spot(volume.target) as found:
+                path = found.whole_path
+                if why := why_forbidden(path, self._reserved):
+                    raise VolumeError(faults.forbidden_target(path, why))
+                if len(found.names) == 1:
+                    there = statx(found.folder, found.name, flags=AT_STATX_DONT_SYNC)
+                    if stat.S_ISDIR(there.mode) != (kind == "folder"):
+                        raise VolumeError(faults.wrong_target_kind(path, kind))
+                    return path, False
+        except FileNotFoundError:
+            pass
+        except NotADirectoryError as error:
+            raise VolumeError(faults.no_folder(volume.target)) from error
+        if not volume.create:
+            raise VolumeError(faults.no_target(volume.target))
+        return path, True
+
+
+def _drop(answer: _Answer) -> None:
+    _, source = answer
+    if source:
+        source.close()
+
+
+def _open_source(path: str) -> tuple[Fd, str]:
+    try:
+        return open_path(path)
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR):
+            raise VolumeError(faults.no_source(path)) from error
+        raise
+
+
+def _kind(found: Stat, path: str) -> Kind:
+    if stat.S_ISDIR(found.mode):
+        return "folder"
+    if stat.S_ISREG(found.mode):
+        return "file"
+    raise VolumeError(faults.wrong_source_kind(path, kind_in_words(found.mode)))
+
+
+def _notes(idmap: Idmapping | None, owner: Ids, user: User | None) -> tuple[str, ...]:
+    notes = []
+    if idmap and not (is_whole(idmap.uids) and is_whole(idmap.gids)):
+        notes.append("ids that the extents leave out are seen as 65534 and can't be written")
+    if user and user.gid is None:
+        notes.append(f"uid {user.uid} has no account, so gids stay as they are")
+    if (
+        idmap
+        and user
+        and user.gid is not None
+        and 0 in (owner.gid, user.gid)
+        and owner.gid != user.gid
+    ):  # noqa: E501
+        other = owner.gid or user.gid
+        notes.append(f"group {other} is swapped with root's, and could leave setgid files of it")
+    return tuple(notes)
