@@ -1,7 +1,7 @@
 """User strings → ids, from the passwd and group files of a root filesystem.
 
-The files alone are asked, never NSS, which could hang a boot. A line that is malformed is skipped, the
-first line that fits counts (passwd(5), group(5)); names are bytes, so a file need not be UTF-8.
+The files alone are asked, never NSS, which could hang a boot. A malformed line is skipped, and the
+first that fits counts (passwd(5), group(5)); names are bytes, so a file need not be UTF-8.
 """
 
 import os
@@ -23,7 +23,7 @@ class Accounts:
     """The accounts of one root filesystem, each file read once, when first needed."""
 
     def __init__(self, root: str, *, is_acting: bool) -> None:
-        """`is_acting`: files of `/` that someone but root could write are refused, as a pass must."""
+        """`is_acting`: files of `/` that others than root could write are refused."""
         self.root = root
         self._is_acting = is_acting
         self._passwd: _Passwd | None = None

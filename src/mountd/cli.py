@@ -1,24 +1,13 @@
-"""Arguments in, exit status out.
-
-What is slow to import is imported by the command that needs it: --help and a wrong option don't wait.
-"""
+"""Arguments in, exit status out."""
 
 import argparse
 import gc
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from errno import ENOSYS
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterable
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    from mountd.core.model import Action
-    from mountd.manifest.problem import Problem
-    from mountd.reconcile import Pass
-
-OK, FAILED, CHANGES = 0, 1, 2
-USAGE, LOCKED, UNPRIVILEGED, BAD_MANIFEST = 64, 75, 77, 78  # as in sysexits.h
-INTERRUPTED = 130
+from mountd.exits import INTERRUPTED, OK, USAGE
 
 _COMMANDS = {
     "reconcile": "make the mounts what the manifest says",
@@ -26,7 +15,12 @@ _COMMANDS = {
     "check": "read and validate the manifest, and warn",
     "unmount": "take the mounts of VOLUME…, or of --all, off",
 }
-_CAP_SYS_ADMIN = 1 << 21
+_EXITS = """exit status:
+  0 done, or nothing to do
+  1 a required volume failed, is in conflict or pending; status: isn't mounted, or has drifted
+  2 with --dry-run --detailed-exitcode: there are changes to make
+  64 the command line is wrong   75 another pass runs
+  77 not privileged              78 the manifest is missing or wrong"""
 
 
 def main() -> int:
@@ -35,161 +29,14 @@ def main() -> int:
     os.umask(0o022)  # what `create` makes is 0755, whatever we were started with
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    arguments = _parsed(sys.argv[1:])
     try:
-        return _Command(_parsed(sys.argv[1:])).run()
+        # slow to import: --help and a wrong option don't wait for it
+        from mountd.commands import run  # noqa: PLC0415
+
+        return run(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-class _Command:
-    """One run: its arguments, and where its words go."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        from mountd.journal import Journal
-        from mountd.reconcile import Settings
-        from mountd.report import Page
-
-        self._arguments = arguments
-        self._settings = Settings(arguments.manifest, arguments.state_dir, arguments.wait)
-        self._pass_id = os.urandom(16).hex()
-        self._journal = Journal(self._pass_id, quiet=arguments.quiet)
-        self._page = Page.of_terminal() if sys.stdout.isatty() else Page()
-
-    def run(self) -> int:
-        """Do it. What stops it as a whole is said in a sentence."""
-        from mountd.manifest.problem import ManifestError, Problem
-        from mountd.record import LockedError, StateError
-
-        arguments = self._arguments
-        is_acting = arguments.command == "unmount" or (
-            arguments.command == "reconcile" and not arguments.dry_run
-        )
-        if is_acting and not _is_privileged():
-            message = f"`mountd {arguments.command}` needs CAP_SYS_ADMIN"
-            problem = Problem("", None, None, message, "run it as root, or see --dry-run")
-            return self._stopped(UNPRIVILEGED, [problem])
-        try:
-            return {
-                "reconcile": self._reconcile,
-                "status": self._status,
-                "check": self._check,
-                "unmount": self._unmount,
-            }[arguments.command]()
-        except ManifestError as error:
-            return self._stopped(BAD_MANIFEST, error.problems)
-        except LockedError as error:
-            return self._stopped(LOCKED, [Problem("", None, None, str(error))])
-        except StateError as error:
-            return self._stopped(FAILED, [Problem("", None, None, str(error))])
-        except OSError as error:
-            return self._stopped(FAILED, [Problem("", None, None, _said(error), None)])
-
-    def _reconcile(self) -> int:
-        from mountd import reconcile
-        from mountd.report import is_change, is_failure, render_summary
-
-        if self._arguments.dry_run:
-            result = reconcile.preview(self._settings)
-            self._show_plan([each.action for each in result.outcomes], is_dry=True)
-        else:
-            result = reconcile.reconcile(self._settings, self._show_plan, self._journal.outcome)
-        self._warn(result.warnings)
-        if self._arguments.json:
-            self._show_document(result)
-        elif any(map(is_change, result.outcomes)) or any(each.fault for each in result.outcomes):
-            self._show(render_summary(result))
-        if any(map(is_failure, result.outcomes)):
-            return FAILED
-        if self._arguments.detailed_exitcode and any(map(is_change, result.outcomes)):
-            return CHANGES if result.is_dry else OK
-        return OK
-
-    def _status(self) -> int:
-        from mountd.reconcile import preview
-        from mountd.report import is_as_desired, render_status
-
-        result = preview(self._settings)
-        self._warn(result.warnings)
-        if self._arguments.json:
-            self._show_document(result, shows_found=True)
-        else:
-            self._show(render_status(result, self._page))
-        return OK if all(map(is_as_desired, result.outcomes)) else FAILED
-
-    def _check(self) -> int:
-        from mountd.reconcile import preview
-
-        result = preview(self._settings)
-        self._warn(result.warnings)
-        if self._arguments.json:
-            self._show_document(result)
-        else:
-            count = sum(each.action.verb != "unmount" for each in result.outcomes)
-            volumes = f"{count} volume" if count == 1 else f"{count} volumes"
-            self._show(f"{self._settings.manifest}: ok, {volumes}\n")
-        return OK
-
-    def _unmount(self) -> int:
-        from mountd import reconcile
-        from mountd.manifest.problem import Problem
-        from mountd.report import is_failure, render_summary
-
-        try:
-            names = self._arguments.volumes
-            result = reconcile.unmount(self._settings, names, self._journal.outcome)
-        except LookupError as error:
-            message = f"no mount of {_listed(error.args)} is on record"
-            hint = f"`mountd status` shows what {self._settings.manifest} has mounted"
-            return self._stopped(USAGE, [Problem("", None, None, message, hint)])
-        if self._arguments.json:
-            self._show_document(result)
-        else:
-            self._show(render_summary(result))
-        return FAILED if any(map(is_failure, result.outcomes)) else OK
-
-    def _show_plan(self, actions: "list[Action]", *, is_dry: bool = False) -> None:
-        from mountd.report import render_plan
-
-        if not self._arguments.json:
-            is_long = is_dry or self._arguments.verbose
-            self._show(render_plan(actions, self._page, explains=is_dry, is_long=is_long))
-
-    def _show_document(self, result: "Pass", *, shows_found: bool = False) -> None:
-        from mountd.report import to_document
-
-        self._print_json(to_document(self._pass_id, result, shows_found=shows_found))
-
-    def _stopped(self, status: int, problems: "Sequence[Problem]") -> int:
-        from mountd.journal import ERROR
-        from mountd.reconcile import Pass
-        from mountd.report import to_document
-
-        event = "manifest-refused" if status == BAD_MANIFEST else "pass-failed"
-        for problem in problems:
-            self._journal.tell(str(problem), event, ERROR)
-        if self._arguments.json:
-            nothing = Pass((self._settings.manifest,), (), bool(self._arguments.dry_run))
-            self._print_json(to_document(self._pass_id, nothing, errors=problems))
-        return status
-
-    def _warn(self, warnings: Iterable[str]) -> None:
-        if not self._arguments.quiet:
-            for warning in warnings:
-                sys.stderr.write(f"warning: {warning}: a real run by root refuses that\n")
-
-    def _print_json(self, document: object) -> None:
-        import json
-
-        self._show(json.dumps(document, indent=2) + "\n", always=True)
-
-    def _show(self, text: str, *, always: bool = False) -> None:
-        if self._arguments.quiet and not always:
-            return
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:  # whoever stopped reading doesn't stop the pass
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -225,8 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="mountd",
         usage="mountd COMMAND [OPTION…]",
         description=f"A declarative mount manager for Linux guests.\n\ncommands:\n{commands}",
-        epilog="exit status: 0 done, 1 a required volume isn't as desired, 2 changes to make"
-        " (--detailed-exitcode),\n64 usage, 75 another pass runs, 77 not privileged, 78 bad manifest",
+        epilog=_EXITS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
@@ -252,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
+        from importlib.metadata import version  # noqa: PLC0415 - 20 ms
 
         parser.exit(OK, f"mountd {version('mountd')}\n")
 
@@ -274,24 +120,7 @@ def _seconds(text: str) -> float:
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
-    from difflib import get_close_matches
+    from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
 
     near = get_close_matches(word, list(known), n=1)
     return f": did you mean `{near[0]}`?" if near else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _said(error: OSError) -> str:
-    """The kernel's words; one that lacks statmount(2) is from before 6.8."""
-    if error.errno == ENOSYS:
-        return f"{error.strerror}: mountd needs Linux 6.8, and this is {os.uname().release}"
-    return error.strerror or str(error)
-
-
-def _is_privileged() -> bool:
-    with open("/proc/self/status") as lines:
-        line = next(line for line in lines if line.startswith("CapEff:"))
-    return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)

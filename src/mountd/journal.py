@@ -76,7 +76,7 @@ def _journal_send() -> Send | None:
     if os.environ.get("JOURNAL_STREAM") != f"{stderr.st_dev}:{stderr.st_ino}":
         return None
     try:
-        from systemd import journal
+        from systemd import journal  # noqa: PLC0415 - it may not be there
     except ImportError:  # a missing library costs the fields, not the mounts
         return None
 

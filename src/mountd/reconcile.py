@@ -1,8 +1,8 @@
 """One pass: manifest → desired → observed → plan → apply → report."""
 
-import os
 import resource
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from mountd.apply import apply, finish_interrupted
@@ -10,12 +10,13 @@ from mountd.core.model import Action, Observed, Outcome
 from mountd.core.plan import departures, plan
 from mountd.kernel.observe import observe
 from mountd.manifest.load import Manifest, load_manifest
+from mountd.manifest.problem import ManifestError
 from mountd.record import Record, locked_record, read_record
 from mountd.resolve import Resolver
 
 
 class Settings(NamedTuple):
-    """Where a pass finds what it needs: absolute paths, and the seconds to wait for another pass."""
+    """Where a pass finds what it needs, as absolute paths; seconds to wait for another pass."""
 
     manifest: str
     state_dir: str
@@ -71,14 +72,14 @@ def preview(settings: Settings) -> Pass:
 def unmount(
     settings: Settings, names: Sequence[str], on_outcome: Callable[[Outcome], None]
 ) -> Pass:
-    """Take these volumes' mounts off, or all of this manifest's, by the record alone.
+    """Take these volumes' mounts off, or all of this manifest's, by the record.
 
-    Raises LookupError with the names that the record doesn't have, LockedError or StateError.
+    Raises LookupError with the names of what is no volume, LockedError or StateError.
     """
     with locked_record(settings.state_dir, settings.wait) as record:
         ours = [each for each in record.managed.values() if each.manifest == settings.manifest]
         if unknown := set(names) - {each.volume for each in ours}:
-            raise LookupError(*sorted(unknown))
+            _refuse_unknown(unknown, settings)
         mended = finish_interrupted(record)
         observed = observe(())
         record.forget_gone(observed.mounts)
@@ -86,6 +87,14 @@ def unmount(
         actions = departures(chosen, observed)
         done = _each(apply(actions, {}, record, settings.manifest), on_outcome)
     return Pass((settings.manifest,), done, False, (), mended)
+
+
+def _refuse_unknown(names: set[str], settings: Settings) -> None:
+    """What isn't mounted may be unmounted; what isn't in the manifest either is a typo."""
+    with suppress(ManifestError):  # unmounting goes by the record, also with a broken manifest
+        names -= {volume.name for volume in _load(settings, is_acting=False).volumes}
+    if names:
+        raise LookupError(*sorted(names))
 
 
 def _load(settings: Settings, *, is_acting: bool) -> Manifest:

@@ -1,7 +1,7 @@
 """What is managed, and the lock: `record.json` and `lock` in the state directory.
 
-An id enters the record before its mount is attached and leaves after the mount is gone, so a kill at
-any moment leaves no mount of ours unknown.
+An id enters the record before its mount is attached and leaves after the mount is gone, so a kill
+at any moment leaves no mount of ours unknown.
 """
 
 import fcntl

@@ -34,7 +34,7 @@ class Page(NamedTuple):
 def to_document(
     pass_id: str, result: Pass, *, shows_found: bool = False, errors: Sequence[Problem] = ()
 ) -> dict[str, Any]:
-    """The JSON document of DESIGN.md; `shows_found`: idmappings as they are, not as they shall be."""
+    """A pass as JSON's values; `shows_found`: idmappings as they are, not as they shall be."""
     return {
         "version": 1,
         "pass_id": pass_id,
@@ -147,14 +147,13 @@ def _broken(sign: str, words: list[str], rest: list[str], page: Page) -> list[st
 
 def render_summary(result: Pass) -> str:
     """What came of it, in a sentence."""
-    verbs = {"keep": "to keep", **{verb: f"to {verb}" for verb in DONE}}
     counts: Counter[str] = Counter()
     for each in result.outcomes:
+        verb = each.action.verb
         if each.fault:
             counts[each.state] += 1
-        elif is_change(each):
-            verb = each.action.verb or ""
-            counts[verbs[verb] if result.is_dry else DONE[verb]] += 1
+        elif verb in DONE:
+            counts[f"to {verb}" if result.is_dry else DONE[verb]] += 1
     text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing to do"
     if result.is_dry:
         return f"Plan: {text}. Nothing was changed (dry run).\n"

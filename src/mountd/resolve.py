@@ -1,6 +1,5 @@
-"""Volume → desired mount: the source opened, its owner and the user looked up, the idmapping chosen."""
+"""Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
 
-import os
 import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -30,16 +29,16 @@ from mountd.kernel.paths import UnsafeLinkError, kind_in_words, open_path, spot
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, Stat, statx
 
 PATIENCE = 3.0
-"""Seconds for one volume's source and target to answer. A dead FUSE or network server never does."""
+"""Seconds for a volume's source and target to answer; a dead FUSE or network server never does."""
 
 _Answer = tuple[Desired, Fd | None]
 
 
 class Resolver:
-    """Works out desired mounts, and holds the sources that it opened until the end of the `with`."""
+    """Works out desired mounts, and holds the sources it opened until the end of the `with`."""
 
     def __init__(self, reserved: dict[str, str], *, is_acting: bool) -> None:
-        """`reserved` is what no target may cover, by path; `is_acting`, whether mounts will follow."""
+        """`reserved`: what no target may cover, by path; `is_acting`: mounts will follow."""
         self._reserved = reserved
         self._is_acting = is_acting
         self._accounts: dict[str, Accounts] = {}
@@ -151,10 +150,21 @@ class Resolver:
                 volume, owner, user, is_out_of_reach=is_read_only or mount.flags.nosuid
             )
         return DesiredMount(
-            volume, path, volume.target, kind, mount.fs_type, found.device, found.inode, owner, user,
-            shown_owner(stored, idmap), idmap or mount.idmap, not idmap, flags,
-            _notes(idmap, owner, user),
-        )  # fmt: skip
+            volume=volume,
+            source=path,
+            target=volume.target,
+            kind=kind,
+            fs_type=mount.fs_type,
+            device=found.device,
+            inode=found.inode,
+            owner=owner,
+            user=user,
+            shown=shown_owner(stored, idmap),
+            idmap=idmap or mount.idmap,
+            inherited=idmap is None,
+            flags=flags,
+            notes=_notes(idmap, owner, user),
+        )
 
     def _refuse_to_give_root_away(
         self, volume: Volume, owner: Ids, user: User, *, is_out_of_reach: bool
@@ -239,7 +249,7 @@ def _notes(idmap: Idmapping | None, owner: Ids, user: User | None) -> tuple[str,
         and user.gid is not None
         and 0 in (owner.gid, user.gid)
         and owner.gid != user.gid
-    ):  # noqa: E501
+    ):
         other = owner.gid or user.gid
         notes.append(f"group {other} is swapped with root's, and could leave setgid files of it")
     return tuple(notes)

@@ -84,7 +84,7 @@ def root_owned(owner: Ids, user_uid: int) -> Fault:
     return Fault(
         "failed",
         "root-owned",
-        f"uid {other} is swapped with root's: it could leave setuid files on the source that are root's",
+        f"uid {other} is swapped with root: it could leave setuid files of root's on the source",
         "mount the source's filesystem nosuid, or set `read_only = true`, or, where you trust"
         f' uid {other} with root, say so with `owner = "{owner}"`',
     )
@@ -104,7 +104,8 @@ def filesystem_refuses(fs_type: str, release: str) -> Fault:
         "failed",
         "filesystem-refuses",
         f"{fs_type} refuses idmapped mounts (Linux {release})",
-        'keep the source on ext4, xfs, btrfs or tmpfs, or mount it with raw ids by `idmap = "never"`',
+        "keep the source on ext4, xfs, btrfs or tmpfs, or mount it with raw ids by"
+        ' `idmap = "never"`',
         _errno.EINVAL,
     )
 
@@ -129,12 +130,13 @@ def idmap_untrue(fs_type: str, wanted: Ids, found: Ids) -> Fault:
     )
 
 
-def foreign_mount(target: str, fs_type: str, covers: str | None) -> Fault:
+def foreign_mount(target: str, fs_type: str, *, covers: bool) -> Fault:
+    article = "an" if fs_type[:1] in "aeiou" else "a"
     verb = "covers this volume's mount at" if covers else "is mounted at"
     return Fault(
         "conflict",
         "foreign-mount",
-        f"{'an' if fs_type[:1] in 'aeiou' else 'a'} {fs_type} that mountd didn't mount {verb} {target}",
+        f"{article} {fs_type} that mountd didn't mount {verb} {target}",
         f"`umount {target}`, or choose another target",
     )
 
@@ -150,7 +152,7 @@ def same_target(target: str, volume: str) -> Fault:
     return Fault("conflict", "foreign-mount", message, "give one of them another target")
 
 
-def mount_below(target: str, point: str, fs_type: str) -> Fault:
+def mount_below(point: str, fs_type: str) -> Fault:
     return Fault(
         "conflict",
         "foreign-mount",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 ID_COUNT = 4294967295
-"""How many ids there are. The id of this value means "unchanged" to chown(2): no map may hold it."""
+"""How many ids there are. The id of this value means "unchanged" to chown(2); no map holds it."""
 MAX_EXTENTS = 340
 MAX_TEXT = 4095
 """Bytes of a map that the kernel takes: one page, the final NUL included."""
@@ -22,7 +22,7 @@ class Extent(NamedTuple):
 
     stored: int
     seen: int
-    count: int
+    count: int  # type: ignore[assignment] # tuple.count is never missed
 
 
 Extents = tuple[Extent, ...]
@@ -39,7 +39,7 @@ class Idmapping(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why the kernel would refuse extents: which of them (indexes into the list), and the reason."""
+    """Why the kernel would refuse extents: which of them (indexes), the worst first, and why."""
 
     extents: tuple[int, ...]
     reason: str

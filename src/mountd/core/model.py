@@ -1,7 +1,7 @@
 """The values that a pass hands from stage to stage.
 
-They are named tuples: frozen, printable, comparable, and a third of a dataclass's price, which a pass
-over a thousand volumes pays a thousand times (and dataclasses costs 13 ms to import).
+They are named tuples: frozen, printable, comparable, and a third of a dataclass's price, which a
+pass over a thousand volumes pays a thousand times.
 """
 
 from typing import Literal, NamedTuple
@@ -54,7 +54,7 @@ class User(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """One entry of the manifest, its defaults merged in. None: as the source has it, or not given."""
+    """One entry of the manifest, defaults merged in. None: not given, or as the source has it."""
 
     name: str
     source: str
@@ -74,7 +74,7 @@ class Volume(NamedTuple):
 
 
 class Flags(NamedTuple):
-    """A mount's flags that mountd sets; whatever else the source's mount has, its clone inherits."""
+    """The flags that mountd sets; whatever else the source's mount has, its clone inherits."""
 
     read_only: bool
     nosuid: bool
@@ -91,7 +91,7 @@ _FLAG_WORDS = ("ro", "nosuid", "nodev", "noexec")
 
 
 class Fault(NamedTuple):
-    """Why a volume is not as desired, in words for a person: what failed, and what to do about it."""
+    """Why a volume is not as desired, in words for a person: what failed, and what to do."""
 
     state: Literal["pending", "failed", "conflict"]
     code: Reason
@@ -103,9 +103,9 @@ class Fault(NamedTuple):
 class DesiredMount(NamedTuple):
     """The mount that a volume means on this machine now.
 
-    `source` and `target` are free of links. `device` and `inode` are those of the source's root, and
-    `shown` is who its clone must show as the owner. `idmap` is what the mount shall have, `inherited`
-    whether the source's own mount has it already; then none of ours is made.
+    `source` and `target` are free of links. `device` and `inode` are those of the source's root,
+    and `shown` is who its clone must show as the owner. `idmap` is what the mount shall have;
+    `inherited`: not by our doing, but as the source's own mount has it (or has none).
     """
 
     volume: Volume
@@ -191,8 +191,9 @@ class Drift(NamedTuple):
 class Action(NamedTuple):
     """One step of a plan. `verb` None: nothing can be done for this volume now, as `fault` says.
 
-    `state` is the volume's before the pass, `idmap` what its mount has now where it is mounted. `mount` is what is wanted and `old` the managed mount
-    that the step replaces, adjusts, takes off, or keeps: then it is as the record shall have it.
+    `state` is the volume's before the pass, and `idmap` what its mount has now. `mount` is what is
+    wanted; `old` is the managed mount that the step replaces, adjusts, takes off, or keeps: then it
+    is as the record shall have it.
     """
 
     volume: str

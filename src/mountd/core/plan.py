@@ -38,7 +38,7 @@ class _Scene(NamedTuple):
     manifest: str
 
     def mine(self, target: str) -> list[Managed]:
-        """This manifest's recorded mounts at a target, the topmost unknown."""
+        """The manifest's recorded mounts at a target, the topmost unknown."""
         return [each for each in self.managed.get(target, ()) if each.manifest == self.manifest]
 
 
@@ -48,7 +48,7 @@ def plan(
     record: Iterable[Managed],
     manifest: str,
 ) -> list[Action]:
-    """The actions that make `observed` what is desired: the volumes in their order, then what leaves.
+    """The actions that make `observed` what is desired: volumes in their order, then what leaves.
 
     Only mounts that the record names for `manifest` are ever taken off. A mount that leaves from
     below a target goes first, so that the target's new mount doesn't bury it.
@@ -67,7 +67,8 @@ def plan(
     )
     actions = [_action(each, scene) for each in desired]
     covered = {action.target for action in actions if action.verb in ("mount", "replace")}
-    first, last = [], []
+    first: list[Action] = []
+    last: list[Action] = []
     for managed in leaving:
         mount = observed.mounts[managed.id]
         into = first if any(folder in covered for folder in folders_above(mount.point)) else last
@@ -125,7 +126,7 @@ def _action(desired: Desired, scene: _Scene) -> Action:
         return _mount_action(desired, scene)
     mount = scene.observed.mounts.get(top.id)
     if mount is None:  # it came between two looks: the next pass sees it whole
-        return _stopped(desired, scene, faults.foreign_mount(target, "new mount", None))
+        return _stopped(desired, scene, faults.foreign_mount(target, "new mount", covers=False))
     mine = scene.mine(target)
     old = next((each for each in mine if each.id == top.id), None)
     drift = differences(desired, mount, top, old, tells_idmaps=scene.observed.tells_idmaps)
@@ -188,7 +189,7 @@ def _obstacle(desired: DesiredMount, scene: _Scene, *, is_building: bool) -> Fau
         if scene.claims.get(path, volume.name) != volume.name:
             return faults.nested_source(desired.source, scene.claims[path], path)
     if is_building and (below := scene.below.get(target)):
-        return faults.mount_below(target, below.point, below.fs_type)
+        return faults.mount_below(below.point, below.fs_type)
     return None
 
 
@@ -197,7 +198,7 @@ def _intruder(
 ) -> Fault:
     if other := _owner_of(top.id, scene):
         return faults.managed_elsewhere(target, other.volume, other.manifest)
-    return faults.foreign_mount(target, mount.fs_type, "covers" if mine else None)
+    return faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
 
 
 def _owner_of(mount_id: int, scene: _Scene) -> Managed | None:

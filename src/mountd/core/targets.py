@@ -25,7 +25,8 @@ _KERNEL = ("/dev/", "/proc/", "/sys/")
 def why_forbidden(target: str, reserved: dict[str, str]) -> str | None:
     """Why nothing may be mounted at this path, to complete "the target is …"; None where it may.
 
-    `reserved` names what mountd itself needs, by path: neither it nor a folder above may be covered.
+    `reserved` names what mountd itself needs, by path: neither that nor a folder above it may be
+    covered.
     """
     if target in _SYSTEM or (target.startswith("/lib") and "/" not in target[1:]):
         return "a folder that the system needs as it is"

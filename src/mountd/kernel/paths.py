@@ -1,8 +1,8 @@
 """Walking a path safely: by descriptor, from the root, through no link that a user could have made.
 
-A link is followed only where root alone could have made it: it is root's, in a folder that only root
-can write. What lies in a folder that others can write may be swapped at any moment, by one who then
-has mountd act on a file of his choice.
+A link is followed only where root alone could have made it: it is root's, in a folder that only
+root can write. Elsewhere it may be swapped at any moment, by someone who then has mountd act on
+whatever he likes.
 """
 
 import ctypes
@@ -85,8 +85,8 @@ def spot(path: str) -> Iterator[Spot]:
 def made(path: str, kind: Kind) -> Iterator[Spot]:
     """Find a path's end, and make it and the folders above it where they are missing.
 
-    Each is 0755 (our umask permitting) and belongs to whom the nearest existing folder belongs to, for
-    it is made as that user: nothing has to be given away by name afterwards.
+    Each is 0755 (our umask permitting) and belongs to whom the nearest existing folder belongs to,
+    for it is made as that user: nothing has to be given away by name afterwards.
     """
     with spot(path) as found:
         if len(found.names) == 1 and _mode(found.folder, found.name):
@@ -196,7 +196,7 @@ def open_in_root(root: Fd, path: str) -> Fd:
 
 
 class _Walk:
-    """The walk component by component: slower than one openat2(2), but it may follow root's links."""
+    """The walk name by name: slower than one openat2(2), but it may follow root's links."""
 
     def __init__(self, path: str) -> None:
         self.path = "/"
@@ -209,44 +209,49 @@ class _Walk:
             self.folder.close()
             raise
 
-    def _walk(self, todo: list[str]) -> None:
+    def _walk(self, todo: list[str]) -> None:  # noqa: C901 - one loop, a case for each kind of name
+        """Go down the names in `todo`, the next one last; a link's own names join them."""
         links = 0
         while todo:
             name = todo.pop()
-            if name == ".":
-                continue
-            if name == "..":
+            if name == "..":  # a link's; paths themselves have none
                 self._enter("..", os.path.dirname(self.path))
                 continue
             here = os.path.join(self.path, name)
             try:
                 found = statx(self.folder, name)
             except FileNotFoundError:
-                if ".." in todo:  # only out of a link: what lies above nothing?
+                if ".." in todo:  # what would lie above nothing?
                     raise
-                self.rest = (name, *(each for each in reversed(todo) if each != "."))
+                self.rest = (name, *reversed(todo))
                 return
-            if (why := self._distrust(found)) and not stat.S_ISLNK(found.mode):
-                self.distrusts.append(f"{here} {why}")
+            why = self._distrust(found)
             if stat.S_ISLNK(found.mode):
                 links += 1
                 if links > _MOST_LINKS:
                     raise OSError(ELOOP, f"openat2: {os.strerror(ELOOP)} ({here})")
                 if why:
                     raise UnsafeLinkError(ELOOP, why, here)
-                leads_to = self._read_link(name)
-                if leads_to.startswith("/"):
-                    self._enter("/", "/")
-                todo += [each for each in reversed(leads_to.split("/")) if each]
-            elif todo:
+                todo += self._names_in_link(name)
+                continue
+            if why:
+                self.distrusts.append(f"{here} {why}")
+            if todo:
                 self._enter(name, here)
             else:
                 self.rest = (name,)
-        if not self.rest:  # a link to a folder such as "/" or ".."
-            self.path, _, name = self.path.rpartition("/")
-            self.path = self.path or "/"
+        if not self.rest:  # the last link led up: to `..`, or to the root
+            above, _, name = self.path.rpartition("/")
+            self._enter("..", above or "/")
             self.rest = (name,)
-            self._enter("..", self.path)
+
+    def _names_in_link(self, name: str) -> list[str]:
+        """Where a link leads, the first name last; if it is absolute, the walk is at the root."""
+        with openat2(self.folder, name, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_MAGICLINKS) as link:
+            leads_to = os.readlink("", dir_fd=link.number)
+        if leads_to.startswith("/"):
+            self._enter("/", "/")
+        return [each for each in reversed(leads_to.split("/")) if each not in ("", ".")]
 
     def _distrust(self, entry: Stat) -> str | None:
         """Who but root could have put this entry here, or could swap it for another."""
@@ -266,7 +271,3 @@ class _Walk:
         inner = openat2(folder, name, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
         self.folder.close()
         self.folder, self.path = inner, path
-
-    def _read_link(self, name: str) -> str:
-        with openat2(self.folder, name, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_MAGICLINKS) as link:
-            return os.readlink("", dir_fd=link.number)

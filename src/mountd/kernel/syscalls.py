@@ -66,7 +66,7 @@ _NUMBERS = {  # those of before 5.1 differ from one architecture to another
 
 
 def _check(result: int, function: Any, arguments: tuple[Any, ...]) -> int:
-    """ctypes' errcheck: an answer below zero becomes an OSError that says what failed on what."""
+    """As ctypes' errcheck: an answer below zero becomes an OSError, which says what failed."""
     if result >= 0:
         return result
     error = ctypes.get_errno()
@@ -192,9 +192,9 @@ class Stat(NamedTuple):
 def statx(
     folder: Fd | None, path: str = "", *, flags: int = 0, mount_id: int = STATX_MNT_ID_UNIQUE
 ) -> Stat:
-    """Stat `path` in `folder`, or `folder` itself, or an absolute path; a final link is not followed.
+    """Stat `path` in `folder`, `folder` itself, or an absolute path; a final link isn't followed.
 
-    AT_STATX_DONT_SYNC never waits for a server, but may answer 0:0 for an owner it hasn't asked for.
+    AT_STATX_DONT_SYNC never waits for a server, but may answer 0:0 for an owner not yet asked for.
     """
     number = folder.number if folder else AT_FDCWD
     flags |= AT_SYMLINK_NOFOLLOW if path else AT_EMPTY_PATH
@@ -219,7 +219,7 @@ _STATX_BUFFER = ctypes.c_char * 256
 
 
 class MountStat(NamedTuple):
-    """What statmount(2) tells of a mount; the maps are lines as in uid_map, None if there is none."""
+    """What statmount(2) tells of a mount; the maps are lines as in uid_map, None if it has none."""
 
     id: int
     parent: int

@@ -87,7 +87,7 @@ def attach(tree: Tree, spot: Spot) -> None:
     there = statx(spot.folder, spot.name, flags=AT_STATX_DONT_SYNC)
     if there.is_mount_root:  # since the look: it would be buried
         fs_type = observe_mount(there.mount).fs_type
-        raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, None))
+        raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, covers=False))
     _move(tree, spot, beneath=False)
     try:
         _see(tree, spot)
@@ -104,7 +104,7 @@ def replace(tree: Tree, spot: Spot, old: int) -> None:
     _expect(old, spot)
     if below := listmount(old):
         mount = observe_mount(below[0])
-        raise VolumeError(faults.mount_below(spot.whole_path, mount.point, mount.fs_type))
+        raise VolumeError(faults.mount_below(mount.point, mount.fs_type))
     _move(tree, spot, beneath=True)
     _expect(old, spot)
     detach(spot)
@@ -160,7 +160,7 @@ def _expect(mount: int, spot: Spot) -> None:
     if found.mount != mount or not found.is_mount_root:
         path = spot.whole_path
         fs_type = observe_mount(found.mount).fs_type
-        raise VolumeError(faults.foreign_mount(path, fs_type, "covers"))
+        raise VolumeError(faults.foreign_mount(path, fs_type, covers=True))
 
 
 def _see(tree: Tree, spot: Spot) -> None:

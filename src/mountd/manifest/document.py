@@ -21,7 +21,7 @@ class Document:
     def problem(
         self, path: KeyPath, message: str, hint: str | None = None, *, at_key: bool = False
     ) -> Problem:
-        """A problem with the value at a key path, or with the key; if it isn't there, with its table."""
+        """A problem with the value at a key path, or the key; if there is none, with its table."""
         while path not in self._positions:
             path = path[:-1]
             if not path:

@@ -89,7 +89,7 @@ def _content(opened: Fd, file: str) -> bytes:
 
 
 def _rule_problems(document: Document) -> Iterator[Problem]:
-    """What is wrong with tables as wholes: it is looked for whatever else is wrong with their values."""
+    """What is wrong with tables as wholes; told beside whatever is wrong with their values."""
     defaults = document.values.get("defaults")
     if isinstance(defaults, Mapping) and _has_user_and_extents(defaults):
         yield _both(document, ("defaults", "user"))

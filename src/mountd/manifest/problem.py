@@ -8,7 +8,7 @@ _WIDEST = 70
 
 
 class Problem(NamedTuple):
-    """One error: `line` and `column` from 1, None where it is the file as a whole."""
+    """One error: `line` and `column` from 1, None where it is the file, or the run, as a whole."""
 
     file: str
     line: int | None

@@ -1,4 +1,4 @@
-"""The models that validate a manifest's text: what each key may hold. load.py has the rules of tables."""
+"""The models that validate a manifest: what each key may hold. Rules of tables are load.py's."""
 
 from typing import Annotated, Any, Literal, NoReturn
 

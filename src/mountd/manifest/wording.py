@@ -68,16 +68,14 @@ def problems_in(document: Document, errors: list[ErrorDetails]) -> Iterator[Prob
 
 
 def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
-    """pydantic's path without what it puts in for unions and for keys; a missing key stays."""
+    """A path of pydantic's without what it puts in for unions and for keys; a missing key stays."""
     path: list[str | int] = []
-    for index, part in enumerate(loc):
-        if isinstance(values, Mapping) and part in values:
+    for part in loc:
+        is_there = part in values if isinstance(values, Mapping) else isinstance(values, list)
+        if is_there:
             values = values[part]
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
-            values = values[part]
-        elif index < len(loc) - 1 or part in ("[key]", "word", "table"):
-            continue
-        path.append(part)
+        if is_there or (part is loc[-1] and part not in ("[key]", "word", "table")):
+            path.append(part)
     return tuple(path)
 
 
@@ -85,7 +83,7 @@ def _unknown_key(document: Document, path: KeyPath) -> Problem:
     if len(path) == 3 and path[0] == "volumes" and path[2] in _LATER:
         message = f"`{dotted(path)}` is not supported by this version of mountd"
         return document.problem(path, message, "only paths can be sources yet", at_key=True)
-    from difflib import get_close_matches  # 10 ms, for the sake of a hint only
+    from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
 
     known = _known_keys(path)
     near = get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)

@@ -1,0 +1,174 @@
+"""The commands: what each does with a pass, where its words go, and its exit status."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from errno import ENOSYS
+
+from mountd.core.model import Action
+from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
+from mountd.journal import ERROR, Journal
+from mountd.manifest.problem import ManifestError, Problem
+from mountd.reconcile import Pass, Settings, preview, reconcile, unmount
+from mountd.record import LockedError, StateError
+from mountd.report import (
+    Page,
+    is_as_desired,
+    is_change,
+    is_failure,
+    render_plan,
+    render_status,
+    render_summary,
+    to_document,
+)
+
+_CAP_SYS_ADMIN = 1 << 21
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command that the arguments name, and return the exit status."""
+    return _Command(arguments).run()
+
+
+class _Command:
+    """One run: its arguments, and where its words go."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._settings = Settings(arguments.manifest, arguments.state_dir, arguments.wait)
+        self._pass_id = os.urandom(16).hex()
+        self._journal = Journal(self._pass_id, quiet=arguments.quiet)
+        self._page = Page.of_terminal() if sys.stdout.isatty() else Page()
+
+    def run(self) -> int:
+        """Do it. What stops it as a whole is said in a sentence."""
+        arguments = self._arguments
+        is_acting = arguments.command == "unmount" or (
+            arguments.command == "reconcile" and not arguments.dry_run
+        )
+        if is_acting and not _is_privileged():
+            message = f"`mountd {arguments.command}` needs CAP_SYS_ADMIN"
+            hint = "run it as root; `mountd reconcile --dry-run` is for anyone"
+            return self._stopped(UNPRIVILEGED, [_problem(message, hint)])
+        try:
+            return {
+                "reconcile": self._reconcile,
+                "status": self._status,
+                "check": self._check,
+                "unmount": self._unmount,
+            }[arguments.command]()
+        except ManifestError as error:
+            return self._stopped(BAD_MANIFEST, error.problems)
+        except LockedError as error:
+            return self._stopped(LOCKED, [_problem(str(error))])
+        except StateError as error:
+            return self._stopped(FAILED, [_problem(str(error))])
+        except OSError as error:
+            return self._stopped(FAILED, [_problem(_said(error))])
+
+    def _reconcile(self) -> int:
+        if self._arguments.dry_run:
+            result = preview(self._settings)
+            self._show_plan([each.action for each in result.outcomes], is_dry=True)
+        else:
+            result = reconcile(self._settings, self._show_plan, self._journal.outcome)
+        self._warn(result.warnings)
+        if self._arguments.json:
+            self._show_document(result)
+        elif any(map(is_change, result.outcomes)) or any(each.fault for each in result.outcomes):
+            self._show(render_summary(result))
+        if any(map(is_failure, result.outcomes)):
+            return FAILED
+        has_changes = result.is_dry and any(map(is_change, result.outcomes))
+        return CHANGES if has_changes and self._arguments.detailed_exitcode else OK
+
+    def _status(self) -> int:
+        result = preview(self._settings)
+        self._warn(result.warnings)
+        if self._arguments.json:
+            self._show_document(result, shows_found=True)
+        else:
+            self._show(render_status(result, self._page))
+        return OK if all(map(is_as_desired, result.outcomes)) else FAILED
+
+    def _check(self) -> int:
+        result = preview(self._settings)
+        self._warn(result.warnings)
+        if self._arguments.json:
+            self._show_document(result)
+        else:
+            count = sum(each.action.verb != "unmount" for each in result.outcomes)
+            volumes = f"{count} volume" if count == 1 else f"{count} volumes"
+            self._show(f"{self._settings.manifest}: ok, {volumes}\n")
+        return OK
+
+    def _unmount(self) -> int:
+        try:
+            names, on_outcome = self._arguments.volumes, self._journal.outcome
+            result = unmount(self._settings, names, on_outcome)
+        except LookupError as error:
+            message = f"{self._settings.manifest} has no volume {_listed(error.args)}"
+            return self._stopped(USAGE, [_problem(message, "`mountd status` lists its volumes")])
+        if self._arguments.json:
+            self._show_document(result)
+        else:
+            self._show(render_summary(result))
+        return FAILED if any(map(is_failure, result.outcomes)) else OK
+
+    def _show_plan(self, actions: list[Action], *, is_dry: bool = False) -> None:
+        if not self._arguments.json:
+            is_long = is_dry or self._arguments.verbose
+            self._show(render_plan(actions, self._page, explains=is_dry, is_long=is_long))
+
+    def _show_document(self, result: Pass, *, shows_found: bool = False) -> None:
+        self._print_json(to_document(self._pass_id, result, shows_found=shows_found))
+
+    def _stopped(self, status: int, problems: Sequence[Problem]) -> int:
+        event = "manifest-refused" if status == BAD_MANIFEST else "pass-failed"
+        for problem in problems:
+            self._journal.tell(str(problem), event, ERROR)
+        if self._arguments.json:
+            nothing = Pass((self._settings.manifest,), (), bool(self._arguments.dry_run))
+            self._print_json(to_document(self._pass_id, nothing, errors=problems))
+        return status
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        if not self._arguments.quiet:
+            for warning in warnings:
+                sys.stderr.write(f"warning: {warning}: a real run by root refuses that\n")
+
+    def _print_json(self, document: object) -> None:
+        self._show(json.dumps(document, indent=2) + "\n", always=True)
+
+    def _show(self, text: str, *, always: bool = False) -> None:
+        if self._arguments.quiet and not always:
+            return
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever stopped reading doesn't stop the pass
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _problem(message: str, hint: str | None = None) -> Problem:
+    """One of the run, not of a file."""
+    return Problem("mountd", None, None, message, hint)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _said(error: OSError) -> str:
+    """The kernel's words; one that lacks statmount(2) is from before 6.8."""
+    if error.errno == ENOSYS:
+        return f"{error.strerror}: mountd needs Linux 6.8, and this is {os.uname().release}"
+    return error.strerror or str(error)
+
+
+def _is_privileged() -> bool:
+    with open("/proc/self/status") as lines:
+        line = next(line for line in lines if line.startswith("CapEff:"))
+    return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)

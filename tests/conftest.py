@@ -1,0 +1,48 @@
+"""Every test that mounts does so in a mount namespace of its own, which takes its mounts along."""
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+import pytest
+from world import World, run
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNS = 0x20000
+_MS_REC, _MS_PRIVATE, _MS_SHARED = 0x4000, 1 << 18, 1 << 20
+
+
+def _succeed(result: int) -> None:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@pytest.fixture
+def namespace() -> Iterator[None]:
+    """A mount namespace of the test's own, in which `/` is private."""
+    outside = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    folder = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    _succeed(_libc.unshare(_CLONE_NEWNS))
+    try:
+        _succeed(_libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
+        yield
+    finally:
+        _succeed(_libc.setns(outside, _CLONE_NEWNS))
+        os.fchdir(folder)
+        os.close(outside)
+        os.close(folder)
+
+
+@pytest.fixture
+def world(namespace: None) -> World:  # noqa: ARG001 - for its effect
+    """An empty tmpfs at /mnt, with a manifest and a state directory on it."""
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/mnt")
+    return World("/mnt")
+
+
+@pytest.fixture
+def shared_world(namespace: None) -> World:  # noqa: ARG001
+    """The same where mounts propagate, as on every machine that systemd boots."""
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/mnt")
+    run("mount", "--make-shared", "/mnt")
+    return World("/mnt")

@@ -1,0 +1,179 @@
+"""A small machine to try mountd on: sources, a manifest, the command as its user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MOUNTD = str(Path(sys.executable).parent / "mountd")
+
+
+def run(*words: str, check: bool = True) -> str:
+    """Run a program and return what it prints."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or not check, f"{words}: {done.stderr}"
+    return done.stdout
+
+
+class Result(NamedTuple):
+    """What a run of mountd came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON document; it must be all there is on stdout."""
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+    def volume(self, name: str) -> dict[str, Any]:
+        """A volume of the document."""
+        found: list[dict[str, Any]] = [
+            each for each in self.document["volumes"] if each["name"] == name
+        ]
+        assert len(found) == 1, f"{name} is there {len(found)} times"
+        return found[0]
+
+
+class Mount(NamedTuple):
+    """A line of mountinfo."""
+
+    id: str
+    point: str
+    root: str
+    options: set[str]
+    is_shared: bool
+
+
+class World:
+    """A folder, in which everything is, and mountd run on a manifest and a state directory there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.manifest = f"{path}/mountd.toml"
+        self.state = f"{path}/state"
+
+    def __truediv__(self, name: str) -> Path:
+        return Path(self.path) / name
+
+    def folder(self, name: str, *, owner: tuple[int, int] = (501, 20), mode: int = 0o755) -> Path:
+        """A folder with a file `hello` in it, both of this owner."""
+        path = self / name
+        path.mkdir(parents=True)
+        (path / "hello").write_text("hello\n")
+        os.chown(path / "hello", *owner)
+        os.chown(path, *owner)
+        path.chmod(mode)
+        return path
+
+    def rootfs(self, passwd: str | bytes, group: str | bytes = "") -> Path:
+        """Another root filesystem, for `accounts`."""
+        path = self / "rootfs"
+        (path / "etc").mkdir(parents=True, exist_ok=True)
+        for name, content in (("passwd", passwd), ("group", group)):
+            data = content if isinstance(content, bytes) else content.encode()
+            (path / "etc" / name).write_bytes(data)
+        return path
+
+    def write(self, text: str) -> None:
+        """Make this the manifest; `$` in it stands for the world's own path."""
+        Path(self.manifest).write_text(text.replace("$", self.path))
+
+    def volumes(self, **tables: Mapping[str, Any]) -> None:
+        """Make a manifest of these volumes, given as their keys and values."""
+        lines = []
+        for name, table in tables.items():
+            lines.append(f"[volumes.{name}]")
+            lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
+        self.write("\n".join(lines))
+
+    def mountd(self, *words: str, env: Mapping[str, str] | None = None, uid: int = 0) -> Result:
+        """Run the command as it is installed, on this world's manifest, as this user."""
+        command = [MOUNTD, *words]
+        if "--manifest" not in words and "-f" not in words:
+            command += ["--manifest", self.manifest]
+        if "--state-dir" not in words:
+            command += ["--state-dir", self.state]
+        if uid:
+            let_users_reach(MOUNTD, os.path.realpath(sys.executable), sys.base_prefix, __file__)
+            ids = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+            command = ["setpriv", *ids, "--inh-caps=-all", "--", *command]
+        return self.run(command, env=env)
+
+    def run(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> Result:
+        """Run anything, without a terminal."""
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=120,
+            env={**os.environ, **(env or {})},
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def reconcile(self, *words: str, status: int = 0, uid: int = 0) -> Result:
+        """One pass with --json, which must end with this status."""
+        result = self.mountd("reconcile", "--json", *words, uid=uid)
+        assert result.status == status, f"{result.status}: {result.err}{result.out}"
+        return result
+
+    def mounts(self) -> list[Mount]:
+        """The mounts below this world, as mountinfo has them."""
+        found = []
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            words = line.split()
+            point = words[4].encode().decode("unicode_escape")
+            if point.startswith(f"{self.path}/"):
+                is_shared = any(word.startswith("shared:") for word in words[6:8])
+                mount = Mount(words[0], point, words[3], set(words[5].split(",")), is_shared)
+                found.append(mount)
+        return found
+
+    def as_user(self, uid: int, program: str, *words: str) -> Result:
+        """Run a program as this user, with its ids alone."""
+        ids = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+        return self.run(["setpriv", *ids, "--inh-caps=-all", "--", program, *words])
+
+
+def owner(path: str | Path) -> tuple[int, int]:
+    """Who is seen to own a file."""
+    found = os.lstat(path)
+    return found.st_uid, found.st_gid
+
+
+def let_users_reach(*paths: str) -> None:
+    """Have every user reach these, though folders above them are root's alone.
+
+    Such a folder is covered, in this mount namespace, by one that shows nothing else.
+    """
+    for path in paths:
+        for folder in reversed(Path(path).parents):
+            if not folder.stat().st_mode & 0o001:
+                inner = Path(path).relative_to(folder).parts[0]
+                kept = os.open(folder / inner, os.O_PATH)
+                run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(folder))
+                (folder / inner).mkdir()
+                subprocess.run(
+                    ["mount", "--bind", f"/proc/self/fd/{kept}", folder / inner],
+                    pass_fds=[kept],
+                    check=True,
+                )
+                os.close(kept)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
