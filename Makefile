@@ -1,7 +1,7 @@
 # On a new machine the first target that needs a Debian package installs it; `.ci/packages` says which.
 PYTHON ?= python3
 
-.PHONY: venv demo test clean
+.PHONY: venv demo test bench clean
 
 venv: .venv/bin/mountd
 
@@ -14,6 +14,9 @@ test: .venv/bin/mountd
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/pytest
+
+bench: .venv/bin/mountd
+	.venv/bin/python tests/bench/bench.py
 
 # The install is editable; its byte code is made here, because an environment may forbid Python to.
 .venv/bin/mountd: pyproject.toml

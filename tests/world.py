@@ -1,10 +1,13 @@
 """A small machine to try mountd on: sources, a manifest, the command as its user runs it."""
 
+import ctypes
 import json
 import os
+import struct
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +19,19 @@ def run(*words: str, check: bool = True) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0 or not check, f"{words}: {done.stderr}"
     return done.stdout
+
+
+@contextmanager
+def running(*words: str, cwd: str | Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A process that has printed a line, and that ends, at the latest here, with its stdin."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, cwd=cwd) as process:
+        assert process.stdin and process.stdout
+        try:
+            assert process.stdout.readline(), f"{words} didn't start"
+            yield process
+        finally:
+            process.stdin.close()
 
 
 class Result(NamedTuple):
@@ -126,12 +142,17 @@ class World:
         return result
 
     def mounts(self) -> list[Mount]:
-        """The mounts below this world, as mountinfo has them."""
+        """The mounts below this world, as mountinfo has them; not what the world's own covers."""
+        lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        parents = {words[0]: words[1] for words in lines}
+        ours = [words[0] for words in lines if words[4] == self.path][-1]
         found = []
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            words = line.split()
-            point = words[4].encode().decode("unicode_escape")
-            if point.startswith(f"{self.path}/"):
+        for words in lines:
+            above = words[0]
+            while above != ours and above in parents:
+                above = parents[above]
+            if above == ours != words[0]:
+                point = words[4].encode().decode("unicode_escape")
                 is_shared = any(word.startswith("shared:") for word in words[6:8])
                 mount = Mount(words[0], point, words[3], set(words[5].split(",")), is_shared)
                 found.append(mount)
@@ -149,6 +170,34 @@ def owner(path: str | Path) -> tuple[int, int]:
     return found.st_uid, found.st_gid
 
 
+def mount_id(path: str | Path) -> int:
+    """The unique id of the mount that a path lies on, as the record has it (statx(2))."""
+    found = ctypes.create_string_buffer(256)
+    assert ctypes.CDLL(None).statx(-100, os.fsencode(path), 0, 0x4000, found) == 0, path
+    unique: int = struct.unpack_from("=Q", found, 0x90)[0]
+    return unique
+
+
+def record_of(world: World) -> list[dict[str, Any]]:
+    """The mounts in a world's record."""
+    document: dict[str, Any] = json.loads(Path(world.state, "record.json").read_text())
+    mounts: list[dict[str, Any]] = document["mounts"]
+    return mounts
+
+
+@contextmanager
+def acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Have this thread look at files, and make them, as this user does (setfsuid(2))."""
+    libc = ctypes.CDLL(None)
+    libc.setfsgid(ctypes.c_uint(gid))
+    libc.setfsuid(ctypes.c_uint(uid))
+    try:
+        yield
+    finally:
+        libc.setfsuid(0)
+        libc.setfsgid(0)
+
+
 def let_users_reach(*paths: str) -> None:
     """Have every user reach these, though folders above them are root's alone.
 
@@ -162,7 +211,7 @@ def let_users_reach(*paths: str) -> None:
                 run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(folder))
                 (folder / inner).mkdir()
                 subprocess.run(
-                    ["mount", "--bind", f"/proc/self/fd/{kept}", folder / inner],
+                    ["mount", "-c", "--bind", f"/proc/self/fd/{kept}", folder / inner],
                     pass_fds=[kept],
                     check=True,
                 )

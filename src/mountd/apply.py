@@ -4,7 +4,7 @@ New mounts are built many at a time: their ids enter the record in one write, th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import groupby
 from typing import Self, TypeVar
@@ -57,10 +57,10 @@ def finish_interrupted(record: Record) -> tuple[str, ...]:
     for target, ids in by_target.items():
         top = top_at(target) if len(ids) > 1 else None
         if top and top.id in ids and observe_mount(top.id).parent in ids:
-            with spot(target) as found:
+            with suppress(OSError), spot(target) as found:  # or else the plan replaces it anew
                 tree.detach(found)
-            record.remove(top.id)
-            finished.append(target)
+                record.remove(top.id)
+                finished.append(target)
     return tuple(finished)
 
 
@@ -127,10 +127,10 @@ class _Run:
         assert action.mount and action.old
         built = self._build(action)
         try:
-            with built.fd:
-                self._record.write()
-                with spot(action.target) as found:
-                    tree.replace(built, found, action.old.id)
+            with built.fd, spot(action.target) as found:
+                if fault := self._write():
+                    raise VolumeError(fault)
+                tree.replace(built, found, action.old.id)
         finally:
             self._forget_unless_mounted(built.id)
             self._forget_unless_mounted(action.old.id)
@@ -139,6 +139,7 @@ class _Run:
         assert action.mount and action.old
         with spot(action.target) as found:
             tree.adjust(found, action.old.id, action.mount.flags)
+        self._record.add(record_entry(action.mount, action.old.id, self._manifest))
 
     def _unmount(self, action: Action) -> None:
         assert action.old
@@ -163,10 +164,11 @@ class _Run:
     def _namespace(self, wanted: DesiredMount) -> Fd | None:
         if wanted.inherited or wanted.idmap is None:
             return None
-        if wanted.idmap not in self._namespaces:
-            namespace = make_user_namespace(wanted.idmap)
-            self._namespaces[wanted.idmap] = self._held.enter_context(namespace)
-        return self._namespaces[wanted.idmap]
+        namespace = self._namespaces.get(wanted.idmap)
+        if namespace is None:
+            namespace = self._held.enter_context(make_user_namespace(wanted.idmap))
+            self._namespaces[wanted.idmap] = namespace
+        return namespace
 
     def _forget_unless_mounted(self, mount: int) -> None:
         if not is_mounted(mount):

@@ -1,5 +1,7 @@
 """One pass: manifest → desired → observed → plan → apply → report."""
 
+import fcntl
+import os
 import resource
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -43,7 +45,6 @@ def reconcile(
 
     Raises ManifestError, LockedError or StateError; then nothing was changed.
     """
-    _raise_descriptor_limit()
     manifest = _load(settings, is_acting=True)
     with locked_record(settings.state_dir, settings.wait) as record:
         if record.has_waited:  # while the other pass ran, the manifest may have been edited
@@ -60,7 +61,6 @@ def reconcile(
 
 def preview(settings: Settings) -> Pass:
     """What `reconcile` would do. It needs no privilege, takes no lock and writes nothing."""
-    _raise_descriptor_limit()
     manifest = _load(settings, is_acting=False)
     record = read_record(settings.state_dir)
     with Resolver(_reserved(settings), is_acting=False) as resolver:
@@ -102,13 +102,22 @@ def _load(settings: Settings, *, is_acting: bool) -> Manifest:
 
 
 def _plan(manifest: Manifest, resolver: Resolver, record: Record) -> tuple[list[Action], Observed]:
+    _make_room_for_descriptors(len(manifest.volumes))
     desired = resolver.resolve(manifest.volumes)
     observed = observe(each.target for each in desired)
     return plan(desired, observed, record.managed.values(), manifest.file), observed
 
 
 def _reserved(settings: Settings) -> dict[str, str]:
-    return {settings.manifest: "the manifest", settings.state_dir: "the state directory"}
+    """What no target may cover: what mountd lives on, wherever links lead to it."""
+    return {
+        path: what
+        for named, what in (
+            (settings.manifest, "the manifest"),
+            (settings.state_dir, "the state directory"),
+        )
+        for path in (named, os.path.realpath(named))
+    }
 
 
 def _each(
@@ -121,7 +130,13 @@ def _each(
     return tuple(done)
 
 
-def _raise_descriptor_limit() -> None:
-    """A source is held open for each volume; the usual soft limit is 1,024."""
+def _make_room_for_descriptors(volumes: int) -> None:
+    """A source is held open for each volume, and the usual soft limit is 1,024.
+
+    The kernel's table of them grows here at once: in a process with threads each growth waits for an
+    RCU grace period (fs/file.c), which at 1,000 volumes were half of the pass.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    highest = min(2 * volumes + 64, hard - 1)
+    os.close(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, highest))

@@ -9,11 +9,11 @@ import json
 import os
 import stat
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from mountd.core.idmapping import Extent, Idmapping
+from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
 from mountd.core.model import Ids, Managed
 from mountd.kernel.paths import open_path, spot
 from mountd.kernel.syscalls import Fd
@@ -21,6 +21,7 @@ from mountd.kernel.syscalls import Fd
 _FORMAT = 1
 _MOST_BYTES = 64 << 20
 _ROOT = 0
+_encode = json.JSONEncoder().encode
 
 
 class StateError(Exception):
@@ -112,7 +113,7 @@ class Record:
     def _text(self) -> str:
         for mount, managed in self.managed.items():
             if mount not in self._lines:
-                self._lines[mount] = json.dumps(_to_json(managed))
+                self._lines[mount] = _encode(_to_json(managed))
         boot, namespace = _here()
         head = json.dumps({"version": _FORMAT, "boot": boot, "namespace": namespace})
         mounts = ",\n".join(self._lines.values())
@@ -227,19 +228,25 @@ def _here() -> tuple[str, str]:
 
 
 def _to_json(managed: Managed) -> dict[str, Any]:
-    idmap = managed.idmap and managed.idmap._asdict()
-    return {**managed._asdict(), "idmap": idmap}
+    idmap = managed.idmap
+    return {
+        **managed._asdict(),
+        "idmap": idmap and [kernel_text(idmap.uids).decode(), kernel_text(idmap.gids).decode()],
+    }
 
 
 def _from_json(each: dict[str, Any]) -> Managed:
-    idmap = each["idmap"] and Idmapping(
-        _extents(each["idmap"]["uids"]), _extents(each["idmap"]["gids"])
-    )
+    idmap = each["idmap"] and Idmapping(*(_extents(text) for text in each["idmap"]))
     return Managed(
-        int(each["id"]), str(each["volume"]), str(each["source"]), str(each["target"]),
-        str(each["manifest"]), Ids(*each["owner"]), idmap or None,
-    )  # fmt: skip
+        int(each["id"]),
+        str(each["volume"]),
+        str(each["source"]),
+        str(each["target"]),
+        str(each["manifest"]),
+        Ids(*map(int, each["owner"])),
+        idmap or None,
+    )
 
 
-def _extents(rows: Iterable[Iterable[int]]) -> tuple[Extent, ...]:
-    return tuple(Extent(*map(int, row)) for row in rows)
+def _extents(text: str) -> Extents:
+    return parsed_text(text.encode().splitlines())

@@ -25,8 +25,14 @@ from mountd.core.model import (
 )
 from mountd.core.targets import why_forbidden
 from mountd.kernel.observe import observe_mount
-from mountd.kernel.paths import UnsafeLinkError, kind_in_words, open_path, spot
-from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, Stat, statx
+from mountd.kernel.paths import (
+    UnsafeLinkError,
+    is_plain_folder,
+    kind_in_words,
+    open_path,
+    spot,
+)
+from mountd.kernel.syscalls import Fd, Stat, statx
 
 PATIENCE = 3.0
 """Seconds for a volume's source and target to answer; a dead FUSE or network server never does."""
@@ -42,6 +48,7 @@ class Resolver:
         self._reserved = reserved
         self._is_acting = is_acting
         self._accounts: dict[str, Accounts] = {}
+        self._users: dict[tuple[str, str], User] = {}
         self._mounts: dict[int, ObservedMount] = {}
         self._held = ExitStack()
         self._awaited: list[_Answer | BaseException] | None = None
@@ -181,7 +188,10 @@ class Resolver:
     def _user(self, volume: Volume) -> User | None:
         if volume.user is None:
             return None
-        return self._accounts_of(volume.accounts).resolve_user(volume.user)
+        key = volume.accounts, volume.user
+        if key not in self._users:
+            self._users[key] = self._accounts_of(volume.accounts).resolve_user(volume.user)
+        return self._users[key]
 
     def _accounts_of(self, root: str) -> Accounts:
         if root not in self._accounts:
@@ -195,18 +205,17 @@ class Resolver:
 
     def _target(self, volume: Volume, kind: Kind) -> tuple[str, bool]:
         """The target's path without links, and whether it has to be made."""
+        if kind == "folder" and is_plain_folder(volume.target):
+            return volume.target, False  # what the manifest's own rules let pass
         try:
             with spot(volume.target) as found:
                 path = found.whole_path
                 if why := why_forbidden(path, self._reserved):
                     raise VolumeError(faults.forbidden_target(path, why))
-                if len(found.names) == 1:
-                    there = statx(found.folder, found.name, flags=AT_STATX_DONT_SYNC)
-                    if stat.S_ISDIR(there.mode) != (kind == "folder"):
+                if found.there:
+                    if stat.S_ISDIR(found.there.mode) != (kind == "folder"):
                         raise VolumeError(faults.wrong_target_kind(path, kind))
                     return path, False
-        except FileNotFoundError:
-            pass
         except NotADirectoryError as error:
             raise VolumeError(faults.no_folder(volume.target)) from error
         if not volume.create:
@@ -239,7 +248,7 @@ def _kind(found: Stat, path: str) -> Kind:
 
 def _notes(idmap: Idmapping | None, owner: Ids, user: User | None) -> tuple[str, ...]:
     notes = []
-    if idmap and not (is_whole(idmap.uids) and is_whole(idmap.gids)):
+    if idmap and not user and not (is_whole(idmap.uids) and is_whole(idmap.gids)):
         notes.append("ids that the extents leave out are seen as 65534 and can't be written")
     if user and user.gid is None:
         notes.append(f"uid {user.uid} has no account, so gids stay as they are")

@@ -6,6 +6,7 @@ An extent maps `count` ids from `stored` on (on the source's filesystem) to as m
 """
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 ID_COUNT = 4294967295
@@ -45,6 +46,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
+@lru_cache(1024)  # volumes of one owner and one user ask for the same
 def swap(one: int, other: int) -> Extents:
     """Exchange two ids and leave every other id as it is: at most five extents.
 
@@ -94,6 +96,7 @@ def is_whole(extents: Extents) -> bool:
     return sum(extent.count for extent in extents) == ID_COUNT
 
 
+@lru_cache(1024)
 def kernel_text(extents: Extents) -> bytes:
     """The extents as they are written to uid_map or gid_map, in one write."""
     return b"".join(b"%d %d %d\n" % extent for extent in extents)

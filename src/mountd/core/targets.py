@@ -33,7 +33,7 @@ def why_forbidden(target: str, reserved: dict[str, str]) -> str | None:
     if target.startswith(_KERNEL):
         return f"below {target[: target.index('/', 1)]}, which is the kernel's"
     for path, what in reserved.items():
-        if target == path or path.startswith(f"{target}/"):
+        if path.startswith(target) and path[len(target) :][:1] in ("", "/"):
             return what if target == path else f"above {what}"
     return None
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 from mountd.kernel.observe import observe_mount
-from mountd.kernel.syscalls import listmount, mount_id_at, statmount
+from mountd.kernel.syscalls import listmount, reusable_mount_id, statmount
 
 
 def holders_of(mount: int) -> list[str]:
@@ -54,6 +54,6 @@ def _paths(process: str) -> Iterator[str]:
 
 def _lies_on(path: str, mounts: set[int]) -> bool:
     try:
-        return mount_id_at(path) in mounts
+        return reusable_mount_id(path) in mounts
     except OSError:
         return False  # a kernel thread's exe, a descriptor closed meanwhile

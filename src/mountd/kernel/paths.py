@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from errno import EINVAL, ELOOP, ENOENT
-from typing import NamedTuple
+from typing import Self
 
 from mountd.core.model import Kind
 from mountd.kernel.syscalls import (
@@ -38,15 +38,26 @@ class NotAFileError(OSError):
     """Something else than a regular file; `strerror` is what, in words."""
 
 
-class Spot(NamedTuple):
+class Spot:
     """Where a path leads: down `names` from an open folder whose own path, `path`, has no links.
 
-    One name where the folder above the path's end exists; more, where folders are missing.
+    One name where the folder above the path's end exists; more, where folders are missing. `there`
+    is what the path leads to, or None. The folder is closed at the end of the `with`.
     """
 
-    folder: Fd
-    path: str
-    names: tuple[str, ...]
+    __slots__ = ("folder", "names", "path", "there")
+
+    def __init__(self, folder: Fd, path: str, names: tuple[str, ...], there: Stat | None) -> None:
+        self.folder = folder
+        self.path = path
+        self.names = names
+        self.there = there
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.close()
 
     @property
     def name(self) -> str:
@@ -59,8 +70,7 @@ class Spot(NamedTuple):
         return "/".join((self.path.rstrip("/"), *self.names))
 
 
-@contextmanager
-def spot(path: str) -> Iterator[Spot]:
+def spot(path: str) -> Spot:
     """Find an absolute, normalised path's end, which need not exist, and keep its folder open.
 
     Raises UnsafeLinkError, or OSError as openat2(2) does.
@@ -72,39 +82,36 @@ def spot(path: str) -> Iterator[Spot]:
         if error.errno not in (ELOOP, ENOENT):
             raise
     else:
-        with folder:
-            if not stat.S_ISLNK(_mode(folder, name)):
-                yield Spot(folder, above or "/", (name,))
-                return
+        there = _stat(folder, name)
+        if not there or not stat.S_ISLNK(there.mode):
+            return Spot(folder, above or "/", (name,), there)
+        folder.close()
     walk = _Walk(path)
-    with walk.folder:
-        yield Spot(walk.folder, walk.path, walk.rest)
+    there = _stat(walk.folder, walk.rest[0]) if len(walk.rest) == 1 else None
+    return Spot(walk.folder, walk.path, walk.rest, there)
 
 
-@contextmanager
-def made(path: str, kind: Kind) -> Iterator[Spot]:
+def made(path: str, kind: Kind) -> Spot:
     """Find a path's end, and make it and the folders above it where they are missing.
 
     Each is 0755 (our umask permitting) and belongs to whom the nearest existing folder belongs to,
     for it is made as that user: nothing has to be given away by name afterwards.
     """
-    with spot(path) as found:
-        if len(found.names) == 1 and _mode(found.folder, found.name):
-            yield found
-            return
-        with ExitStack() as held, _acting_as(statx(found.folder)):
-            folder = found.folder
-            for name in found.names[:-1]:
-                os.mkdir(name, 0o755, dir_fd=folder.number)
-                flags = os.O_PATH | os.O_DIRECTORY
-                folder = held.enter_context(openat2(folder, name, flags, RESOLVE_NO_SYMLINKS))
-            if kind == "folder":
-                os.mkdir(found.name, 0o755, dir_fd=folder.number)
-            else:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                os.close(os.open(found.name, flags, 0o755, dir_fd=folder.number))
-    with spot(path) as found:
-        yield found
+    found = spot(path)
+    if found.there:
+        return found
+    with found, ExitStack() as held, _acting_as(statx(found.folder)):
+        folder = found.folder
+        for name in found.names[:-1]:
+            os.mkdir(name, 0o755, dir_fd=folder.number)
+            flags = os.O_PATH | os.O_DIRECTORY
+            folder = held.enter_context(openat2(folder, name, flags, RESOLVE_NO_SYMLINKS))
+        if kind == "folder":
+            os.mkdir(found.name, 0o755, dir_fd=folder.number)
+        else:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(found.name, flags, 0o755, dir_fd=folder.number))
+    return spot(path)
 
 
 @contextmanager
@@ -131,6 +138,15 @@ def open_path(path: str) -> tuple[Fd, str]:
             raise FileNotFoundError(ENOENT, f"openat2: {os.strerror(ENOENT)} ({found.whole_path})")
         end = openat2(found.folder, found.name or ".", os.O_PATH, RESOLVE_NO_SYMLINKS)
         return end, found.whole_path
+
+
+def is_plain_folder(path: str) -> bool:
+    """Whether a path leads to a folder, through no link: the common case, for a third of `spot`."""
+    try:
+        openat2(None, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS).close()
+    except OSError:
+        return False
+    return True
 
 
 def open_trusted(path: str) -> tuple[Fd, list[str]]:
@@ -181,12 +197,12 @@ def _is_on_read_only_mount(folder: Fd) -> bool:
     return bool(os.fstatvfs(folder.number).f_flag & os.ST_RDONLY)
 
 
-def _mode(folder: Fd, name: str) -> int:
-    """The st_mode of an entry, 0 where there is none."""
+def _stat(folder: Fd, name: str) -> Stat | None:
+    """What statx(2) tells of an entry, None where there is none; no server is waited for."""
     try:
-        return statx(folder, name, flags=AT_STATX_DONT_SYNC).mode
+        return statx(folder, name, flags=AT_STATX_DONT_SYNC)
     except FileNotFoundError:
-        return 0
+        return None
 
 
 def open_in_root(root: Fd, path: str) -> Fd:

@@ -177,44 +177,46 @@ _OPEN_HOW = Struct("=3Q")
 
 
 class Stat(NamedTuple):
-    """What statx(2) tells of a file, and of the mount through which it was reached."""
+    """What statx(2) tells of a file, and of the mount through which it was reached.
 
-    mode: int
+    `device` is equal where st_dev is; `mount` is the unique mount id.
+    """
+
+    attributes: int
     uid: int
     gid: int
-    device: int
+    mode: int
     inode: int
+    device: int
     mount: int
-    """The unique mount id, or the reusable one where that was asked for."""
-    is_mount_root: bool
+
+    @property
+    def is_mount_root(self) -> bool:
+        """Whether it is where its mount begins."""
+        return bool(self.attributes & STATX_ATTR_MOUNT_ROOT)
 
 
-def statx(
-    folder: Fd | None, path: str = "", *, flags: int = 0, mount_id: int = STATX_MNT_ID_UNIQUE
-) -> Stat:
+def statx(folder: Fd | None, path: str = "", *, flags: int = 0) -> Stat:
     """Stat `path` in `folder`, `folder` itself, or an absolute path; a final link isn't followed.
 
     AT_STATX_DONT_SYNC never waits for a server, but may answer 0:0 for an owner not yet asked for.
     """
+    buffer = _STATX_BUFFER()
     number = folder.number if folder else AT_FDCWD
     flags |= AT_SYMLINK_NOFOLLOW if path else AT_EMPTY_PATH
-    return _stat(number, os.fsencode(path), flags, STATX_TYPE_MODE_UID_GID_INO | mount_id)
+    _statx(number, os.fsencode(path), flags, _STATX_MASK, buffer)
+    return Stat._make(_STATX.unpack_from(buffer))
 
 
-def mount_id_at(path: str) -> int:
-    """The reusable id (as in mountinfo) of the mount where a path ends, magic links followed."""
-    return _stat(AT_FDCWD, os.fsencode(path), 0, STATX_MNT_ID).mount
-
-
-def _stat(folder: int, path: bytes, flags: int, mask: int) -> Stat:
+def reusable_mount_id(path: str) -> int:
+    """The id that mountinfo gives the mount where a path ends, magic links followed."""
     buffer = _STATX_BUFFER()
-    _statx(folder, path, flags, mask, buffer)
-    attributes, uid, gid, mode, inode, major, minor, mount = _STATX.unpack_from(buffer)
-    is_root = bool(attributes & STATX_ATTR_MOUNT_ROOT)
-    return Stat(mode, uid, gid, os.makedev(major, minor), inode, mount, is_root)
+    _statx(AT_FDCWD, os.fsencode(path), 0, STATX_MNT_ID, buffer)
+    return Stat._make(_STATX.unpack_from(buffer)).mount
 
 
-_STATX = Struct("=8xQ4xIIH2xQ96xIIQ")
+_STATX = Struct("=8xQ4xIIH2xQ96xQQ")
+_STATX_MASK = STATX_TYPE_MODE_UID_GID_INO | STATX_MNT_ID_UNIQUE
 _STATX_BUFFER = ctypes.c_char * 256
 
 

@@ -11,7 +11,7 @@ from mountd.core import faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import DesiredMount, Flags, Ids
 from mountd.kernel.holders import holders_of
-from mountd.kernel.observe import ATIMES, observe_mount, top_at
+from mountd.kernel.observe import ATIMES, observe_mount
 from mountd.kernel.paths import Spot
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
@@ -84,9 +84,8 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
 
 def attach(tree: Tree, spot: Spot) -> None:
     """Mount it where nothing is mounted, and see that it is what the path now shows."""
-    there = statx(spot.folder, spot.name, flags=AT_STATX_DONT_SYNC)
-    if there.is_mount_root:  # since the look: it would be buried
-        fs_type = observe_mount(there.mount).fs_type
+    if spot.there and spot.there.is_mount_root:  # it came after the plan, and would be buried
+        fs_type = observe_mount(spot.there.mount).fs_type
         raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, covers=False))
     _move(tree, spot, beneath=False)
     try:
@@ -165,8 +164,11 @@ def _expect(mount: int, spot: Spot) -> None:
 
 def _see(tree: Tree, spot: Spot) -> None:
     """The path must lead to the new mount: a folder above may have been renamed meanwhile."""
-    top = top_at(spot.whole_path)
-    if not top or top.id != tree.id:
+    try:
+        found = statx(None, spot.whole_path, flags=AT_STATX_DONT_SYNC)
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
+    if not found or found.mount != tree.id:
         raise VolumeError(faults.moved_meanwhile(spot.whole_path))
 
 

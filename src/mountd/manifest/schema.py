@@ -27,6 +27,8 @@ def _refuse(message: str, extents: tuple[Refusal, ...] = ()) -> NoReturn:
 
 def normalised_path(path: str) -> str:
     """The path without a trailing `/`, `//` and `.`, so that equal paths compare equal."""
+    if "//" not in path and "/." not in path and not path.endswith("/"):
+        return path
     return "/" + "/".join(name for name in path.split("/") if name not in ("", "."))
 
 
