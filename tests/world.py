@@ -67,7 +67,7 @@ class Mount(NamedTuple):
 
 
 class World:
-    """A folder, in which everything is, and mountd run on a manifest and a state directory there."""
+    """A folder with everything in it, and mountd run on a manifest and a state directory there."""
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -13,7 +13,14 @@ from mountd.core import faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import ID_COUNT
 from mountd.core.model import User
-from mountd.kernel.paths import NotAFileError, kind_in_words, open_in_root, open_path, open_trusted
+from mountd.kernel.paths import (
+    NotAFileError,
+    UnsafeLinkError,
+    kind_in_words,
+    open_in_root,
+    open_path,
+    open_trusted,
+)
 from mountd.kernel.syscalls import Fd
 
 _MOST_BYTES = 16 << 20
@@ -25,6 +32,8 @@ class Accounts:
     def __init__(self, root: str, *, is_acting: bool) -> None:
         """`is_acting`: files of `/` that others than root could write are refused."""
         self.root = root
+        self.warnings: list[str] = []
+        """Who but root could have written these files, where that is a warning only."""
         self._is_acting = is_acting
         self._passwd: _Passwd | None = None
         self._groups: dict[bytes, int] | None = None
@@ -36,14 +45,14 @@ class Accounts:
         """
         name, _, group = spec.partition(":")
         if _is_number(name):
-            uid = int(name)
+            uid = _number(name)
             gid = None if group else self.passwd.group_of.get(uid)
         elif name.encode() in self.passwd.by_name:
             uid, gid = self.passwd.by_name[name.encode()]
         else:
             raise VolumeError(faults.no_user(name, self._path("passwd")))
         if group:
-            gid = int(group) if _is_number(group) else self.groups.get(group.encode())
+            gid = _number(group) if _is_number(group) else self.groups.get(group.encode())
             if gid is None:
                 raise VolumeError(faults.no_group(group, self._path("group")))
         return User(uid, gid)
@@ -84,9 +93,14 @@ class Accounts:
             with file:
                 if distrusts and self._is_acting:
                     raise VolumeError(faults.unsafe_file(distrusts[0]))
+                self.warnings += [f"{each}: a pass by root refuses that" for each in distrusts]
                 return _content(file, path)
         except FileNotFoundError:
             return b""
+        except UnsafeLinkError:
+            raise
+        except NotAFileError as error:
+            raise VolumeError(faults.not_a_file(path, error.strerror or "")) from error
         except OSError as error:
             raise VolumeError(faults.from_kernel(error, f"read {path}")) from error
 
@@ -105,7 +119,8 @@ def _rows(content: bytes, *, numbers: tuple[int, ...]) -> Iterator[list[bytes]]:
     """The well-formed lines, split: a name, and ids in the columns `numbers`."""
     for line in content.split(b"\n"):
         row = line.split(b":")
-        if len(row) > numbers[-1] and row[0] and all(_is_id(row[column]) for column in numbers):
+        is_named = row[0][:1] not in (b"", b"#")
+        if is_named and len(row) > numbers[-1] and all(_is_id(row[column]) for column in numbers):
             yield row
 
 
@@ -117,10 +132,14 @@ def _is_number(word: str) -> bool:
     return word.isascii() and word.isdigit()
 
 
+def _number(digits: str) -> int:
+    return int(digits.lstrip("0") or "0")  # Python refuses 4,300 digits, zeros or not
+
+
 def _content(file: Fd, path: str) -> bytes:
     mode = os.fstat(file.number).st_mode
     if not stat.S_ISREG(mode):
-        raise NotAFileError(EINVAL, f"{path} is {kind_in_words(mode)}", path)
+        raise NotAFileError(EINVAL, kind_in_words(mode), path)
     with open(file.number, "rb", closefd=False) as stream:
         content = stream.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:

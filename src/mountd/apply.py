@@ -72,6 +72,8 @@ class _Run:
         self._record = record
         self._manifest = manifest
         self._namespaces: dict[Idmapping, Fd] = {}
+        self._failed: set[str] = set()
+        """Volumes that could not be mounted: what they have elsewhere stays."""
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
@@ -106,6 +108,8 @@ class _Run:
                     fault = fault or _attempt(action, partial(self._attach, built=result))
                 if fault:
                     self._forget_unless_mounted(result.id)
+            if fault:
+                self._failed.add(action.volume)
             yield _stopped(action, fault) if fault else Outcome(action, "mounted")
 
     def carry_out(self, action: Action) -> Outcome:
@@ -115,11 +119,14 @@ class _Run:
                 fault = _attempt(action, self._replace)
             case "adjust":
                 fault = _attempt(action, self._adjust)
+            case "unmount" if action.volume in self._failed:
+                fault = faults.not_moved(action.volume, action.target)
             case "unmount":
                 fault = _attempt(action, self._unmount)
             case _:
                 return _left(action)
         if fault:
+            self._failed.add(action.volume)
             return _stopped(action, fault)
         return Outcome(action, "unmounted" if action.verb == "unmount" else "mounted")
 

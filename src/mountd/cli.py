@@ -17,7 +17,8 @@ _COMMANDS = {
 }
 _EXITS = """exit status:
   0 done, or nothing to do
-  1 a required volume failed, is in conflict or pending; status: isn't mounted, or has drifted
+  1 a required volume failed, is in conflict or is pending;
+    status: isn't mounted, or has drifted
   2 with --dry-run --detailed-exitcode: there are changes to make
   64 the command line is wrong   75 another pass runs
   77 not privileged              78 the manifest is missing or wrong"""
@@ -27,21 +28,44 @@ def main() -> int:
     """Run the command that the arguments name."""
     gc.disable()  # a command ends before there is garbage to speak of
     os.umask(0o022)  # what `create` makes is 0755, whatever we were started with
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    arguments = _parsed(sys.argv[1:])
+    _open_streams()
     try:
+        arguments = _parsed(sys.argv[1:])
         # slow to import: --help and a wrong option don't wait for it
         from mountd.commands import run  # noqa: PLC0415
 
         return run(arguments)
+    except _UsageError as error:
+        sys.stderr.write(f"mountd: {error}\nhint: `mountd --help` lists commands and options\n")
+        if "--json" in sys.argv:
+            from mountd.commands import show_usage_error  # noqa: PLC0415
+
+            show_usage_error(str(error))
+        return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
+def _open_streams() -> None:
+    """Have descriptors 0 to 2, for no mount must get their numbers; print whatever comes."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+class _UsageError(Exception):
+    pass
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"mountd: {message}\nhint: `mountd --help` lists commands and options\n")
+        raise _UsageError(message.replace("ignored explicit argument", "takes no value, so not"))
 
 
 def _parsed(words: list[str]) -> argparse.Namespace:
@@ -62,7 +86,7 @@ def _parsed(words: list[str]) -> argparse.Namespace:
     if command != "unmount" and (volumes or arguments.all):
         parser.error(f"`mountd {command}` takes no volumes")
     if command == "unmount" and bool(volumes) == arguments.all:
-        parser.error("name the volumes to unmount, or give --all")
+        parser.error("name the volumes to unmount, or give --all, and not both")
     return arguments
 
 
@@ -89,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--wait", metavar="SECONDS", type=_seconds, default=10.0,
         help="how long to wait for another pass (10)")  # fmt: skip
     add("--json", action="store_true", help="one JSON document on stdout, nothing else there")
-    add("-v", "--verbose", action="store_true", help="show what is kept, too")
+    add(
+        "-v", "--verbose", action="store_true", help="list what is kept, also when nothing is to do"
+    )
     add("-q", "--quiet", action="store_true", help="say only what went wrong")
     add("--version", action=_Version, nargs=0, help="print the version")
     add("-h", "--help", action="help", help="print this")
@@ -100,7 +126,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version  # noqa: PLC0415 - 20 ms
 
-        parser.exit(OK, f"mountd {version('mountd')}\n")
+        sys.stdout.write(f"mountd {version('mountd')}\n")
+        parser.exit(OK)
 
 
 def _path(text: str) -> str:

@@ -5,13 +5,15 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from errno import ENOSYS
 
 from mountd.core.model import Action
+from mountd.core.printable import printable
 from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
-from mountd.journal import ERROR, Journal
+from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
 from mountd.manifest.problem import ManifestError, Problem
-from mountd.reconcile import Pass, Settings, preview, reconcile, unmount
+from mountd.reconcile import Pass, Settings, UnknownVolumeError, preview, reconcile, unmount
 from mountd.record import LockedError, StateError
 from mountd.report import (
     Page,
@@ -32,6 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     return _Command(arguments).run()
 
 
+def show_usage_error(message: str) -> None:
+    """The JSON document of a run that did not begin, for the command line was wrong."""
+    nothing = Pass((), (), is_dry=True)
+    document = to_document("", nothing, errors=[_problem(message)])
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
 class _Command:
     """One run: its arguments, and where its words go."""
 
@@ -41,24 +50,32 @@ class _Command:
         self._pass_id = os.urandom(16).hex()
         self._journal = Journal(self._pass_id, quiet=arguments.quiet)
         self._page = Page.of_terminal() if sys.stdout.isatty() else Page()
+        self._is_acting = arguments.command == "unmount" or (
+            arguments.command == "reconcile" and not arguments.dry_run
+        )
+        self._lost_stdout: str | None = None
 
     def run(self) -> int:
         """Do it. What stops it as a whole is said in a sentence."""
-        arguments = self._arguments
-        is_acting = arguments.command == "unmount" or (
-            arguments.command == "reconcile" and not arguments.dry_run
-        )
-        if is_acting and not _is_privileged():
-            message = f"`mountd {arguments.command}` needs CAP_SYS_ADMIN"
+        status = self._run()
+        if self._lost_stdout:
+            problem = _problem(f"stdout can't be written: {self._lost_stdout}")
+            self._journal.tell(str(problem), "pass-failed", ERROR)
+        return status or (FAILED if self._lost_stdout else OK)
+
+    def _run(self) -> int:
+        command = self._arguments.command
+        if self._is_acting and not _is_privileged():
             hint = "run it as root; `mountd reconcile --dry-run` is for anyone"
-            return self._stopped(UNPRIVILEGED, [_problem(message, hint)])
+            problem = _problem(f"`mountd {command}` needs CAP_SYS_ADMIN", hint)
+            return self._stopped(UNPRIVILEGED, [problem])
         try:
             return {
                 "reconcile": self._reconcile,
                 "status": self._status,
                 "check": self._check,
                 "unmount": self._unmount,
-            }[arguments.command]()
+            }[command]()
         except ManifestError as error:
             return self._stopped(BAD_MANIFEST, error.problems)
         except LockedError as error:
@@ -69,16 +86,16 @@ class _Command:
             return self._stopped(FAILED, [_problem(_said(error))])
 
     def _reconcile(self) -> int:
-        if self._arguments.dry_run:
-            result = preview(self._settings)
-            self._show_plan([each.action for each in result.outcomes], is_dry=True)
-        else:
+        if self._is_acting:
             result = reconcile(self._settings, self._show_plan, self._journal.outcome)
+        else:
+            result = preview(self._settings)
+            self._show_plan([each.action for each in result.outcomes])
         self._warn(result.warnings)
         if self._arguments.json:
             self._show_document(result)
-        elif any(map(is_change, result.outcomes)) or any(each.fault for each in result.outcomes):
-            self._show(render_summary(result))
+        elif any(is_change(each) or each.fault for each in result.outcomes):
+            self._show_summary(result)
         if any(map(is_failure, result.outcomes)):
             return FAILED
         has_changes = result.is_dry and any(map(is_change, result.outcomes))
@@ -91,6 +108,7 @@ class _Command:
             self._show_document(result, shows_found=True)
         else:
             self._show(render_status(result, self._page))
+            self._tell_faults_if_quiet(result)
         return OK if all(map(is_as_desired, result.outcomes)) else FAILED
 
     def _check(self) -> int:
@@ -101,26 +119,44 @@ class _Command:
         else:
             count = sum(each.action.verb != "unmount" for each in result.outcomes)
             volumes = f"{count} volume" if count == 1 else f"{count} volumes"
-            self._show(f"{self._settings.manifest}: ok, {volumes}\n")
+            self._journal.line(f"{self._settings.manifest}: ok, {volumes}", INFO)
         return OK
 
     def _unmount(self) -> int:
         try:
             names, on_outcome = self._arguments.volumes, self._journal.outcome
             result = unmount(self._settings, names, on_outcome)
-        except LookupError as error:
-            message = f"{self._settings.manifest} has no volume {_listed(error.args)}"
-            return self._stopped(USAGE, [_problem(message, "`mountd status` lists its volumes")])
+        except UnknownVolumeError as error:
+            unknown = ", ".join(f"`{name}`" for name in error.unknown)
+            message = f"{self._settings.manifest} has no volume {unknown}"
+            return self._stopped(USAGE, [_problem(message, _known(error))])
+        self._warn(result.warnings)
         if self._arguments.json:
             self._show_document(result)
         else:
-            self._show(render_summary(result))
+            self._show_summary(result)
         return FAILED if any(map(is_failure, result.outcomes)) else OK
 
-    def _show_plan(self, actions: list[Action], *, is_dry: bool = False) -> None:
+    def _show_plan(self, actions: list[Action]) -> None:
         if not self._arguments.json:
-            is_long = is_dry or self._arguments.verbose
-            self._show(render_plan(actions, self._page, explains=is_dry, is_long=is_long))
+            explains = not self._is_acting  # else the faults follow, as they come
+            is_long = explains or self._arguments.verbose
+            self._show(render_plan(actions, self._page, explains=explains, is_long=is_long))
+
+    def _show_summary(self, result: Pass) -> None:
+        """A dry run's is the end of the plan; else the plan is out, and this is about it."""
+        text = render_summary(result, self._page)
+        if result.is_dry:
+            self._show(text + "\n")
+            self._tell_faults_if_quiet(result)
+        else:
+            self._journal.line(text, INFO)
+
+    def _tell_faults_if_quiet(self, result: Pass) -> None:
+        if self._arguments.quiet:
+            for action, _, fault, _ in result.outcomes:
+                if fault:
+                    self._journal.line(fault_in_words(action.volume, fault), NOTICE)
 
     def _show_document(self, result: Pass, *, shows_found: bool = False) -> None:
         self._print_json(to_document(self._pass_id, result, shows_found=shows_found))
@@ -130,25 +166,27 @@ class _Command:
         for problem in problems:
             self._journal.tell(str(problem), event, ERROR)
         if self._arguments.json:
-            nothing = Pass((self._settings.manifest,), (), bool(self._arguments.dry_run))
+            nothing = Pass((self._settings.manifest,), (), not self._is_acting)
             self._print_json(to_document(self._pass_id, nothing, errors=problems))
         return status
 
     def _warn(self, warnings: Iterable[str]) -> None:
-        if not self._arguments.quiet:
-            for warning in warnings:
-                sys.stderr.write(f"warning: {warning}: a real run by root refuses that\n")
+        for warning in warnings:
+            self._journal.tell(printable(f"warning: {warning}"), "warned", WARNING)
 
     def _print_json(self, document: object) -> None:
         self._show(json.dumps(document, indent=2) + "\n", always=True)
 
     def _show(self, text: str, *, always: bool = False) -> None:
+        """Write to stdout. Where it can't be written the pass goes on, and the end tells."""
         if self._arguments.quiet and not always:
             return
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever stopped reading doesn't stop the pass
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):  # whose reader has read enough
+                self._lost_stdout = error.strerror
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -157,8 +195,12 @@ def _problem(message: str, hint: str | None = None) -> Problem:
     return Problem("mountd", None, None, message, hint)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+def _known(error: UnknownVolumeError) -> str:
+    near = get_close_matches(error.unknown[0], error.known, n=1)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    more = ", …" if len(error.known) > 10 else ""
+    return f"its volumes: {', '.join(error.known[:10])}{more}" if error.known else "it has none"
 
 
 def _said(error: OSError) -> str:

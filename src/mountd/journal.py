@@ -3,8 +3,10 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
-from mountd.core.model import Outcome, State, Verb
+from mountd.core.model import Fault, Outcome, State, Verb
+from mountd.core.printable import printable
 
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
 
@@ -17,6 +19,7 @@ MESSAGE_IDS = {
     "failed": "004c5b2b35c84f8b93cc344a7d7101c7",
     "conflict": "dcd6a2a28beb45698d7b38d342e77779",
     "manifest-refused": "640354bf5a8041b89fc247e23afd3aa6",
+    "warned": "ea3957335b86458ca74de84cfea53dfb",
     "pass-failed": "073b15ba9aee4af79e4b80a935b3c137",
 }
 """One for each kind of event (sd-id128(3)), never changed: people and catalogues filter by them."""
@@ -39,7 +42,8 @@ class Journal:
     def __init__(self, pass_id: str, *, quiet: bool = False) -> None:
         """`quiet`: on a terminal or in a pipe, say only what went wrong."""
         self._pass_id = pass_id
-        self._send = _journal_send() or _line_printer(NOTICE if quiet else INFO)
+        self._journal_send = _journal_send()
+        self._print = _line_printer(NOTICE if quiet else INFO)
 
     def outcome(self, outcome: Outcome) -> None:
         """A record for what was changed, or could not be; nothing for what was left as it is."""
@@ -55,19 +59,33 @@ class Journal:
         if fault:
             if fault.errno:
                 fields["ERRNO"] = str(fault.errno)
-            hint = f"\nhint: {fault.hint}" if fault.hint else ""
-            message = f"{fault.state}: {action.volume}: {fault.message}{hint}"
+            message = fault_in_words(action.volume, fault)
             self.tell(message, fault.state, _PRIORITIES[fault.state], fields)
         elif action.verb in DONE:
             event = DONE[action.verb]
             place = "from" if action.verb == "unmount" else "at"
-            self.tell(f"{event}: {action.volume} {place} {action.target}", event, INFO, fields)
+            message = printable(f"{event}: {action.volume} {place} {action.target}")
+            self.tell(message, event, INFO, fields)
+
+    def line(self, message: str, priority: int) -> None:
+        """A line for whoever watches; the journal has the records."""
+        if not self._journal_send:
+            self._print(message, "", priority, {})
 
     def tell(
         self, message: str, event: str, priority: int, fields: dict[str, str] | None = None
     ) -> None:
         """A record of another kind."""
-        self._send(message, event, priority, {**(fields or {}), "MOUNTD_PASS_ID": self._pass_id})
+        fields = {**(fields or {}), "MOUNTD_PASS_ID": self._pass_id}
+        (self._journal_send or self._print)(message, event, priority, fields)
+
+
+def fault_in_words(volume: str, fault: Fault) -> str:
+    """What is wrong with a volume, and on a second line what to do."""
+    lines = [f"{fault.state}: {volume}: {fault.message}"]
+    if fault.hint:
+        lines.append(f"hint: {fault.hint}")
+    return "\n".join(map(printable, lines))
 
 
 def _journal_send() -> Send | None:
@@ -96,6 +114,8 @@ def _journal_send() -> Send | None:
 def _line_printer(least: int) -> Send:
     def send(message: str, _event: str, priority: int, _fields: dict[str, str]) -> None:
         if priority <= least:
-            sys.stderr.write(f"{message}\n")
+            with suppress(OSError):  # a lost stderr is nobody's reason to stop halfway
+                sys.stderr.write(f"{message}\n")
+                sys.stderr.flush()
 
     return send

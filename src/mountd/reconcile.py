@@ -36,6 +36,15 @@ class Pass(NamedTuple):
     """Targets at which a replacement that was interrupted has been finished."""
 
 
+class UnknownVolumeError(Exception):
+    """Names that are no volumes, and those that are."""
+
+    def __init__(self, unknown: list[str], known: list[str]) -> None:
+        super().__init__(*unknown)
+        self.unknown = unknown
+        self.known = known
+
+
 def reconcile(
     settings: Settings,
     on_plan: Callable[[list[Action]], None],
@@ -49,6 +58,7 @@ def reconcile(
     with locked_record(settings.state_dir, settings.wait) as record:
         if record.has_waited:  # while the other pass ran, the manifest may have been edited
             manifest = _load(settings, is_acting=True)
+        warnings = manifest.warnings + record.warnings
         mended = finish_interrupted(record)
         with Resolver(_reserved(settings), is_acting=True) as resolver:
             actions, observed = _plan(manifest, resolver, record)
@@ -56,7 +66,7 @@ def reconcile(
             record.forget_gone(observed.mounts)
             outcomes = apply(actions, resolver.sources, record, manifest.file)
             done = _each(outcomes, on_outcome)
-    return Pass((manifest.file,), done, False, manifest.warnings, mended)
+    return Pass((manifest.file,), done, False, warnings, mended)
 
 
 def preview(settings: Settings) -> Pass:
@@ -65,8 +75,9 @@ def preview(settings: Settings) -> Pass:
     record = read_record(settings.state_dir)
     with Resolver(_reserved(settings), is_acting=False) as resolver:
         actions, _ = _plan(manifest, resolver, record)
+        warnings = manifest.warnings + resolver.warnings + record.warnings
     outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
-    return Pass((manifest.file,), outcomes, True, manifest.warnings)
+    return Pass((manifest.file,), outcomes, True, warnings)
 
 
 def unmount(
@@ -74,27 +85,29 @@ def unmount(
 ) -> Pass:
     """Take these volumes' mounts off, or all of this manifest's, by the record.
 
-    Raises LookupError with the names of what is no volume, LockedError or StateError.
+    Raises UnknownVolumeError, LockedError or StateError.
     """
     with locked_record(settings.state_dir, settings.wait) as record:
         ours = [each for each in record.managed.values() if each.manifest == settings.manifest]
         if unknown := set(names) - {each.volume for each in ours}:
-            _refuse_unknown(unknown, settings)
+            _refuse_unknown(unknown, {each.volume for each in ours}, settings)
+        warnings = record.warnings
         mended = finish_interrupted(record)
         observed = observe(())
         record.forget_gone(observed.mounts)
         chosen = [each for each in ours if each.volume in names or not names]
         actions = departures(chosen, observed)
         done = _each(apply(actions, {}, record, settings.manifest), on_outcome)
-    return Pass((settings.manifest,), done, False, (), mended)
+    return Pass((settings.manifest,), done, False, warnings, mended)
 
 
-def _refuse_unknown(names: set[str], settings: Settings) -> None:
+def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> None:
     """What isn't mounted may be unmounted; what isn't in the manifest either is a typo."""
+    known = set(recorded)
     with suppress(ManifestError):  # unmounting goes by the record, also with a broken manifest
-        names -= {volume.name for volume in _load(settings, is_acting=False).volumes}
-    if names:
-        raise LookupError(*sorted(names))
+        known |= {volume.name for volume in _load(settings, is_acting=False).volumes}
+    if names - known:
+        raise UnknownVolumeError(sorted(names - known), sorted(known))
 
 
 def _load(settings: Settings, *, is_acting: bool) -> Manifest:
@@ -109,15 +122,15 @@ def _plan(manifest: Manifest, resolver: Resolver, record: Record) -> tuple[list[
 
 
 def _reserved(settings: Settings) -> dict[str, str]:
-    """What no target may cover: what mountd lives on, wherever links lead to it."""
-    return {
-        path: what
-        for named, what in (
-            (settings.manifest, "the manifest"),
-            (settings.state_dir, "the state directory"),
-        )
-        for path in (named, os.path.realpath(named))
-    }
+    """What no target may cover, wherever links lead to it: what we live on, and a merged /usr's."""
+    reserved: dict[str, str] = {}
+    for path, what in (
+        (settings.manifest, "the manifest"),
+        (settings.state_dir, "the state directory"),
+        *((f"/{name}", f"where /{name} leads") for name in ("bin", "sbin", "lib", "lib64")),
+    ):
+        reserved |= {path: what, os.path.realpath(path): what}
+    return reserved
 
 
 def _each(
@@ -133,8 +146,8 @@ def _each(
 def _make_room_for_descriptors(volumes: int) -> None:
     """A source is held open for each volume, and the usual soft limit is 1,024.
 
-    The kernel's table of them grows here at once: in a process with threads each growth waits for an
-    RCU grace period (fs/file.c), which at 1,000 volumes were half of the pass.
+    The kernel's table of them grows here, at once: in a process with threads each growth waits for
+    an RCU grace period (fs/file.c), which at 1,000 volumes was a third of the pass.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

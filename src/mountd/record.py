@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
+from errno import ENOENT, ENOTDIR
 from typing import Any
 
 from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
@@ -62,7 +63,15 @@ class Record:
             pass
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             self.managed.clear()
-            self.damage = str(error)
+            self.damage = getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence where the file is there and can't be believed, or read."""
+        if not self.damage:
+            return ()
+        said = f"{self._path}/record.json can't be read ({self.damage})"
+        return (f"{said}: mounts of ours are known only where they are as desired",)
 
     def add(self, *entries: Managed) -> None:
         """Enter mounts; `write` makes it last."""
@@ -124,8 +133,10 @@ def read_record(state_dir: str) -> Record:
     """The record as it is, for a look that changes nothing and takes no lock."""
     try:
         folder, _ = open_path(state_dir)
-    except OSError:
-        return Record(None, state_dir)
+    except OSError as error:
+        nothing = Record(None, state_dir)
+        nothing.damage = None if error.errno in (ENOENT, ENOTDIR) else error.strerror
+        return nothing
     with folder:
         return Record(folder, state_dir)
 
@@ -143,7 +154,7 @@ def locked_record(state_dir: str, wait: float) -> Iterator[Record]:
 def _state_folder(path: str) -> Fd:
     try:
         with spot(path) as found:
-            if len(found.names) == 1:
+            if not found.there and len(found.names) == 1:
                 with suppress(FileExistsError):
                     os.mkdir(found.name, 0o755, dir_fd=found.folder.number)
             folder, _ = open_path(path)

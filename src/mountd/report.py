@@ -7,8 +7,10 @@ from shutil import get_terminal_size
 from textwrap import wrap
 from typing import Any, NamedTuple, Self
 
+from mountd.core.choice import shown_owner
 from mountd.core.idmapping import Idmapping, in_words
 from mountd.core.model import Action, DesiredMount, Outcome
+from mountd.core.printable import printable
 from mountd.journal import DONE
 from mountd.manifest.problem import Problem
 from mountd.reconcile import Pass
@@ -16,6 +18,8 @@ from mountd.reconcile import Pass
 _SIGNS = {"mount": "+", "replace": "~", "adjust": "~", "unmount": "-", "keep": " ", None: "!"}
 _COLOURS = {"+": "\x1b[32m", "~": "\x1b[33m", "-": "\x1b[31m", "!": "\x1b[35m"}
 _PLAIN = "\x1b[0m"
+_UNBROKEN = "\x00"  # stands for a space at which no line may end; printable text has none
+_NARROWEST = 40
 
 
 class Page(NamedTuple):
@@ -28,7 +32,7 @@ class Page(NamedTuple):
     def of_terminal(cls) -> Self:
         """As wide as the terminal, coloured unless NO_COLOR or TERM=dumb ask for none."""
         is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        return cls(get_terminal_size().columns, not is_plain)
+        return cls(max(get_terminal_size().columns, _NARROWEST), not is_plain)
 
 
 def to_document(
@@ -119,33 +123,19 @@ def render_plan(actions: Sequence[Action], page: Page, *, explains: bool, is_lon
     head = f"mountd: {_count(volumes, 'volume')}, {doing}"
     if not actions or (not is_long and all(action.verb == "keep" for action in actions)):
         return f"{head}\n"
-    targets = max(len(action.target) for action in actions)
-    sources = max(len(action.source) for action in actions)
+    targets = max(len(printable(action.target)) for action in actions)
+    sources = max(len(printable(action.source)) for action in actions)
     lines = [head, ""]
     for action in actions:
         first, *rest = _details(action) if explains or not action.fault else [""]
-        words = [
-            f"{_word(action):9}{action.target:{targets}}",
-            f"← {action.source:{sources}}",
-            first,
-        ]
+        target, source = printable(action.target), printable(action.source)
+        verb = action.verb or action.state
+        words = [f"{verb:9}{target:{targets}}", f"← {source:{sources}}", first]
         lines += _broken(_SIGNS[action.verb], words, rest, page)
     return "\n".join([*lines, "", ""])
 
 
-def _broken(sign: str, words: list[str], rest: list[str], page: Page) -> list[str]:
-    """One line if the page is wide enough; else its last words go on lines of their own."""
-    while len("  ".join(words).rstrip()) > page.width - 4 and len(words) > 1:
-        rest = [words.pop().rstrip(), *rest]
-    if page.has_colour and sign in _COLOURS:
-        sign = f"{_COLOURS[sign]}{sign}{_PLAIN}"
-    return [
-        f"  {sign} {'  '.join(words).rstrip()}",
-        *(f"{'':13}{piece}" for each in rest if each for piece in wrap(each, page.width - 13)),
-    ]
-
-
-def render_summary(result: Pass) -> str:
+def render_summary(result: Pass, page: Page) -> str:
     """What came of it, in a sentence."""
     counts: Counter[str] = Counter()
     for each in result.outcomes:
@@ -154,48 +144,62 @@ def render_summary(result: Pass) -> str:
             counts[each.state] += 1
         elif verb in DONE:
             counts[f"to {verb}" if result.is_dry else DONE[verb]] += 1
-    text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing to do"
+    text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing"
     if result.is_dry:
-        return f"Plan: {text}. Nothing was changed (dry run).\n"
-    return f"Done: {text}.\n"
+        return "\n".join(_wrapped(f"Plan: {text}. Nothing was changed (dry run).", page.width))
+    return "\n".join(_wrapped(f"Done: {text}.", page.width))
 
 
 def render_status(result: Pass, page: Page) -> str:
     """A table: TARGET SOURCE OWNER→USER STATE, and below a line what is wrong with its volume."""
+    outcomes = _ordered(result)
     rows = [("TARGET", "SOURCE", "OWNER→USER", "STATE")]
     rows += [
-        (each.action.target, each.action.source, _owner_to_user(each.action), _state(each))
-        for each in _ordered(result)
+        (
+            printable(each.action.target),
+            printable(each.action.source),
+            _owner_to_user(each.action),
+            _state(each),
+        )
+        for each in outcomes
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    spare = page.width - sum(widths[2:]) - 6
+    spare = max(page.width - sum(widths[2:]) - 6, 2 * len("TARGET"))  # what the paths may take
     widths[0] = min(widths[0], max(spare // 2, spare - widths[1]))
     widths[1] = min(widths[1], spare - widths[0])
     lines = []
-    for row, each in zip(rows, [None, *_ordered(result)], strict=True):
+    for row, more in zip(rows, [[], *map(_state_details, outcomes)], strict=True):
         cells = [_shortened(cell, width) for cell, width in zip(row, widths, strict=True)]
-        lines.append(
-            "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
-        )
-        lines += [
-            f"  {piece}" for more in _state_details(each) for piece in wrap(more, page.width - 2)
-        ]
-    return "\n".join(line.rstrip() for line in [*lines, ""])
+        cells = [f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+        lines += [f"  {piece}" for each in more for piece in _wrapped(each, page.width - 2)]
+    return "\n".join([*lines, ""])
 
 
-def _word(action: Action) -> str:
-    return action.verb or action.state
+def _broken(sign: str, words: list[str], rest: list[str], page: Page) -> list[str]:
+    """One line if the page is wide enough; else its last words go on lines of their own."""
+    while len("  ".join(words).rstrip()) > page.width - 4 and len(words) > 1:
+        rest = [words.pop().rstrip(), *rest]
+    if page.has_colour and sign in _COLOURS:
+        sign = f"{_COLOURS[sign]}{sign}{_PLAIN}"
+    pieces = (piece for each in rest for piece in _wrapped(each, page.width - 13))
+    return [f"  {sign} {'  '.join(words).rstrip()}", *(f"{'':13}{piece}" for piece in pieces)]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of this width. People copy paths and what stands in backticks: those stay whole."""
+    words: list[str] = []
+    for index, part in enumerate(printable(text).split("`")):
+        words.append(part if index % 2 == 0 else f"`{part.replace(' ', _UNBROKEN)}`")
+    lines = wrap("".join(words), width, break_on_hyphens=False, break_long_words=False)
+    return [line.replace(_UNBROKEN, " ") for line in lines]
 
 
 def _details(action: Action) -> list[str]:
     """What there is to say of an action, the main thing first."""
     notes = [f"note: {each}" for each in action.notes]
-    if action.fault:
-        return [
-            "",
-            action.fault.message,
-            *([f"hint: {action.fault.hint}"] if action.fault.hint else []),
-        ]
+    if fault := action.fault:
+        return ["", fault.message, *([f"hint: {fault.hint}"] if fault.hint else []), *notes]
     if action.verb in ("replace", "adjust"):
         return [*(f"{each.field}: {each.found} → {each.wanted}" for each in action.drift), *notes]
     if not action.mount:
@@ -218,13 +222,11 @@ def _ids(mount: DesiredMount) -> str:
 
 
 def _owner_to_user(action: Action) -> str:
-    if action.mount:
-        if action.mount.user and action.mount.idmap:
-            user = action.mount.user
-            gid = action.mount.owner.gid if user.gid is None else user.gid
-            return f"{action.mount.owner}→{user.uid}:{gid}"
-        return str(action.mount.owner) if not action.mount.idmap else "extents"
-    return str(action.old.owner) if action.old else ""
+    """`501:20→1000:1000`: as whom the mount that there is, or else would be, shows the owner."""
+    if not (known := action.old or action.mount):
+        return ""
+    idmap = action.idmap if action.old else known.idmap
+    return f"{known.owner}→{shown_owner(known.owner, idmap)}" if idmap else str(known.owner)
 
 
 def _state(outcome: Outcome) -> str:
@@ -235,19 +237,13 @@ def _state(outcome: Outcome) -> str:
     return "drifted" if outcome.action.drift else outcome.state
 
 
-def _state_details(outcome: Outcome | None) -> list[str]:
-    if not outcome:
-        return []
+def _state_details(outcome: Outcome) -> list[str]:
     action, fault = outcome.action, outcome.fault
-    drift = [f"{each.field}: is {each.found}, not {each.wanted}" for each in action.drift]
-    told = (
-        [fault.message, f"hint: {fault.hint}"]
-        if fault and fault.hint
-        else [fault.message]
-        if fault
-        else []
-    )
-    return drift + told
+    lines = [f"{each.field}: is {each.found}, not {each.wanted}" for each in action.drift]
+    if fault:
+        lines += [fault.message, *([f"hint: {fault.hint}"] if fault.hint else [])]
+        lines += [f"note: {each}" for each in action.notes]
+    return lines
 
 
 def _shortened(text: str, width: int) -> str:

@@ -61,6 +61,11 @@ class Resolver:
     def __exit__(self, *_: object) -> None:
         self._held.close()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Who but root could have written the accounts that were looked up."""
+        return tuple(each for accounts in self._accounts.values() for each in accounts.warnings)
+
     def resolve(self, volumes: Sequence[Volume]) -> list[Desired]:
         """What each volume means now. A source that hangs costs its own volume only.
 
@@ -131,6 +136,10 @@ class Resolver:
         except UnsafeLinkError as error:
             fault = faults.unsafe_link(error.filename, error.strerror or "")
             return Unready(volume, target, fault), None
+        except PermissionError as error:
+            is_ours = self._is_acting
+            fault = faults.from_kernel(error, "look") if is_ours else faults.not_visible(error)
+            return Unready(volume, target, fault), None
         except OSError as error:
             fault = faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
             return Unready(volume, target, fault), None
@@ -149,7 +158,9 @@ class Resolver:
         stored = Ids(found.uid, found.gid)
         owner = volume.owner or stored
         is_read_only = flags.read_only or mount.is_fs_read_only
-        idmap = chosen_idmap(volume, owner, user, is_read_only=is_read_only, mode=found.mode)
+        idmap = chosen_idmap(
+            volume, owner, user, is_read_only=is_read_only, stored=stored, mode=found.mode
+        )
         if idmap and mount.idmap:
             raise VolumeError(faults.source_is_idmapped(path))
         if idmap and user:

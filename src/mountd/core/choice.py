@@ -9,12 +9,12 @@ ROOT = 0
 
 
 def chosen_idmap(
-    volume: Volume, owner: Ids, user: User | None, *, is_read_only: bool, mode: int
+    volume: Volume, owner: Ids, user: User | None, *, is_read_only: bool, stored: Ids, mode: int
 ) -> Idmapping | None:
     """The idmapping of ours that this volume's mount needs, or None where it needs none.
 
-    `owner` owns the source's root, whose st_mode is `mode`. `auto` leaves out an idmapping that
-    changes nothing, and one on a read-only volume whose root the user may read as it is.
+    `owner` is exchanged with the user; `stored` and `mode` are the source root's. `auto` leaves out
+    what would change nothing, and what a read-only volume can do without, as the user may read it.
     """
     if isinstance(volume.idmap, Idmapping):
         return volume.idmap
@@ -23,7 +23,7 @@ def chosen_idmap(
     if volume.idmap == "auto":
         if owner.uid == user.uid and user.gid in (None, owner.gid):
             return None
-        if is_read_only and _may_read(owner, user, mode):
+        if is_read_only and _may_read(stored, user, mode):
             return None
     gids = IDENTITY if user.gid is None else swap(owner.gid, user.gid)
     return Idmapping(swap(owner.uid, user.uid), gids)

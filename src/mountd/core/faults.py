@@ -47,6 +47,10 @@ def unsafe_file(why: str) -> Fault:
     return Fault("failed", "unsafe-path", why, hint)
 
 
+def not_a_file(path: str, kind: str) -> Fault:
+    return Fault("failed", "io", f"{path} is {kind}, not a file", "put a file in its place")
+
+
 def forbidden_target(path: str, why: str) -> Fault:
     return Fault(
         "failed",
@@ -194,13 +198,20 @@ def busy(target: str, holders: list[str]) -> Fault:
         "failed",
         "busy",
         f"{target} is in use" + (f" by {who}" if who else ""),
-        "stop them, or have them leave the folder and close its files; then run mountd again",
+        "have them leave the folder and close its files, then run mountd again"
+        if holders
+        else "some process has it open, or is in a namespace that has a copy: `lsof +f -- PATH`",
         _errno.EBUSY,
     )
 
 
-def busy_writers(target: str, holders: list[str]) -> Fault:
-    who = f" ({', '.join(holders[:5])})" if holders else ""
+def not_moved(volume: str, point: str) -> Fault:
+    message = f"what is mounted at {point} stays, for `{volume}` could not be mounted elsewhere"
+    return Fault("failed", "busy", message)
+
+
+def busy_writers(target: str, writers: list[str]) -> Fault:
+    who = f" ({', '.join(writers[:5])})" if writers else ""
     return Fault(
         "failed",
         "busy",
@@ -242,8 +253,7 @@ def from_kernel(error: OSError, trying: str) -> Fault:
 _HINTS = {
     _errno.EMFILE: "raise the limit on open files (`ulimit -n`, LimitNOFILE=)",
     _errno.ENFILE: "raise the sysctl fs.file-max",
-    _errno.EPERM: "run mountd as root",
-    _errno.EACCES: "run mountd as root",
+    _errno.ENOTCONN: "the server behind it is gone: unmount it, and start the server again",
 }
 
 
@@ -252,6 +262,14 @@ def unwritable_record(error: OSError) -> Fault:
     code = "limit" if error.errno == _errno.ENOSPC else _CODES.get(error.errno or 0, "io")
     hint = "nothing is mounted that can't be recorded; make room or mend the state directory"
     return Fault("failed", code, f"the record can't be written: {said}", hint, error.errno or 0)
+
+
+def not_visible(error: OSError) -> Fault:
+    said = error.strerror or str(error)
+    hint = "run it as root to see what root would do"
+    return Fault(
+        "failed", "not-privileged", f"you may not look there: {said}", hint, error.errno or 0
+    )
 
 
 def mount_limit(target: str) -> Fault:

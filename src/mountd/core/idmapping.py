@@ -120,15 +120,17 @@ def in_words(idmap: Idmapping | None) -> str:
             case [(one, other, 1), (back, again, 1)] if (one, other) == (again, back):
                 text = f"{one}↔{other}"
             case _:
-                shown = moved[:3] or extents[:3]
-                text = ",".join(f"{_run(e.stored, e.count)}→{_run(e.seen, e.count)}" for e in shown)
-                text += ",…" if len(moved or extents) > len(shown) else ""
-        parts.append(f"{word} {text}")
+                told = moved if is_whole(extents) else extents
+                text = ",".join(map(_run, told[:3])) + ",…" * (len(told) > 3)
+        parts.append(f"{word} {text}" + ("" if is_whole(extents) else " and no others"))
     return ", ".join(parts) or "each id as itself"
 
 
-def _run(first: int, count: int) -> str:
-    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+def _run(extent: Extent) -> str:
+    sides = (extent.stored, extent.seen)
+    if extent.count == 1:
+        return "→".join(map(str, sides))
+    return "→".join(f"{first}-{first + extent.count - 1}" for first in sides)
 
 
 def refusals(extents: Extents) -> list[Refusal]:
@@ -137,14 +139,14 @@ def refusals(extents: Extents) -> list[Refusal]:
     The limits are measured on Linux 6.18 and documented in user_namespaces(7).
     """
     if not extents:
-        return [Refusal((), "has no extents: leave the list out to map each id to itself")]
+        return [Refusal((), "has no extents; leave it out to map each id to itself")]
     found: list[Refusal] = []
     for index, extent in enumerate(extents):
         if extent.count == 0:
-            found.append(Refusal((index,), "`count` is 0"))
+            found.append(Refusal((index,), "has a `count` of 0"))
         for side, first in (("stored", extent.stored), ("seen", extent.seen)):
             if first + extent.count > ID_COUNT:
-                reason = f"`{side}` goes past 4294967294, the highest id there is"
+                reason = f"goes past 4294967294, the highest id, in `{side}`"
                 found.append(Refusal((index,), reason))
     found += _overlaps(extents, "stored", lambda extent: extent.stored)
     found += _overlaps(extents, "seen", lambda extent: extent.seen)
@@ -164,7 +166,7 @@ def _overlaps(extents: Extents, side: str, first: Callable[[Extent], int]) -> li
         extent = extents[index]
         if extent.count and first(extent) < end:
             here, there = sorted((furthest, index))
-            reason = f"extents {here + 1} and {there + 1} overlap in `{side}`"
+            reason = f"overlaps [{here}] in `{side}`"
             found.append(Refusal((there, here), reason))
         if first(extent) + extent.count > end:
             furthest, end = index, first(extent) + extent.count

@@ -96,7 +96,7 @@ def differences(
     """
     found: list[Drift] = []
     if (top.device, top.inode) != (wanted.device, wanted.inode):
-        found.append(Drift("source", wanted.source, mount.root))
+        found.append(Drift("source", wanted.source, f"{mount.root} of its {mount.fs_type}"))
     if tells_idmaps or known:
         idmap = mount.idmap if tells_idmaps else known.idmap if known else None
         if idmap != wanted.idmap:
@@ -170,10 +170,12 @@ def _planned(
 
 def _stopped(desired: Desired, scene: _Scene, fault: Fault) -> Action:
     volume = desired.volume
-    old = next(iter(scene.managed.get(desired.target, ())), None)
+    old = next(iter(scene.mine(desired.target)), None)
+    mount = scene.observed.mounts[old.id] if old else None
     return Action(
         volume.name, volume.source, desired.target, volume.required, None, fault.state,
-        old=old, fault=fault,
+        mount.idmap if mount else None, old=old, fault=fault,
+        notes=("what is mounted there stays",) if old else (),
     )  # fmt: skip
 
 

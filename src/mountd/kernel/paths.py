@@ -14,6 +14,7 @@ from errno import EINVAL, ELOOP, ENOENT
 from typing import Self
 
 from mountd.core.model import Kind
+from mountd.kernel.observe import observe_mount
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
     RESOLVE_IN_ROOT,
@@ -100,7 +101,8 @@ def made(path: str, kind: Kind) -> Spot:
     found = spot(path)
     if found.there:
         return found
-    with found, ExitStack() as held, _acting_as(statx(found.folder)):
+    owner = statx(found.folder)
+    with found, ExitStack() as held, _acting_as(owner, found.path):
         folder = found.folder
         for name in found.names[:-1]:
             os.mkdir(name, 0o755, dir_fd=folder.number)
@@ -115,12 +117,15 @@ def made(path: str, kind: Kind) -> Spot:
 
 
 @contextmanager
-def _acting_as(owner: Stat) -> Iterator[None]:
-    """Have this thread, and no other, make files as this owner does (setfsuid(2))."""
+def _acting_as(owner: Stat, path: str) -> Iterator[None]:
+    """Have this thread, and no other, make files as the owner of `path` does (setfsuid(2))."""
     _libc.setfsgid(owner.gid)
     _libc.setfsuid(owner.uid)
     try:
         yield
+    except PermissionError as error:
+        said = f"{path} is uid {owner.uid}'s, who may not write there"
+        raise PermissionError(error.errno, said) from error
     finally:
         _libc.setfsuid(ROOT)
         _libc.setfsgid(ROOT)
@@ -165,7 +170,7 @@ def open_trusted(path: str) -> tuple[Fd, list[str]]:
         if not stat.S_ISREG(found.mode):
             raise NotAFileError(EINVAL, kind_in_words(found.mode), path)
         file = openat2(folder, name, os.O_RDONLY | os.O_NONBLOCK, RESOLVE_NO_SYMLINKS)
-        if (writers := _writers(found)) and not _is_on_read_only_mount(folder):
+        if (writers := _writers(file, found)) and not _is_read_only(found):
             walk.distrusts.append(f"{path} can be written by {writers}")
         return file, walk.distrusts
 
@@ -184,17 +189,30 @@ _KINDS = {
 }
 
 
-def _writers(found: Stat) -> str | None:
-    """Who may write this by its mode, other than its owner and the group root."""
+def _writers(file: Fd, found: Stat) -> str | None:
+    """Who may write this, other than its owner and the group root."""
     if found.mode & stat.S_IWOTH:
         return "everyone"
-    if found.mode & stat.S_IWGRP and found.gid != ROOT:
-        return f"group {found.gid}"
+    if found.mode & stat.S_IWGRP:
+        if found.gid != ROOT:
+            return f"group {found.gid}"
+        if _has_acl(file):  # then the group's bits are the most that anyone it names is granted
+            return "those whom its ACL names"
     return None
 
 
-def _is_on_read_only_mount(folder: Fd) -> bool:
-    return bool(os.fstatvfs(folder.number).f_flag & os.ST_RDONLY)
+def _has_acl(file: Fd) -> bool:
+    try:
+        os.getxattr(f"/proc/self/fd/{file.number}", "system.posix_acl_access")
+    except OSError:
+        return False
+    return True
+
+
+def _is_read_only(found: Stat) -> bool:
+    """Whether it was reached through a read-only mount, or lies on a read-only filesystem."""
+    mount = observe_mount(found.mount)
+    return mount.flags.read_only or mount.is_fs_read_only
 
 
 def _stat(folder: Fd, name: str) -> Stat | None:
@@ -272,15 +290,14 @@ class _Walk:
     def _distrust(self, entry: Stat) -> str | None:
         """Who but root could have put this entry here, or could swap it for another."""
         folder = statx(self.folder)
-        if entry.uid != ROOT:
-            why = f"belongs to uid {entry.uid}"
-        elif folder.uid != ROOT:
-            why = f"lies in a folder of uid {folder.uid}"
-        elif (writers := _writers(folder)) and not folder.mode & stat.S_ISVTX:
-            why = f"lies in a folder that {writers} can write"
-        else:
-            return None
-        return None if _is_on_read_only_mount(self.folder) else why
+        if entry.uid != ROOT and not _is_read_only(entry):
+            return f"belongs to uid {entry.uid}"
+        if folder.uid != ROOT and not _is_read_only(folder):
+            return f"lies in a folder of uid {folder.uid}"
+        is_kept = folder.mode & stat.S_ISVTX and entry.uid == ROOT
+        if (writers := _writers(self.folder, folder)) and not is_kept and not _is_read_only(folder):
+            return f"lies in a folder that {writers} can write"
+        return None
 
     def _enter(self, name: str, path: str) -> None:
         folder = None if name.startswith("/") else self.folder

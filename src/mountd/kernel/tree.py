@@ -129,7 +129,7 @@ def adjust(spot: Spot, mount: int, flags: Flags) -> None:
         except OSError as error:
             if error.errno != EBUSY:
                 raise
-            fault = faults.busy_writers(spot.whole_path, holders_of(mount))
+            fault = faults.busy_writers(spot.whole_path, holders_of(mount, writing=True))
             raise VolumeError(fault) from error
 
 

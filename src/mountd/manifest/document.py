@@ -1,10 +1,12 @@
 """A TOML file as text and as values, which knows where each value stands in the text."""
 
+import re
 from functools import cached_property
 from typing import Any
 
 import tomli
 
+from mountd.core.printable import printable
 from mountd.manifest.positions import KeyPath, Position, Span, line_and_column, locate
 from mountd.manifest.problem import ManifestError, Problem, problem_at
 
@@ -15,7 +17,7 @@ class Document:
     def __init__(self, file: str, content: bytes) -> None:
         """Raises ManifestError where it is not UTF-8, or no TOML."""
         self.file = file
-        self.text = self._decoded(content)
+        self.text = self._decoded(content.removeprefix(b"\xef\xbb\xbf"))  # a byte order mark
         self.values = self._parsed()
 
     def problem(
@@ -55,11 +57,24 @@ class Document:
             starts = [0, *(i + 1 for i, each in enumerate(self.text) if each == "\n")]
             offset = min(starts[error.lineno - 1] + error.colno - 1, len(self.text))
             message = f"not TOML: {error.msg[:1].lower()}{error.msg[1:]}"
-        except (ValueError, RecursionError) as error:
-            # an integer or a nesting beyond what the parser takes; it doesn't say where
-            offset, message = 0, f"not TOML that can be read: {error}"
+        except (ValueError, RecursionError):
+            offset, message = self._beyond()
         span = Span(offset, offset + 1)
         raise ManifestError([problem_at(self.file, self.text, span, message)]) from None
+
+    def _beyond(self) -> tuple[int, str]:
+        """Where something is beyond what the parser takes, for it doesn't say; and what it is."""
+        for pattern, what in _BEYOND:
+            if found := pattern.search(self.text):
+                return found.start(), f"{what} can't be read"
+        return 0, "this is TOML that can't be read"
+
+
+_BEYOND = (
+    (re.compile(r"(?<![0-9_])[0-9][0-9_]{4000,}"), "a number of so many digits"),
+    (re.compile(r"(?:[\[{][^\[{\]}]*){50,}"), "what is nested so deeply"),
+    (re.compile(r"(?<![\w-])(?:[\w-]+\s*\.\s*){50,}"), "a key of so many parts"),
+)
 
 
 def dotted(path: KeyPath) -> str:
@@ -72,4 +87,4 @@ def dotted(path: KeyPath) -> str:
             bare = part.replace("-", "").replace("_", "")
             quoted = part if bare.isascii() and bare.isalnum() else f'"{part}"'
             text += f".{quoted}" if text else quoted
-    return text
+    return printable(text if len(text) <= 200 else f"{text[:199]}…")

@@ -46,7 +46,8 @@ def load_manifest(file: str, reserved: dict[str, str], *, is_acting: bool) -> Ma
         problems += problems_in(document, error.errors(include_url=False))
     if problems:
         raise ManifestError(problems)
-    return Manifest(file, tuple(_volumes(table)), tuple(distrusts))
+    warnings = tuple(f"{each}: a pass by root refuses that" for each in distrusts)
+    return Manifest(file, tuple(_volumes(table)), warnings)
 
 
 def _read(file: str) -> tuple[bytes, list[str]]:
@@ -59,15 +60,15 @@ def _read(file: str) -> tuple[bytes, list[str]]:
         message = f"{error.filename} is a link that {error.strerror}"
         hint = "name the file that it leads to"
     except NotAFileError as error:
-        message, hint = f"is {error.strerror}, not a file", "name a TOML file by --manifest FILE"
+        message, hint = f"it is {error.strerror}, not a file", "name a TOML file by --manifest FILE"
     except FileNotFoundError as error:
         missing = error.filename
         message = "there is no such file" if missing == file else f"there is no {missing}"
         hint = "write it, or name another by --manifest FILE"
     except PermissionError:
-        message, hint = "may not be read by you", "run mountd as root"
+        message, hint = "you may not read it", "run mountd as root"
     except OSError as error:
-        message, hint = f"can't be read: {os.strerror(error.errno or 0)}", None
+        message, hint = f"it can't be read: {os.strerror(error.errno or 0)}", None
     raise ManifestError([Problem(file, None, None, message, hint)])
 
 
@@ -83,7 +84,7 @@ def _content(opened: Fd, file: str) -> bytes:
                 break
             before = (now.st_size, now.st_mtime_ns)
     if len(content) > MOST_BYTES:
-        message = "is larger than 1 MiB, which no manifest needs"
+        message = "it is larger than 1 MiB, which no manifest needs"
         raise ManifestError([Problem(file, None, None, message)])
     return content
 
@@ -155,8 +156,8 @@ def _volume(name: str, values: dict[str, Any]) -> Volume:
     if isinstance(table := values.get("idmap"), IdmapTable):
         values["idmap"] = Idmapping(_extents(table.uids), _extents(table.gids))
     if owner := values.get("owner"):
-        uid, _, gid = owner.partition(":")
-        values["owner"] = Ids(int(uid), int(gid))
+        uid, gid = (int(digits.lstrip("0") or "0") for digits in owner.split(":"))
+        values["owner"] = Ids(uid, gid)
     values.pop("fallback", None)  # there is none yet: a filesystem that refuses fails its volume
     return Volume(name=name, **values)
 

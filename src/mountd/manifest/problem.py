@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from mountd.core.printable import printable
 from mountd.manifest.positions import Span, line_and_column
 
 _WIDEST = 70
@@ -20,11 +21,11 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        lines = [f"{place}: error: {self.message}"]
+        lines = [printable(f"{place}: error: {self.message}")]
         if self.excerpt:
-            lines.append(self.excerpt + (f" {self.hint}" if self.hint else ""))
+            lines.append(self.excerpt + (f" {printable(self.hint)}" if self.hint else ""))
         elif self.hint:
-            lines.append(f"hint: {self.hint}")
+            lines.append(printable(f"hint: {self.hint}"))
         return "\n".join(lines)
 
 

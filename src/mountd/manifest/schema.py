@@ -1,6 +1,7 @@
 """The models that validate a manifest: what each key may hold. Rules of tables are load.py's."""
 
 from typing import Annotated, Any, Literal, NoReturn
+from unicodedata import category
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,10 @@ def _refuse(message: str, extents: tuple[Refusal, ...] = ()) -> NoReturn:
     raise PydanticCustomError(OURS, "{message}", {"message": message, "refusals": extents})
 
 
+def _short(value: str) -> str:
+    return value if len(value) <= 60 else f"{value[:59]}…"
+
+
 def normalised_path(path: str) -> str:
     """The path without a trailing `/`, `//` and `.`, so that equal paths compare equal."""
     if "//" not in path and "/." not in path and not path.endswith("/"):
@@ -34,10 +39,10 @@ def normalised_path(path: str) -> str:
 
 def _path(path: str) -> str:
     if not path.startswith("/"):
-        _refuse(f"must be an absolute path, not `{path}`")
+        _refuse(f"must be an absolute path, not `{_short(path)}`")
     if ".." in path.split("/"):
         _refuse("must have no `..` in it")
-    if not path.isprintable() and any(ord(each) < 32 or each == "\x7f" for each in path):
+    if not path.isprintable() and any(category(each) == "Cc" for each in path):
         _refuse("must have no newline, NUL or other control character in it")
     return normalised_path(path)
 
@@ -57,13 +62,13 @@ def _check_ids(*parts: str) -> None:
     for part in parts:
         digits = part.lstrip("0")
         if part.startswith("-") or len(digits) > 10 or int(digits or "0") >= ID_COUNT:
-            _refuse(f"must have ids from 0 to {ID_COUNT - 1}, not `{part}`")
+            _refuse(f"must have ids from 0 to {ID_COUNT - 1}, not `{_short(part)}`")
 
 
 def _user(value: str) -> str:
     name, colon, group = value.partition(":")
     if not name or (colon and not group) or ":" in group or not value.isprintable():
-        _refuse(f"must be `name`, `uid`, `name:group` or `uid:gid`, not `{value}`")
+        _refuse(f"must be `name`, `uid`, `name:group` or `uid:gid`, not `{_short(value)}`")
     _check_ids(*filter(_is_number, (name, group)))
     return value
 
@@ -75,7 +80,7 @@ def _number_as_text(value: Any) -> Any:
 def _owner(value: str) -> str:
     parts = value.split(":")
     if len(parts) != 2 or not all(map(_is_number, parts)):
-        _refuse(f"must be `uid:gid`, both numbers, not `{value}`")
+        _refuse(f"must be `uid:gid`, both numbers, not `{_short(value)}`")
     _check_ids(*parts)
     return value
 
@@ -153,6 +158,6 @@ VolumeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 class ManifestTable(_Table):
     """The whole file."""
 
-    version: Literal[1] = 1
+    version: Annotated[int, Field(ge=1, le=1)] = 1
     defaults: DefaultsTable = DefaultsTable()
     volumes: dict[VolumeName, VolumeTable] = {}

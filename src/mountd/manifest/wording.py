@@ -42,36 +42,46 @@ def problems_in(document: Document, errors: list[ErrorDetails]) -> Iterator[Prob
     """The problems that a validation found."""
     for error in errors:
         path = _real_path(document.values, error["loc"])
-        name = f"`{dotted(path)}`"
-        kind, value, context = error["type"], error["input"], error.get("ctx", {})
+        kind, context = error["type"], error.get("ctx", {})
         if kind == "extra_forbidden":
             yield _unknown_key(document, path)
+        elif kind == "string_pattern_mismatch":  # the one pattern is that of names
+            message = f"`{dotted(path)}` is no name for a volume"
+            hint = "at most 64 of A-Z, a-z, 0-9, `_` and `-`, the first a letter or digit"
+            yield document.problem(path, message, hint, at_key=True)
         elif kind == OURS and context["refusals"]:
             yield from _refused_extents(document, path, context["refusals"])
-        elif kind == OURS:
-            yield document.problem(path, f"{name} {context['message']}")
-        elif kind == "string_pattern_mismatch":  # the one pattern is that of names
-            message = f"{name} is no name for a volume: at most 64 of A-Z, a-z, 0-9, `_` and `-`"
-            yield document.problem(path, message, "it begins with a letter or digit", at_key=True)
-        elif kind == "missing":
-            message = f"`{dotted(path)}` is missing"
-            yield document.problem(path, message)
-        elif kind in _WANTED:
-            message = f"{name} must be {_WANTED[kind]}, not {_type_of(value)}"
-            yield document.problem(path, message)
-        elif kind == "literal_error":
-            yield document.problem(path, f"{name} must be {_choices(path, context)}")
-        elif kind in ("greater_than_equal", "less_than", "less_than_equal", "int_parsing_size"):
-            yield document.problem(path, f"{name} must be from 0 to 4294967294, not {value}")
-        else:  # pragma: no cover - no other kind of error is in the models
-            yield document.problem(path, f"{name}: {error['msg']}")
+        else:
+            predicate = _predicate(path, kind, error["input"], context)
+            yield document.problem(path, f"`{dotted(path)}` {predicate or error['msg']}")
+
+
+def _predicate(path: KeyPath, kind: str, value: Any, context: Mapping[str, Any]) -> str | None:
+    """What is wrong with a value, to follow its key's name."""
+    if kind == OURS:
+        return str(context["message"])
+    if kind == "missing":
+        return "is missing"
+    if kind in _WANTED:
+        return f"must be {_WANTED[kind]}, not {_type_of(value)}"
+    if kind == "literal_error":
+        return f"must be {_choices(path, context)}"
+    if path == ("version",):
+        return "must be 1, the one version there is"
+    if kind in ("greater_than_equal", "less_than", "less_than_equal"):
+        ids = "1 to 4294967295" if path[-1] == "count" else "0 to 4294967294"
+        return f"must be from {ids}, not {value}"
+    return None
 
 
 def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
     """A path of pydantic's without what it puts in for unions and for keys; a missing key stays."""
     path: list[str | int] = []
     for part in loc:
-        is_there = part in values if isinstance(values, Mapping) else isinstance(values, list)
+        if isinstance(values, list):
+            is_there = isinstance(part, int)
+        else:
+            is_there = isinstance(values, Mapping) and part in values
         if is_there:
             values = values[part]
         if is_there or (part is loc[-1] and part not in ("[key]", "word", "table")):
@@ -111,7 +121,7 @@ def _refused_extents(
 ) -> Iterator[Problem]:
     for refusal in refusals:
         where = (*path, refusal.extents[0]) if refusal.extents else path
-        yield document.problem(where, f"`{dotted(where)}`: {refusal.reason}")
+        yield document.problem(where, f"`{dotted(where)}` {refusal.reason}")
 
 
 def _choices(path: KeyPath, context: Mapping[str, Any]) -> str:
