@@ -265,7 +265,7 @@ def _another_flag_in_the_manifest(world: World) -> None:
     ("spoil", "field", "wanted", "found"),
     [
         (_gone, "mount", "/mnt/work", "nothing"),
-        (_another_source, "source", "/mnt/source", "/old"),
+        (_another_source, "source", "/mnt/source", "/old of its tmpfs"),
         (_another_user, "idmap", "uid 501↔1001, gid 20↔1001", "uid 501↔1000, gid 20↔1000"),
         (_other_flags, "flags", "rw,nosuid,nodev,relatime", "ro,nosuid,nodev,relatime"),
         (

@@ -300,20 +300,45 @@ def test_while_another_pass_holds_the_lock_a_run_ends_with_75_and_names_it(
     assert _count_at(mounted, "work") == 0
 
 
-def test_a_lock_whose_file_was_taken_away_meanwhile_is_not_a_lock(mounted: World) -> None:
-    lock = Path(mounted.state, "lock")
-    mounted.write("")
+@contextmanager
+def _stopped_with_the_lock(world: World) -> Iterator[Callable[[], tuple[int, str]]]:
+    """A run that stands still just after it got the lock; what is given has it go on and end."""
     options = ("strace", "-f", "-e", "trace=flock", "-e", "inject=flock:signal=STOP:when=1")
-    with _start(mounted, "reconcile", "--wait", "0", before=options) as tracer:
-        assert tracer.stderr
-        while "stopped by SIGSTOP" not in tracer.stderr.readline():  # it has the lock, and stands
+    with _start(world, "reconcile", "--wait", "0", before=options) as tracer:
+        stderr = tracer.stderr
+        assert stderr
+        while "stopped by SIGSTOP" not in stderr.readline():
             assert tracer.poll() is None
-        lock.unlink()
+        (child,) = Path(f"/proc/{tracer.pid}/task/{tracer.pid}/children").read_text().split()
+
+        def go_on() -> tuple[int, str]:
+            os.kill(int(child), signal.SIGCONT)
+            told = stderr.read()
+            return tracer.wait(), told
+
+        try:
+            yield go_on
+        finally:
+            if tracer.poll() is None:
+                os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_run_keeps_any_other_out_until_it_ends(mounted: World) -> None:
+    mounted.write("")
+    with _stopped_with_the_lock(mounted) as go_on:
+        assert mounted.reconcile("--wait", "0", status=75).document["volumes"] == []
+        assert _count_at(mounted, "work") == 1
+        assert go_on()[0] == 0
+    assert _count_at(mounted, "work") == 0
+
+
+def test_a_lock_whose_file_was_taken_away_meanwhile_is_not_a_lock(mounted: World) -> None:
+    mounted.write("")
+    with _stopped_with_the_lock(mounted) as go_on:
+        Path(mounted.state, "lock").unlink()
         with _lock(mounted):
-            children = Path(f"/proc/{tracer.pid}/task/{tracer.pid}/children").read_text()
-            os.kill(int(children.split()[0]), signal.SIGCONT)
-            told = tracer.stderr.read()
-    assert tracer.returncode == 75, told
+            status, told = go_on()
+    assert status == 75, told
     assert _count_at(mounted, "work") == 1
 
 

@@ -97,8 +97,8 @@ class Accounts:
                 return _content(file, path)
         except FileNotFoundError:
             return b""
-        except UnsafeLinkError:
-            raise
+        except (UnsafeLinkError, PermissionError):
+            raise  # the resolver's sentences fit
         except NotAFileError as error:
             raise VolumeError(faults.not_a_file(path, error.strerror or "")) from error
         except OSError as error:

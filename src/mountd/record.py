@@ -203,11 +203,12 @@ def _is_same(file: Fd, folder: Fd) -> bool:
 
 def _holder(file: Fd, state_dir: str) -> str:
     """Who has the lock, as /proc/locks tells: `N: FLOCK ADVISORY WRITE PID MAJ:MIN:INODE 0 EOF`."""
-    inode = str(os.fstat(file.number).st_ino)
+    found = os.fstat(file.number)
+    wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     with open("/proc/locks") as lines:
         for line in lines:
             words = line.split()
-            if words[1] == "FLOCK" and words[-3].rpartition(":")[2] == inode:
+            if words[1] == "FLOCK" and words[-3] == wanted:
                 return f"another pass is running (pid {words[-4]}) and holds {state_dir}/lock"
     return f"another pass is running and holds {state_dir}/lock"
 

@@ -182,8 +182,9 @@ def _broken(sign: str, words: list[str], rest: list[str], page: Page) -> list[st
         rest = [words.pop().rstrip(), *rest]
     if page.has_colour and sign in _COLOURS:
         sign = f"{_COLOURS[sign]}{sign}{_PLAIN}"
-    pieces = (piece for each in rest for piece in _wrapped(each, page.width - 13))
-    return [f"  {sign} {'  '.join(words).rstrip()}", *(f"{'':13}{piece}" for piece in pieces)]
+    indent = " " * (13 if page.width >= 60 else 6)
+    pieces = (piece for each in rest for piece in _wrapped(each, page.width - len(indent)))
+    return [f"  {sign} {'  '.join(words).rstrip()}", *(indent + piece for piece in pieces)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:
