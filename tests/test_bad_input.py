@@ -244,7 +244,7 @@ def test_a_manifest_that_a_user_may_not_read(world: World, hidden: str) -> None:
     for words in (["check"], ["reconcile", "-n"], ["status"]):
         result = world.mountd(*words, uid=1000)
         assert result.status == 78
-        told = "error: may not be read by you\nhint: run mountd as root\n"
+        told = "error: you may not read it\nhint: run mountd as root\n"
         assert result.err == f"{world.manifest}: {told}"
 
 
@@ -269,7 +269,7 @@ def test_a_terminal_is_sent_nothing_that_it_would_obey(world: World) -> None:
         ([""], "unknown command ``"),
         (["check", "--jsn"], "unknown option `--jsn`: did you mean `--json`?"),
         (["check", "-x"], "unknown option `-x`"),
-        (["reconcile", "-nx"], "-x"),
+        (["reconcile", "-nx"], "takes no value"),
         (["check", "--json=1"], "--json"),
         (["status", "--all"], "`mountd status` takes no volumes"),
         (["unmount", "no-such"], "has no volume `no-such`"),

@@ -299,9 +299,9 @@ def test_every_extent_that_overlaps_is_named_beside_one_it_overlaps(
         (Idmapping(IDENTITY, swap(0, HIGHEST)), "gid 0↔4294967294"),
         (
             Idmapping((Extent(100000, 0, 65536),), IDENTITY),
-            "uid 100000-165535→0-65535",
+            "uid 100000-165535→0-65535 and no others",
         ),
-        (Idmapping((Extent(0, 0, 10),), IDENTITY), "uid 0-9→0-9"),
+        (Idmapping((Extent(0, 0, 10),), IDENTITY), "uid 0-9→0-9 and no others"),
     ],
 )
 def test_an_idmapping_in_words(idmap: Idmapping | None, words: str) -> None:

@@ -97,7 +97,7 @@ def test_in_a_pipe_lines_have_80_columns(world: World) -> None:
         _assert_fits(world.mountd(*words).out, 80)
 
 
-@pytest.mark.parametrize("columns", [40, 200])
+@pytest.mark.parametrize("columns", [50, 200])
 def test_the_text_is_as_wide_as_the_terminal(world: World, columns: int, golden: Golden) -> None:
     make_rich(world)
     texts = {

@@ -480,13 +480,14 @@ def test_what_is_made_belongs_to_the_owner_of_the_nearest_folder(world: World, u
     assert (home / "d/e").read_bytes() == b""
 
 
-def test_what_is_missing_is_made_in_a_folder_that_its_owner_may_not_write(world: World) -> None:
+def test_nothing_is_made_in_a_folder_that_its_owner_may_not_write(world: World) -> None:
     world.folder("source")
     home = place(world / "home", (1000, 1000), 0o555)
     world.volumes(a={"source": world / "source", "target": home / "a"})
-    world.reconcile()
-    assert world.mountd("unmount", "--all").status == 0
-    assert owner(home / "a") == (1000, 1000)
+    result = world.reconcile(status=1)
+    assert result.volume("a")["reason"] == "no-target"
+    assert "/mnt/home belongs to uid 1000, who may not write there" in result.err
+    assert not (home / "a").exists()
 
 
 def test_without_create_nothing_is_made(world: World) -> None:

@@ -74,6 +74,8 @@ class _Run:
         self._namespaces: dict[Idmapping, Fd] = {}
         self._failed: set[str] = set()
         """Volumes that could not be mounted: what they have elsewhere stays."""
+        self._stuck: list[str] = []
+        """Where mounts could not be taken off: nothing may be mounted over them."""
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
@@ -123,6 +125,8 @@ class _Run:
                 fault = faults.not_moved(action.volume, action.target)
             case "unmount":
                 fault = _attempt(action, self._unmount)
+                if fault:
+                    self._stuck.append(action.target)
             case _:
                 return _left(action)
         if fault:
@@ -158,6 +162,9 @@ class _Run:
         """The detached mount, its id entered in the record, which is not written yet."""
         assert action.mount
         wanted = action.mount
+        for point in self._stuck:
+            if point.startswith(f"{wanted.target}/"):
+                raise VolumeError(faults.mount_below(point, "still in use"))
         with self._sources.pop(action.volume) as source:
             built = tree.build(source, wanted, self._namespace(wanted))
         self._record.add(record_entry(wanted, built.id, self._manifest))

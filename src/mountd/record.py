@@ -11,12 +11,12 @@ import stat
 import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
-from errno import ENOENT, ENOTDIR
+from errno import ENOENT, ENOTDIR, EROFS
 from typing import Any
 
 from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
 from mountd.core.model import Ids, Managed
-from mountd.kernel.paths import open_path, spot
+from mountd.kernel.paths import UnsafeLinkError, open_path, spot
 from mountd.kernel.syscalls import Fd
 
 _FORMAT = 1
@@ -101,9 +101,7 @@ class Record:
         assert self._folder, "a dry run writes nothing"
         folder = self._folder.number
         if self.damage:
-            with suppress(FileNotFoundError):
-                _rename(folder, "record.json", "record.json.damaged")
-            self.damage = None
+            self._keep_aside(folder)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             with Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder)) as file:
@@ -118,6 +116,15 @@ class Record:
             said = f"write: {os.strerror(error.errno or 0)} ({self._path}/record.json)"
             raise OSError(error.errno, said) from error
         self._written = text
+
+    def _keep_aside(self, folder: int) -> None:
+        """Leave what can't be believed to whoever wants to know why."""
+        taken = os.listdir(f"/proc/self/fd/{folder}")
+        names = ("record.json.damaged", *(f"record.json.damaged.{n}" for n in range(2, 100)))
+        free = next((name for name in names if name not in taken), names[-1])
+        with suppress(FileNotFoundError):
+            _rename(folder, "record.json", free)
+        self.damage = None
 
     def _text(self) -> str:
         for mount, managed in self.managed.items():
@@ -158,6 +165,9 @@ def _state_folder(path: str) -> Fd:
                 with suppress(FileExistsError):
                     os.mkdir(found.name, 0o755, dir_fd=found.folder.number)
             folder, _ = open_path(path)
+    except UnsafeLinkError as error:
+        said = f"{error.filename} is a link that {error.strerror}"
+        raise StateError(f"the state directory can't be used: {said}") from error
     except OSError as error:
         raise StateError(f"the state directory can't be used: {error.strerror}") from error
     found_mode = os.fstat(folder.number)
@@ -177,6 +187,9 @@ def _lock(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             file = Fd(os.open("lock", flags, 0o600, dir_fd=folder.number))
         except OSError as error:
+            if error.errno == EROFS:  # no record can be written there, so nothing will be changed
+                yield has_waited
+                return
             said = f"the lock {state_dir}/lock can't be made: {error.strerror}"
             raise StateError(said) from error
         with file:

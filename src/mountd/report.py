@@ -144,7 +144,7 @@ def render_summary(result: Pass, page: Page) -> str:
             counts[each.state] += 1
         elif verb in DONE:
             counts[f"to {verb}" if result.is_dry else DONE[verb]] += 1
-    text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing"
+    text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing to do"
     if result.is_dry:
         return "\n".join(_wrapped(f"Plan: {text}. Nothing was changed (dry run).", page.width))
     return "\n".join(_wrapped(f"Done: {text}.", page.width))

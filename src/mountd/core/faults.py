@@ -27,6 +27,12 @@ def no_target(path: str) -> Fault:
     return Fault("pending", "no-target", f"there is no {path}, and `create` is false", hint)
 
 
+def not_writable_by_owner(folder: str, uid: int) -> Fault:
+    hint = "make the target by hand, or let its owner write there"
+    message = f"the target can't be made: {folder} belongs to uid {uid}, who may not write there"
+    return Fault("failed", "no-target", message, hint, _errno.EACCES)
+
+
 def no_user(name: str, file: str) -> Fault:
     hint = f"`useradd {name}`, or give `user` as a number" if file == "/etc/passwd" else None
     return Fault("pending", "no-user", f"there is no user `{name}` in {file}", hint)

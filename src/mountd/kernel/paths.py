@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from errno import EINVAL, ELOOP, ENOENT
 from typing import Self
 
+from mountd.core import faults
+from mountd.core.faults import VolumeError
 from mountd.core.model import Kind
 from mountd.kernel.observe import observe_mount
 from mountd.kernel.syscalls import (
@@ -124,8 +126,7 @@ def _acting_as(owner: Stat, path: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        said = f"{path} is uid {owner.uid}'s, who may not write there"
-        raise PermissionError(error.errno, said) from error
+        raise VolumeError(faults.not_writable_by_owner(path, owner.uid)) from error
     finally:
         _libc.setfsuid(ROOT)
         _libc.setfsgid(ROOT)
