@@ -448,7 +448,7 @@ def _is_read_only(state: Path) -> None:
 
 @pytest.mark.parametrize(
     "is_unusable",
-    [_is_a_file, _is_another_users, _is_writable_by_all, _is_a_users_link, _is_full, _is_read_only],
+    [_is_a_file, _is_another_users, _is_writable_by_all, _is_a_users_link, _is_full],
 )
 def test_with_a_state_directory_of_no_use_nothing_is_mounted_and_the_reason_said(
     world: World, is_unusable: Callable[[Path], None]
@@ -458,6 +458,14 @@ def test_with_a_state_directory_of_no_use_nothing_is_mounted_and_the_reason_said
     is_unusable(Path(world.state))
     (error,) = world.reconcile(status=1).document["errors"]
     assert world.state in error["message"]
+    assert not (world / "work").exists()
+
+
+def test_with_a_new_state_directory_that_is_read_only_nothing_is_mounted(world: World) -> None:
+    world.folder("source")
+    world.volumes(work=_work(world))
+    _is_read_only(Path(world.state))
+    assert world.reconcile(status=1).volume("work")["reason"] == "read-only-filesystem"
     assert not (world / "work").exists()
 
 

@@ -180,7 +180,9 @@ def mount_id(path: str | Path) -> int:
 
 def record_of(world: World) -> list[dict[str, Any]]:
     """The mounts in a world's record."""
-    document: dict[str, Any] = json.loads(Path(world.state, "record.json").read_text())
+    file = Path(world.state, "record.json")
+    assert file.is_file(), "there is no record, or a FIFO that would be waited for"
+    document: dict[str, Any] = json.loads(file.read_text())
     mounts: list[dict[str, Any]] = document["mounts"]
     return mounts
 

@@ -66,10 +66,13 @@ def plan(
         manifest,
     )
     actions = [_action(each, scene) for each in desired]
+    reused = {action.old.id for action in actions if action.verb and action.old}
     covered = {action.target for action in actions if action.verb in ("mount", "replace")}
     first: list[Action] = []
     last: list[Action] = []
     for managed in leaving:
+        if managed.id in reused:  # found at the target of another volume, which takes its place
+            continue
         mount = observed.mounts[managed.id]
         into = first if any(folder in covered for folder in folders_above(mount.point)) else last
         into.append(_departure(managed, mount))
@@ -128,7 +131,8 @@ def _action(desired: Desired, scene: _Scene) -> Action:
     if mount is None:  # it came between two looks: the next pass sees it whole
         return _stopped(desired, scene, faults.foreign_mount(target, "new mount", covers=False))
     mine = scene.mine(target)
-    old = next((each for each in mine if each.id == top.id), None)
+    known = [*mine, *filter(None, [scene.leaving.get(target)])]
+    old = next((each for each in known if each.id == top.id), None)
     drift = differences(desired, mount, top, old, tells_idmaps=scene.observed.tells_idmaps)
     if not old and (drift or _owner_of(top.id, scene)):
         return _stopped(desired, scene, _intruder(target, top, mount, mine, scene))
