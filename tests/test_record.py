@@ -478,3 +478,16 @@ def test_a_missing_state_directory_is_made_for_root_alone_to_write(world: World)
         os.umask(previous)
     found = Path(world.state).stat()
     assert (found.st_uid, found.st_mode & 0o777) == (0, 0o755)
+
+
+def test_a_lost_record_that_can_not_be_written_again_is_told(world: World) -> None:
+    """Else an edit would meet a mount that nobody knows to be ours."""
+    world.folder("source")
+    world.volumes(work=_work(world))
+    world.reconcile()
+    (Path(world.state) / "record.json").unlink()
+    run("mount", "--bind", world.state, world.state)
+    run("mount", "-o", "remount,bind,ro", world.state)
+    assert world.reconcile(status=1).volume("work")["reason"] == "read-only-filesystem"
+    run("umount", world.state)
+    assert world.reconcile().volume("work")["action"] == "keep"

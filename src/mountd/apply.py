@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 from mountd.core import faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Action, DesiredMount, Fault, Outcome
+from mountd.core.model import Action, DesiredMount, Fault, Managed, Outcome
 from mountd.core.plan import record_entry
 from mountd.kernel import tree
 from mountd.kernel.observe import is_mounted, observe_mount, top_at
@@ -34,7 +34,7 @@ def apply(
     with _Run(sources, record, manifest) as run:
         if fault := run.prepare(actions):
             yield from (
-                _stopped(each, fault) if _changes(each) else _left(each) for each in actions
+                _left(each) if run.is_on_record(each) else _stopped(each, fault) for each in actions
             )
             return
         for verb, group in groupby(actions, key=lambda action: action.verb):
@@ -72,6 +72,7 @@ class _Run:
         self._record = record
         self._manifest = manifest
         self._namespaces: dict[Idmapping, Fd] = {}
+        self._recorded: dict[int, Managed] = {}
         self._failed: set[str] = set()
         """Volumes that could not be mounted: what they have elsewhere stays."""
         self._stuck: list[str] = []
@@ -86,10 +87,16 @@ class _Run:
 
     def prepare(self, actions: Sequence[Action]) -> Fault | None:
         """Record what is kept. Where the record can't be written, nothing may be changed."""
+        self._recorded = {**self._record.managed}
         for action in actions:
             if action.verb == "keep" and action.old:
                 self._record.add(action.old)
         return self._write(always=any(map(_changes, actions)))
+
+    def is_on_record(self, action: Action) -> bool:
+        """Whether nothing is to be done about this one, not even in the record."""
+        is_known = action.old is None or self._recorded.get(action.old.id) == action.old
+        return action.verb is None or (action.verb == "keep" and is_known)
 
     def finish(self) -> None:
         """Let the record forget what went. Where that fails, the next pass sees that it is gone."""

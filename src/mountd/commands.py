@@ -79,9 +79,10 @@ class _Command:
         except ManifestError as error:
             return self._stopped(BAD_MANIFEST, error.problems)
         except LockedError as error:
-            return self._stopped(LOCKED, [_problem(str(error))])
+            return self._stopped(LOCKED, [_problem(str(error), "wait for it, with --wait SECONDS")])
         except StateError as error:
-            return self._stopped(FAILED, [_problem(str(error))])
+            hint = "mend that, or choose another by --state-dir DIR"
+            return self._stopped(FAILED, [_problem(str(error), hint)])
         except OSError as error:
             return self._stopped(FAILED, [_problem(_said(error))])
 

@@ -2,7 +2,6 @@
 
 import stat
 from collections.abc import Sequence
-from contextlib import ExitStack
 from errno import ENOENT, ENOTDIR
 from threading import Thread
 from typing import Self
@@ -50,16 +49,16 @@ class Resolver:
         self._accounts: dict[str, Accounts] = {}
         self._users: dict[tuple[str, str], User] = {}
         self._mounts: dict[int, ObservedMount] = {}
-        self._held = ExitStack()
         self._awaited: list[_Answer | BaseException] | None = None
         self.sources: dict[str, Fd] = {}
-        """The source of each volume that means a mount, by the volume's name."""
+        """The source of each volume that means a mount, by its name; who takes one closes it."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._held.close()
+        for source in self.sources.values():
+            source.close()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -105,7 +104,7 @@ class Resolver:
                 raise answer
             desired, source = answer
             if source:
-                self.sources[desired.volume.name] = self._held.enter_context(source)
+                self.sources[desired.volume.name] = source
             results.append(desired)
         if is_stuck and len(results) < len(volumes):
             stuck = volumes[len(results)]
@@ -125,9 +124,9 @@ class Resolver:
                 found = statx(source)
                 kind = _kind(found, path)
                 target, is_missing = self._target(volume, kind)
-                mount = self._desired(volume, path, found, kind, user)
-                notes = (*mount.notes, f"makes {target}") if is_missing else mount.notes
-                return mount._replace(target=target, notes=notes), source
+                notes = (f"makes {target}",) if is_missing else ()
+                mount = self._desired(volume, path, target, found, kind, user)
+                return mount._replace(notes=mount.notes + notes) if notes else mount, source
             except BaseException:
                 source.close()
                 raise
@@ -145,7 +144,7 @@ class Resolver:
             return Unready(volume, target, fault), None
 
     def _desired(
-        self, volume: Volume, path: str, found: Stat, kind: Kind, user: User | None
+        self, volume: Volume, path: str, target: str, found: Stat, kind: Kind, user: User | None
     ) -> DesiredMount:
         mount = self._mount(found.mount)
         flags = Flags(
@@ -170,7 +169,7 @@ class Resolver:
         return DesiredMount(
             volume=volume,
             source=path,
-            target=volume.target,
+            target=target,
             kind=kind,
             fs_type=mount.fs_type,
             device=found.device,

@@ -141,12 +141,11 @@ def idmap_untrue(fs_type: str, wanted: Ids, found: Ids) -> Fault:
 
 
 def foreign_mount(target: str, fs_type: str, *, covers: bool) -> Fault:
-    article = "an" if fs_type[:1] in "aeiou" else "a"
-    verb = "covers this volume's mount at" if covers else "is mounted at"
+    verb = "covers this volume's at" if covers else "is at"
     return Fault(
         "conflict",
         "foreign-mount",
-        f"{article} {fs_type} that mountd didn't mount {verb} {target}",
+        f"a mount that isn't mountd's ({fs_type}) {verb} {target}",
         f"`umount {target}`, or choose another target",
     )
 

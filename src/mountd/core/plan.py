@@ -129,7 +129,7 @@ def _action(desired: Desired, scene: _Scene) -> Action:
         return _mount_action(desired, scene)
     mount = scene.observed.mounts.get(top.id)
     if mount is None:  # it came between two looks: the next pass sees it whole
-        return _stopped(desired, scene, faults.foreign_mount(target, "new mount", covers=False))
+        return _stopped(desired, scene, faults.foreign_mount(target, "just mounted", covers=False))
     mine = scene.mine(target)
     known = [*mine, *filter(None, [scene.leaving.get(target)])]
     old = next((each for each in known if each.id == top.id), None)
