@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 
 from mountd.core.model import Fault, Outcome, State, Verb
 from mountd.core.printable import printable
@@ -113,9 +112,12 @@ def _journal_send() -> Send | None:
 
 def _line_printer(least: int) -> Send:
     def send(message: str, _event: str, priority: int, _fields: dict[str, str]) -> None:
-        if priority <= least:
-            with suppress(OSError):  # a lost stderr is nobody's reason to stop halfway
-                sys.stderr.write(f"{message}\n")
-                sys.stderr.flush()
+        if priority > least:
+            return
+        try:
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
+        except OSError:  # a lost stderr is no reason to stop halfway, nor to fail at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
     return send
