@@ -16,7 +16,7 @@ _PURE = {"collections", "errno", "functools", "itertools", "re", "stat", "typing
 _LAYERS = {
     "mountd.core.": ("mountd.core.",),
     "mountd.kernel.": ("mountd.core.", "mountd.kernel."),
-    "mountd.manifest.": ("mountd.core.", "mountd.kernel.", "mountd.manifest."),
+    "mountd.manifest.": ("mountd.core.", "mountd.manifest."),
 }
 _KNOWN_BY = {
     "pydantic": "mountd.manifest.",

@@ -13,6 +13,7 @@ from world import Result, World
 
 from mountd.manifest.load import load_manifest
 from mountd.manifest.problem import ManifestError
+from mountd.reading import read_manifest
 
 GOLDEN = Path(__file__).parent / "golden" / "bad-input"
 SUITE = Path(__file__).parents[2] / "shared/data/toml-test"
@@ -313,7 +314,7 @@ def suite() -> list[str]:
 def problems(path: Path) -> list[tuple[int | None, int | None, str]]:
     """What is wrong with a manifest, each with its line and column."""
     try:
-        load_manifest(os.path.realpath(path), {}, is_acting=False)
+        load_manifest(os.path.realpath(path), read_manifest, {}, is_acting=False)
     except ManifestError as error:
         return [(each.line, each.column, each.message) for each in error.problems]
     return []

@@ -7,7 +7,7 @@ first that fits counts (passwd(5), group(5)); names are bytes, so a file need no
 import os
 import stat
 from collections.abc import Iterator
-from errno import EFBIG, EINVAL
+from errno import EINVAL
 
 from mountd.core import faults
 from mountd.core.faults import VolumeError
@@ -22,6 +22,7 @@ from mountd.kernel.paths import (
     open_trusted,
 )
 from mountd.kernel.syscalls import Fd
+from mountd.reading import read_bounded
 
 _MOST_BYTES = 16 << 20
 
@@ -140,8 +141,4 @@ def _content(file: Fd, path: str) -> bytes:
     mode = os.fstat(file.number).st_mode
     if not stat.S_ISREG(mode):
         raise NotAFileError(EINVAL, kind_in_words(mode), path)
-    with open(file.number, "rb", closefd=False) as stream:
-        content = stream.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise OSError(EFBIG, f"{path} is larger than {_MOST_BYTES >> 20} MiB")
-    return content
+    return read_bounded(file, _MOST_BYTES)

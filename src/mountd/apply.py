@@ -4,7 +4,7 @@ New mounts are built many at a time: their ids enter the record in one write, th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from typing import Self, TypeVar
@@ -13,7 +13,7 @@ from mountd.core import faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Action, DesiredMount, Fault, Managed, Outcome
-from mountd.core.plan import record_entry
+from mountd.core.plan import differences, record_entry
 from mountd.kernel import tree
 from mountd.kernel.observe import is_mounted, observe_mount, top_at
 from mountd.kernel.paths import UnsafeLinkError, made, spot
@@ -28,10 +28,15 @@ _AT_ONCE = 1000
 
 
 def apply(
-    actions: Sequence[Action], sources: dict[str, Fd], record: Record, manifest: str
+    actions: Sequence[Action],
+    sources: dict[str, Fd],
+    record: Record,
+    manifest: str,
+    *,
+    tells_idmaps: bool,
 ) -> Iterator[Outcome]:
     """Carry the actions out in their order, and say what became of each."""
-    with _Run(sources, record, manifest) as run:
+    with _Run(sources, record, manifest, tells_idmaps) as run:
         if fault := run.prepare(actions):
             yield from (
                 _left(each) if run.is_on_record(each) else _stopped(each, fault) for each in actions
@@ -45,35 +50,19 @@ def apply(
         run.finish()
 
 
-def finish_interrupted(record: Record) -> tuple[str, ...]:
-    """Where a pass was killed between a replacement's two halves, take the old mount off.
-
-    It is on top; what lies beneath was built and verified whole. Returns these targets.
-    """
-    by_target: dict[str, set[int]] = {}
-    for managed in record.managed.values():
-        by_target.setdefault(managed.target, set()).add(managed.id)
-    finished = []
-    for target, ids in by_target.items():
-        top = top_at(target) if len(ids) > 1 else None
-        if top and top.id in ids and observe_mount(top.id).parent in ids:
-            with suppress(OSError), spot(target) as found:  # or else the plan replaces it anew
-                tree.detach(found)
-                record.remove(top.id)
-                finished.append(target)
-    return tuple(finished)
-
-
 class _Run:
     """One pass's changes, and the user namespaces that it has made: one for each distinct map."""
 
-    def __init__(self, sources: dict[str, Fd], record: Record, manifest: str) -> None:
+    def __init__(
+        self, sources: dict[str, Fd], record: Record, manifest: str, tells_idmaps: bool
+    ) -> None:
+        self._tells_idmaps = tells_idmaps
         self._sources = sources
         self._record = record
         self._manifest = manifest
         self._namespaces: dict[Idmapping, Fd] = {}
         self._recorded: dict[int, Managed] = {}
-        self._failed: set[str] = set()
+        self._failed: dict[str, Fault] = {}
         """Volumes that could not be mounted: what they have elsewhere stays."""
         self._stuck: list[str] = []
         """Where mounts could not be taken off: nothing may be mounted over them."""
@@ -118,7 +107,7 @@ class _Run:
                 if fault:
                     self._forget_unless_mounted(result.id)
             if fault:
-                self._failed.add(action.volume)
+                self._failed[action.volume] = fault
             yield _stopped(action, fault) if fault else Outcome(action, "mounted")
 
     def carry_out(self, action: Action) -> Outcome:
@@ -129,7 +118,8 @@ class _Run:
             case "adjust":
                 fault = _attempt(action, self._adjust)
             case "unmount" if action.volume in self._failed:
-                fault = faults.not_moved(action.volume, action.target)
+                why = self._failed[action.volume]
+                fault = faults.not_moved(action.volume, action.target, why)
             case "unmount":
                 fault = _attempt(action, self._unmount)
                 if fault:
@@ -137,21 +127,38 @@ class _Run:
             case _:
                 return _left(action)
         if fault:
-            self._failed.add(action.volume)
+            if action.verb == "replace":
+                self._failed[action.volume] = fault
             return _stopped(action, fault)
         return Outcome(action, "unmounted" if action.verb == "unmount" else "mounted")
 
     def _replace(self, action: Action) -> None:
         assert action.mount and action.old
+        old = action.old
+        if action.beneath:
+            with spot(action.target) as found:
+                tree.detach(found, old.id)
+            self._record.remove(old.id)
+            old = action.beneath
+            if self._is_as_desired(action.mount, old):
+                return
         built = self._build(action)
         try:
             with built.fd, spot(action.target) as found:
                 if fault := self._write():
                     raise VolumeError(fault)
-                tree.replace(built, found, action.old.id)
+                tree.replace(built, found, old.id)
         finally:
             self._forget_unless_mounted(built.id)
-            self._forget_unless_mounted(action.old.id)
+            self._forget_unless_mounted(old.id)
+
+    def _is_as_desired(self, wanted: DesiredMount, managed: Managed) -> bool:
+        """Whether what an interrupted replacement had put beneath, and shows now, is it."""
+        top = top_at(wanted.target)
+        if not top or top.id != managed.id:
+            return False
+        mount = observe_mount(managed.id)
+        return not differences(wanted, mount, top, managed, tells_idmaps=self._tells_idmaps)
 
     def _adjust(self, action: Action) -> None:
         assert action.mount and action.old
@@ -171,7 +178,7 @@ class _Run:
         wanted = action.mount
         for point in self._stuck:
             if point.startswith(f"{wanted.target}/"):
-                raise VolumeError(faults.mount_below(point, "still in use"))
+                raise VolumeError(faults.busy_below(wanted.target, point))
         with self._sources.pop(action.volume) as source:
             built = tree.build(source, wanted, self._namespace(wanted))
         self._record.add(record_entry(wanted, built.id, self._manifest))

@@ -75,8 +75,7 @@ def _parsed(words: list[str]) -> argparse.Namespace:
         options = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001
         parser.error(f"unknown option `{unknown[0]}`{_suggestion(unknown[0], options)}")
     if not arguments.command:
-        parser.print_help(sys.stderr)
-        parser.exit(USAGE)
+        parser.error(f"a command is needed: {', '.join(_COMMANDS)}")
     command, *volumes = arguments.command
     if command not in _COMMANDS:
         parser.error(f"unknown command `{command}`{_suggestion(command, _COMMANDS)}")
@@ -133,7 +132,11 @@ class _Version(argparse.Action):
 def _path(text: str) -> str:
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError("a path is needed")
-    return "/" + os.path.abspath(text).lstrip("/")
+    try:
+        return "/" + os.path.abspath(text).lstrip("/")
+    except FileNotFoundError as error:
+        said = f"`{text}` is relative, and the working directory is gone"
+        raise argparse.ArgumentTypeError(said) from error
 
 
 def _seconds(text: str) -> float:

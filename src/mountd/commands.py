@@ -121,6 +121,7 @@ class _Command:
             count = sum(each.action.verb != "unmount" for each in result.outcomes)
             volumes = f"{count} volume" if count == 1 else f"{count} volumes"
             self._journal.line(f"{self._settings.manifest}: ok, {volumes}", INFO)
+            self._tell_faults(result)
         return OK
 
     def _unmount(self) -> int:
@@ -155,9 +156,12 @@ class _Command:
 
     def _tell_faults_if_quiet(self, result: Pass) -> None:
         if self._arguments.quiet:
-            for action, _, fault, _ in result.outcomes:
-                if fault:
-                    self._journal.line(fault_in_words(action.volume, fault), NOTICE)
+            self._tell_faults(result)
+
+    def _tell_faults(self, result: Pass) -> None:
+        for action, _, fault in result.outcomes:
+            if fault:
+                self._journal.line(fault_in_words(action.volume, fault), NOTICE)
 
     def _show_document(self, result: Pass, *, shows_found: bool = False) -> None:
         self._print_json(to_document(self._pass_id, result, shows_found=shows_found))

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from mountd.core.model import Fault, Outcome, State, Verb
+from mountd.core.model import DONE, Fault, Outcome, State
 from mountd.core.printable import printable
 
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
@@ -23,12 +23,6 @@ MESSAGE_IDS = {
 }
 """One for each kind of event (sd-id128(3)), never changed: people and catalogues filter by them."""
 
-DONE: dict[Verb, str] = {
-    "mount": "mounted",
-    "replace": "replaced",
-    "adjust": "adjusted",
-    "unmount": "unmounted",
-}
 _PRIORITIES: dict[State, int] = {"failed": ERROR, "conflict": WARNING, "pending": NOTICE}
 
 Send = Callable[[str, str, int, dict[str, str]], None]
@@ -42,7 +36,7 @@ class Journal:
         """`quiet`: on a terminal or in a pipe, say only what went wrong."""
         self._pass_id = pass_id
         self._journal_send = _journal_send()
-        self._print = _line_printer(NOTICE if quiet else INFO)
+        self._least = NOTICE if quiet else INFO
 
     def outcome(self, outcome: Outcome) -> None:
         """A record for what was changed, or could not be; nothing for what was left as it is."""
@@ -69,14 +63,17 @@ class Journal:
     def line(self, message: str, priority: int) -> None:
         """A line for whoever watches; the journal has the records."""
         if not self._journal_send:
-            self._print(message, "", priority, {})
+            _print(message, priority, self._least)
 
     def tell(
         self, message: str, event: str, priority: int, fields: dict[str, str] | None = None
     ) -> None:
         """A record of another kind."""
         fields = {**(fields or {}), "MOUNTD_PASS_ID": self._pass_id}
-        (self._journal_send or self._print)(message, event, priority, fields)
+        if self._journal_send:
+            self._journal_send(message, event, priority, fields)
+        else:
+            _print(message, priority, self._least)
 
 
 def fault_in_words(volume: str, fault: Fault) -> str:
@@ -99,25 +96,25 @@ def _journal_send() -> Send | None:
 
     def send(message: str, event: str, priority: int, fields: dict[str, str]) -> None:
         # not the library's logging handler, which adds 21 fields of Python's
-        journal.send(
-            message,
-            MESSAGE_ID=MESSAGE_IDS[event],
-            PRIORITY=priority,
-            SYSLOG_IDENTIFIER="mountd",
-            **{name: value for name, value in fields.items() if value},
-        )
-
-    return send
-
-
-def _line_printer(least: int) -> Send:
-    def send(message: str, _event: str, priority: int, _fields: dict[str, str]) -> None:
-        if priority > least:
-            return
         try:
-            sys.stderr.write(f"{message}\n")
-            sys.stderr.flush()
-        except OSError:  # a lost stderr is no reason to stop halfway, nor to fail at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            journal.send(
+                message,
+                MESSAGE_ID=MESSAGE_IDS[event],
+                PRIORITY=priority,
+                SYSLOG_IDENTIFIER="mountd",
+                **{name: os.fsencode(value) for name, value in fields.items() if value},
+            )
+        except OSError:  # a journal that is gone is no reason to stop halfway
+            _print(message, priority)
 
     return send
+
+
+def _print(message: str, priority: int, least: int = INFO) -> None:
+    if priority > least:
+        return
+    try:
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+    except OSError:  # nor is a lost stderr, nor a reason to fail at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from mountd.apply import apply, finish_interrupted
+from mountd.apply import apply
 from mountd.core.model import Action, Observed, Outcome
 from mountd.core.plan import departures, plan
 from mountd.kernel.observe import observe
 from mountd.manifest.load import Manifest, load_manifest
 from mountd.manifest.problem import ManifestError
+from mountd.reading import read_manifest
 from mountd.record import Record, locked_record, read_record
 from mountd.resolve import Resolver
 
@@ -32,8 +33,6 @@ class Pass(NamedTuple):
     outcomes: tuple[Outcome, ...]
     is_dry: bool
     warnings: tuple[str, ...] = ()
-    mended: tuple[str, ...] = ()
-    """Targets at which a replacement that was interrupted has been finished."""
 
 
 class UnknownVolumeError(Exception):
@@ -59,14 +58,16 @@ def reconcile(
         if record.has_waited:  # while the other pass ran, the manifest may have been edited
             manifest = _load(settings, is_acting=True)
         warnings = manifest.warnings + record.warnings
-        mended = finish_interrupted(record)
         with Resolver(_reserved(settings), is_acting=True) as resolver:
             actions, observed = _plan(manifest, resolver, record)
             on_plan(actions)
             record.forget_gone(observed.mounts)
-            outcomes = apply(actions, resolver.sources, record, manifest.file)
+            tells_idmaps = observed.tells_idmaps
+            outcomes = apply(
+                actions, resolver.sources, record, manifest.file, tells_idmaps=tells_idmaps
+            )
             done = _each(outcomes, on_outcome)
-    return Pass((manifest.file,), done, False, warnings, mended)
+    return Pass((manifest.file,), done, False, warnings)
 
 
 def preview(settings: Settings) -> Pass:
@@ -92,13 +93,14 @@ def unmount(
         if unknown := set(names) - {each.volume for each in ours}:
             _refuse_unknown(unknown, {each.volume for each in ours}, settings)
         warnings = record.warnings
-        mended = finish_interrupted(record)
         observed = observe(())
         record.forget_gone(observed.mounts)
         chosen = [each for each in ours if each.volume in names or not names]
         actions = departures(chosen, observed)
-        done = _each(apply(actions, {}, record, settings.manifest), on_outcome)
-    return Pass((settings.manifest,), done, False, warnings, mended)
+        tells_idmaps = observed.tells_idmaps
+        outcomes = apply(actions, {}, record, settings.manifest, tells_idmaps=tells_idmaps)
+        done = _each(outcomes, on_outcome)
+    return Pass((settings.manifest,), done, False, warnings)
 
 
 def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> None:
@@ -111,7 +113,8 @@ def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> 
 
 
 def _load(settings: Settings, *, is_acting: bool) -> Manifest:
-    return load_manifest(settings.manifest, _reserved(settings), is_acting=is_acting)
+    reserved = _reserved(settings)
+    return load_manifest(settings.manifest, read_manifest, reserved, is_acting=is_acting)
 
 
 def _plan(manifest: Manifest, resolver: Resolver, record: Record) -> tuple[list[Action], Observed]:

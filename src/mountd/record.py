@@ -22,6 +22,7 @@ from mountd.kernel.syscalls import Fd
 _FORMAT = 1
 _MOST_BYTES = 64 << 20
 _ROOT = 0
+_ODD_JSON = (AttributeError, ArithmeticError, RecursionError)  # of other types than we wrote
 _encode = json.JSONEncoder().encode
 
 
@@ -42,6 +43,7 @@ class Record:
         self.managed: dict[int, Managed] = {}
         self.damage: str | None = None
         """Why the file can't be believed. Mounts of ours are then known by what they are."""
+        self._is_of_another_namespace = False
         self._folder = folder
         self._path = path
         self._lines: dict[int, str] = {}  # entries as JSON: most stay as they are at each write
@@ -55,23 +57,29 @@ class Record:
             document = json.loads(self._written)
             if document["version"] != _FORMAT:
                 raise ValueError(f"version {document['version']}")
-            if (document["boot"], document["namespace"]) == _here():
+            boot, namespace = _here()
+            if document["boot"] == boot and document["namespace"] != namespace:
+                self._is_of_another_namespace = bool(document["mounts"])
+            elif document["boot"] == boot:
                 for each in document["mounts"]:
                     managed = _from_json(each)
                     self.managed[managed.id] = managed
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, *_ODD_JSON) as error:
             self.managed.clear()
             self.damage = getattr(error, "strerror", None) or str(error) or type(error).__name__
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """A sentence where the file is there and can't be believed, or read."""
-        if not self.damage:
-            return ()
-        said = f"{self._path}/record.json can't be read ({self.damage})"
-        return (f"{said}: mounts of ours are known only where they are as desired",)
+        file = f"{self._path}/record.json"
+        if self._is_of_another_namespace:
+            return (f"{file} is of another mount namespace, and void here",)
+        if self.damage:
+            said = f"{file} can't be read ({self.damage})"
+            return (f"{said}: mounts of ours are known only where they are as desired",)
+        return ()
 
     def add(self, *entries: Managed) -> None:
         """Enter mounts; `write` makes it last."""
@@ -100,8 +108,6 @@ class Record:
             return
         assert self._folder, "a dry run writes nothing"
         folder = self._folder.number
-        if self.damage:
-            self._keep_aside(folder)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             with Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder)) as file:
@@ -109,6 +115,8 @@ class Record:
                 while rest:
                     rest = rest[os.write(file.number, rest) :]
                 os.fsync(file.number)
+            if self.damage:
+                self._keep_aside(folder)
             _rename(folder, "record.json.new", "record.json")
         except OSError as error:
             with suppress(OSError):
@@ -187,9 +195,8 @@ def _lock(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             file = Fd(os.open("lock", flags, 0o600, dir_fd=folder.number))
         except OSError as error:
-            if error.errno == EROFS:  # no record can be written there, so nothing will be changed
-                yield has_waited
-                return
+            if error.errno == EROFS:
+                break  # no record can be written there either, so nothing will be changed
             said = f"the lock {state_dir}/lock can't be made: {error.strerror}"
             raise StateError(said) from error
         with file:
@@ -204,6 +211,7 @@ def _lock(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
             if _is_same(file, folder):  # or it was unlinked, and a second one made: two holders
                 yield has_waited
                 return
+    yield has_waited
 
 
 def _is_same(file: Fd, folder: Fd) -> bool:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, Self
 
 from mountd.core.choice import shown_owner
 from mountd.core.idmapping import Idmapping, in_words
-from mountd.core.model import Action, DesiredMount, Outcome
+from mountd.core.model import DONE, Action, DesiredMount, Outcome
 from mountd.core.printable import printable
-from mountd.journal import DONE
 from mountd.manifest.problem import Problem
 from mountd.reconcile import Pass
 
@@ -44,8 +43,8 @@ def to_document(
         "pass_id": pass_id,
         "manifest": [*result.files],
         "dry_run": result.is_dry,
-        "changed": bool(result.mended) or any(map(is_change, result.outcomes)),
-        "volumes": [_volume_document(each, result, shows_found) for each in _ordered(result)],
+        "changed": any(map(is_change, result.outcomes)),
+        "volumes": [_volume_document(each, shows_found) for each in _ordered(result)],
         "errors": [
             {
                 "file": each.file,
@@ -76,12 +75,9 @@ def is_as_desired(outcome: Outcome) -> bool:
     return is_mounted or not action.required or action.verb == "unmount"
 
 
-def _volume_document(outcome: Outcome, result: Pass, shows_found: bool) -> dict[str, Any]:
+def _volume_document(outcome: Outcome, shows_found: bool) -> dict[str, Any]:
     action, fault = outcome.action, outcome.fault
     idmap = action.mount.idmap if action.mount and not shows_found else action.idmap
-    notes = [*action.notes]
-    if action.target in result.mended:
-        notes.append("a replacement that was interrupted has been finished")
     return {
         "name": action.volume,
         "target": action.target,
@@ -92,7 +88,7 @@ def _volume_document(outcome: Outcome, result: Pass, shows_found: bool) -> dict[
         "drift": [each._asdict() for each in action.drift],
         "fallback": None,
         "idmap": _idmap_document(idmap),
-        "notes": notes,
+        "notes": [*action.notes],
         "error": fault and {"code": fault.code, "message": fault.message, "hint": fault.hint},
     }
 

@@ -1,14 +1,15 @@
 """Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
 
+import os
 import stat
 from collections.abc import Sequence
-from errno import ENOENT, ENOTDIR
-from threading import Thread
+from errno import EAGAIN, ENOENT, ENOTDIR
+from threading import Lock, Thread
 from typing import Self
 
 from mountd.accounts import Accounts
 from mountd.core import faults
-from mountd.core.choice import chosen_idmap, gives_root_away, shown_owner
+from mountd.core.choice import ROOT, chosen_idmap, gives_root_away, shown_owner
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping, is_whole
 from mountd.core.model import (
@@ -49,6 +50,7 @@ class Resolver:
         self._accounts: dict[str, Accounts] = {}
         self._users: dict[tuple[str, str], User] = {}
         self._mounts: dict[int, ObservedMount] = {}
+        self._handing_over = Lock()
         self._awaited: list[_Answer | BaseException] | None = None
         self.sources: dict[str, Fd] = {}
         """The source of each volume that means a mount, by its name; who takes one closes it."""
@@ -84,21 +86,23 @@ class Resolver:
             try:
                 for volume in todo:
                     answer = self._resolve_one(volume)
-                    if self._awaited is not answers:  # left behind; nobody takes it any more
-                        _drop(answer)
-                        return
-                    answers.append(answer)
+                    with self._handing_over:
+                        if self._awaited is not answers:  # left behind; nobody takes it any more
+                            _drop(answer)
+                            return
+                        answers.append(answer)
             except BaseException as error:  # noqa: BLE001 - raised again where it is seen
                 answers.append(error)
 
         worker = Thread(target=work, daemon=True)
-        worker.start()
-        seen = -1
-        while worker.is_alive() and len(answers) > seen:  # as long as there is an answer in time
-            seen = len(answers)
-            worker.join(PATIENCE)
-        is_stuck = worker.is_alive()
-        self._awaited = None
+        try:
+            worker.start()
+        except RuntimeError as error:
+            raise OSError(EAGAIN, f"no thread can be started: {os.strerror(EAGAIN)}") from error
+        _wait(worker, answers)
+        with self._handing_over:
+            is_stuck = worker.is_alive()
+            self._awaited = None
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
@@ -118,12 +122,15 @@ class Resolver:
                 raise VolumeError(faults.not_supported("a volume in place (source = target)"))
             if volume.recursive:
                 raise VolumeError(faults.not_supported("a recursive volume"))
+            target, there = self._target(volume)
             user = self._user(volume)
             source, path = _open_source(volume.source)
             try:
                 found = statx(source)
                 kind = _kind(found, path)
-                target, is_missing = self._target(volume, kind)
+                if there and there != kind:
+                    raise VolumeError(faults.wrong_target_kind(target, kind))
+                is_missing = there is None
                 notes = (f"makes {target}",) if is_missing else ()
                 mount = self._desired(volume, path, target, found, kind, user)
                 return mount._replace(notes=mount.notes + notes) if notes else mount, source
@@ -137,7 +144,11 @@ class Resolver:
             return Unready(volume, target, fault), None
         except PermissionError as error:
             is_ours = self._is_acting
-            fault = faults.from_kernel(error, "look") if is_ours else faults.not_visible(error)
+            fault = (
+                faults.from_kernel(error, f"look at {volume.source}")
+                if is_ours
+                else faults.not_visible(error)
+            )
             return Unready(volume, target, fault), None
         except OSError as error:
             fault = faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
@@ -162,10 +173,14 @@ class Resolver:
         )
         if idmap and mount.idmap:
             raise VolumeError(faults.source_is_idmapped(path))
-        if idmap and user:
-            self._refuse_to_give_root_away(
-                volume, owner, user, is_out_of_reach=is_read_only or mount.flags.nosuid
-            )
+        is_out_of_reach = is_read_only or mount.flags.nosuid
+        if (
+            idmap
+            and user
+            and gives_root_away(volume, owner, user, is_out_of_reach=is_out_of_reach)
+            and not (user.uid == ROOT and not self._accounts_of("/").has_uid(owner.uid))
+        ):
+            raise VolumeError(faults.root_owned(owner, user.uid))
         return DesiredMount(
             volume=volume,
             source=path,
@@ -182,18 +197,6 @@ class Resolver:
             flags=flags,
             notes=_notes(idmap, owner, user),
         )
-
-    def _refuse_to_give_root_away(
-        self, volume: Volume, owner: Ids, user: User, *, is_out_of_reach: bool
-    ) -> None:
-        if gives_root_away(
-            volume,
-            owner,
-            user,
-            is_out_of_reach=is_out_of_reach,
-            has_account=user.uid == 0 and self._accounts_of("/").has_uid(owner.uid),
-        ):
-            raise VolumeError(faults.root_owned(owner, user.uid))
 
     def _user(self, volume: Volume) -> User | None:
         if volume.user is None:
@@ -213,24 +216,30 @@ class Resolver:
             self._mounts[mount_id] = observe_mount(mount_id)
         return self._mounts[mount_id]
 
-    def _target(self, volume: Volume, kind: Kind) -> tuple[str, bool]:
-        """The target's path without links, and whether it has to be made."""
-        if kind == "folder" and is_plain_folder(volume.target):
-            return volume.target, False  # what the manifest's own rules let pass
+    def _target(self, volume: Volume) -> tuple[str, Kind | None]:
+        """The target's path without links, and what is there; None where it has to be made."""
+        if is_plain_folder(volume.target):  # no links: the very path that the manifest's rules saw
+            return volume.target, "folder"
         try:
             with spot(volume.target) as found:
                 path = found.whole_path
                 if why := why_forbidden(path, self._reserved):
                     raise VolumeError(faults.forbidden_target(path, why))
                 if found.there:
-                    if stat.S_ISDIR(found.there.mode) != (kind == "folder"):
-                        raise VolumeError(faults.wrong_target_kind(path, kind))
-                    return path, False
+                    return path, "folder" if stat.S_ISDIR(found.there.mode) else "file"
         except NotADirectoryError as error:
             raise VolumeError(faults.no_folder(volume.target)) from error
         if not volume.create:
             raise VolumeError(faults.no_target(volume.target))
-        return path, True
+        return path, None
+
+
+def _wait(worker: Thread, answers: Sequence[object]) -> None:
+    """Wait until the worker has ended, or has had no answer for as long as we are patient."""
+    seen = -1
+    while worker.is_alive() and len(answers) > seen:
+        seen = len(answers)
+        worker.join(PATIENCE)
 
 
 def _drop(answer: _Answer) -> None:

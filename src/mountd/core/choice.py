@@ -35,20 +35,15 @@ def _may_read(owner: Ids, user: User, mode: int) -> bool:
     return (mode >> shift) & wanted == wanted
 
 
-def gives_root_away(
-    volume: Volume, owner: Ids, user: User, *, is_out_of_reach: bool, has_account: bool
-) -> bool:
+def gives_root_away(volume: Volume, owner: Ids, user: User, *, is_out_of_reach: bool) -> bool:
     """Whether the swap lets whoever is seen as the other id leave setuid files that are root's.
 
     They would be reached through the source's own path, where our nosuid has no say. Harmless where
-    the source's mount is nosuid or the volume read-only (`is_out_of_reach`), where root is the user
-    and nobody here (`has_account`) is the owner, and where the manifest vouches for the owner.
+    the source's mount is nosuid or the volume read-only (`is_out_of_reach`), and where the manifest
+    vouches for the owner. Where root is the user it takes an account of the owner's, too.
     """
-    if owner.uid == user.uid or ROOT not in (owner.uid, user.uid):
-        return False
-    if is_out_of_reach or volume.owner:
-        return False
-    return not (user.uid == ROOT and not has_account)
+    swaps_root = owner.uid != user.uid and ROOT in (owner.uid, user.uid)
+    return swaps_root and not is_out_of_reach and volume.owner is None
 
 
 def shown_owner(stored: Ids, idmap: Idmapping | None) -> Ids:

@@ -71,6 +71,34 @@ def moved_meanwhile(path: str) -> Fault:
     return Fault("failed", "unsafe-path", f"{path} led elsewhere while it was being mounted", hint)
 
 
+def covered_above(target: str) -> Fault:
+    message = f"this volume's mount at {target} can't be reached: a mount covers a folder above it"
+    return Fault(
+        "conflict", "foreign-mount", message, f"`findmnt --target {target}` names it; unmount it"
+    )
+
+
+def just_mounted(target: str) -> Fault:
+    message = f"something was mounted at {target} just now"
+    return Fault("conflict", "foreign-mount", message, "run mountd again")
+
+
+def busy_below(target: str, point: str) -> Fault:
+    message = f"the mount at {point} could not be taken off, and {target} would bury it"
+    return Fault("conflict", "foreign-mount", message, "run mountd again once that is mended")
+
+
+def unbindable(source: str) -> Fault:
+    return Fault(
+        "failed",
+        "mount-refused",
+        f"{source} lies on a mount of which there can't be a second one: it is unbindable, or in a"
+        " container belongs to the host",
+        f"`mount --make-private` what `findmnt --target {source}` shows",
+        _errno.EINVAL,
+    )
+
+
 def wrong_source_kind(path: str, kind: str) -> Fault:
     return Fault("failed", "wrong-kind", f"{path} is {kind}; a source is a folder or a file")
 
@@ -205,14 +233,14 @@ def busy(target: str, holders: list[str]) -> Fault:
         f"{target} is in use" + (f" by {who}" if who else ""),
         "have them leave the folder and close its files, then run mountd again"
         if holders
-        else "some process has it open, or is in a namespace that has a copy: `lsof +f -- PATH`",
+        else f"some process has it open, or a namespace has a copy of it: `lsof +f -- {target}`",
         _errno.EBUSY,
     )
 
 
-def not_moved(volume: str, point: str) -> Fault:
+def not_moved(volume: str, point: str, why: Fault) -> Fault:
     message = f"what is mounted at {point} stays, for `{volume}` could not be mounted elsewhere"
-    return Fault("failed", "busy", message)
+    return Fault("failed", why.code, message, None, why.errno)
 
 
 def busy_writers(target: str, writers: list[str]) -> Fault:
@@ -252,7 +280,8 @@ def from_kernel(error: OSError, trying: str) -> Fault:
         code = "not-privileged"
     hint = _HINTS.get(error.errno or 0)
     said = error.strerror or str(error)
-    return Fault("failed", code, f"can't {trying}: {said}", hint, error.errno or 0)
+    where = f" ({error.filename})" if error.filename else ""
+    return Fault("failed", code, f"can't {trying}: {said}{where}", hint, error.errno or 0)
 
 
 _HINTS = {

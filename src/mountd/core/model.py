@@ -12,6 +12,13 @@ Atime = Literal["relatime", "noatime", "strictatime"]
 Kind = Literal["folder", "file"]
 State = Literal["mounted", "pending", "failed", "conflict", "unmounted"]
 Verb = Literal["mount", "replace", "adjust", "unmount", "keep"]
+DONE: dict[Verb, str] = {
+    "mount": "mounted",
+    "replace": "replaced",
+    "adjust": "adjusted",
+    "unmount": "unmounted",
+}
+"""The actions that change a mount, once they are done."""
 Field = Literal["mount", "source", "idmap", "flags"]
 Reason = Literal[
     "kernel-too-old",
@@ -20,6 +27,7 @@ Reason = Literal[
     "mount-refused",
     "source-is-idmapped",
     "idmap-untrue",
+    "seccomp",
     "root-owned",
     "no-source",
     "no-target",
@@ -193,7 +201,7 @@ class Action(NamedTuple):
 
     `state` is the volume's before the pass, and `idmap` what its mount has now. `mount` is what is
     wanted; `old` is the managed mount that the step replaces, adjusts, takes off, or keeps: then it
-    is as the record shall have it.
+    is as the record shall have it. `beneath` it lies ours too, where a replacement was interrupted.
     """
 
     volume: str
@@ -205,6 +213,7 @@ class Action(NamedTuple):
     idmap: Idmapping | None = None
     mount: DesiredMount | None = None
     old: Managed | None = None
+    beneath: Managed | None = None
     drift: tuple[Drift, ...] = ()
     notes: tuple[str, ...] = ()
     fault: Fault | None = None
@@ -216,4 +225,3 @@ class Outcome(NamedTuple):
     action: Action
     state: State
     fault: Fault | None = None
-    notes: tuple[str, ...] = ()

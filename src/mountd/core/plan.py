@@ -38,7 +38,7 @@ class _Scene(NamedTuple):
     manifest: str
 
     def mine(self, target: str) -> list[Managed]:
-        """The manifest's recorded mounts at a target, the topmost unknown."""
+        """The manifest's recorded mounts for a target, wherever they are now."""
         return [each for each in self.managed.get(target, ()) if each.manifest == self.manifest]
 
 
@@ -66,6 +66,7 @@ def plan(
         manifest,
     )
     actions = [_action(each, scene) for each in desired]
+    blocked = {action.volume for action in actions if action.fault and not _waits(action, scene)}
     reused = {action.old.id for action in actions if action.verb and action.old}
     covered = {action.target for action in actions if action.verb in ("mount", "replace")}
     first: list[Action] = []
@@ -73,16 +74,25 @@ def plan(
     for managed in leaving:
         if managed.id in reused:  # found at the target of another volume, which takes its place
             continue
+        if managed.volume in blocked:  # what it has stays until it can be where it should be
+            continue
         mount = observed.mounts[managed.id]
         into = first if any(folder in covered for folder in folders_above(mount.point)) else last
         into.append(_departure(managed, mount))
     return first + actions + last
 
 
+def _waits(action: Action, scene: _Scene) -> bool:
+    """Whether what is in this volume's way is its own mount, or another that leaves."""
+    return any(folder in scene.leaving for folder in folders_above(action.target))
+
+
 def departures(record: Iterable[Managed], observed: Observed) -> list[Action]:
     """The actions that take these recorded mounts off, the deepest first."""
     alive, _ = _parted(record, observed)
-    return [_departure(managed, observed.mounts[managed.id]) for managed in _deepest(alive)]
+    return [
+        _departure(managed, observed.mounts[managed.id]) for managed in _deepest(alive, observed)
+    ]
 
 
 def differences(
@@ -129,7 +139,7 @@ def _action(desired: Desired, scene: _Scene) -> Action:
         return _mount_action(desired, scene)
     mount = scene.observed.mounts.get(top.id)
     if mount is None:  # it came between two looks: the next pass sees it whole
-        return _stopped(desired, scene, faults.foreign_mount(target, "just mounted", covers=False))
+        return _stopped(desired, scene, faults.just_mounted(target))
     mine = scene.mine(target)
     known = [*mine, *filter(None, [scene.leaving.get(target)])]
     old = next((each for each in known if each.id == top.id), None)
@@ -137,21 +147,29 @@ def _action(desired: Desired, scene: _Scene) -> Action:
     if not old and (drift or _owner_of(top.id, scene)):
         return _stopped(desired, scene, _intruder(target, top, mount, mine, scene))
     fields = {each.field for each in drift}
-    verb: Verb = "replace" if fields & {"source", "idmap"} else "adjust" if fields else "keep"
+    beneath = next((each for each in mine if old and each.id == mount.parent), None)
+    verb: Verb = "adjust" if fields else "keep"
+    if beneath or fields & {"source", "idmap"}:
+        verb = "replace"
     if verb == "keep":  # in the record from now on, and under its present name
         old = record_entry(desired, top.id, scene.manifest)
     elif fault := _obstacle(desired, scene, is_building=verb == "replace"):
         return _stopped(desired, scene, fault)._replace(drift=drift)
     has = mount.idmap if scene.observed.tells_idmaps or not old else old.idmap
-    return _planned(desired, verb, "mounted", has, old, drift)
+    action = _planned(desired, verb, "mounted", has, old, drift)
+    if not beneath:
+        return action
+    note = "a replacement was interrupted: what is on top is the old mount"
+    return action._replace(beneath=beneath, notes=(*action.notes, note))
 
 
 def _mount_action(desired: DesiredMount, scene: _Scene) -> Action:
     drift: tuple[Drift, ...] = ()
-    if mine := scene.mine(desired.target):
-        drift = (Drift("mount", desired.target, scene.observed.mounts[mine[0].id].point),)
-    elif desired.target in scene.lost:
-        drift = (Drift("mount", desired.target, "nothing"),)
+    points = [scene.observed.mounts[each.id].point for each in scene.mine(desired.target)]
+    if desired.target in points:
+        return _stopped(desired, scene, faults.covered_above(desired.target))
+    if points or desired.target in scene.lost:
+        drift = (Drift("mount", desired.target, points[0] if points else "nothing"),)
     if fault := _obstacle(desired, scene, is_building=True):
         return _stopped(desired, scene, fault)._replace(drift=drift)
     return _planned(desired, "mount", "unmounted", None, None, drift)
@@ -168,7 +186,7 @@ def _planned(
     volume = mount.volume
     return Action(
         volume.name, mount.source, mount.target, volume.required, verb, state, has, mount, old,
-        drift, mount.notes,
+        drift=drift, notes=mount.notes,
     )  # fmt: skip
 
 
@@ -221,7 +239,7 @@ def _leaving(
     """
     targets = {each.target for each in desired}
     unready = {each.volume.name for each in desired if not isinstance(each, DesiredMount)}
-    for managed in _deepest(alive):
+    for managed in _deepest(alive, observed):
         if managed.manifest != manifest or managed.volume in unready:
             continue
         if managed.target not in targets or observed.mounts[managed.id].point != managed.target:
@@ -245,9 +263,10 @@ def _parted(record: Iterable[Managed], observed: Observed) -> tuple[list[Managed
     return alive, gone
 
 
-def _deepest(alive: Iterable[Managed]) -> list[Managed]:
-    """By target, those below another before it."""
-    return sorted(alive, key=lambda managed: (-managed.target.count("/"), managed.target))
+def _deepest(alive: Sequence[Managed], observed: Observed) -> list[Managed]:
+    """By target, those below another before it, and of two that are stacked the upper before."""
+    parents = {observed.mounts[managed.id].parent for managed in alive}
+    return sorted(alive, key=lambda it: (-it.target.count("/"), it.target, it.id in parents))
 
 
 def _by_target(alive: Iterable[Managed]) -> dict[str, list[Managed]]:

@@ -63,6 +63,14 @@ def is_mounted(mount_id: int) -> bool:
     return True
 
 
+def is_at(path: str, mount_id: int) -> bool:
+    """Whether it is this mount that a path leads to."""
+    try:
+        return statx(None, path, flags=AT_STATX_DONT_SYNC).mount == mount_id
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def top_at(path: str) -> Top | None:
     """The topmost mount at a path that has no links, None where nothing is mounted there.
 

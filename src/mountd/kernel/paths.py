@@ -217,11 +217,17 @@ def _is_read_only(found: Stat) -> bool:
 
 
 def _stat(folder: Fd, name: str) -> Stat | None:
-    """What statx(2) tells of an entry, None where there is none; no server is waited for."""
+    """What statx(2) tells of an entry, None where there is none; no server is waited for.
+
+    Where it fails otherwise, the folder is closed, for nobody gets it.
+    """
     try:
         return statx(folder, name, flags=AT_STATX_DONT_SYNC)
     except FileNotFoundError:
         return None
+    except OSError:
+        folder.close()
+        raise
 
 
 def open_in_root(root: Fd, path: str) -> Fd:

@@ -11,7 +11,7 @@ from mountd.core import faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import DesiredMount, Flags, Ids
 from mountd.kernel.holders import holders_of
-from mountd.kernel.observe import ATIMES, observe_mount
+from mountd.kernel.observe import ATIMES, is_at, observe_mount
 from mountd.kernel.paths import Spot
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
@@ -55,23 +55,9 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
 
     Raises VolumeError where the filesystem can't idmap or does so untruly, OSError otherwise.
     """
-    tree = open_tree(source)
+    tree = _clone(source, wanted.source)
     try:
-        try:
-            mount_setattr(
-                tree,
-                set_=_bits(wanted.flags) | (MOUNT_ATTR_IDMAP if userns else 0),
-                clear=_OURS,
-                propagation=MS_PRIVATE,  # or it is a peer of the source's mount
-                userns=userns,
-            )
-        except OSError as error:
-            if not userns or error.errno not in (EINVAL, EPERM):
-                raise
-            if error.errno == EPERM:
-                raise VolumeError(faults.idmap_not_permitted(wanted.fs_type)) from error
-            fault = faults.filesystem_refuses(wanted.fs_type, os.uname().release)
-            raise VolumeError(fault) from error
+        _set(tree, wanted, userns)
         found = statx(tree, flags=AT_STATX_DONT_SYNC)
         if (found.uid, found.gid) != wanted.shown:
             shown = Ids(found.uid, found.gid)
@@ -80,6 +66,35 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
         tree.close()
         raise
     return Tree(tree, found.mount)
+
+
+def _clone(source: Fd, path: str) -> Fd:
+    try:
+        return open_tree(source)
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+        raise VolumeError(faults.unbindable(path)) from error
+
+
+def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:
+    bits = _bits(wanted.flags)
+    try:
+        mount_setattr(
+            tree,
+            set_=bits | (MOUNT_ATTR_IDMAP if userns else 0),
+            clear=_OURS,
+            propagation=MS_PRIVATE,  # or it is a peer of the source's mount
+            userns=userns,
+        )
+    except OSError as error:
+        if not userns or error.errno not in (EINVAL, EPERM):
+            raise
+        mount_setattr(tree, set_=bits, clear=_OURS)  # raises if the flags were to blame
+        if error.errno == EPERM:
+            raise VolumeError(faults.idmap_not_permitted(wanted.fs_type)) from error
+        fault = faults.filesystem_refuses(wanted.fs_type, os.uname().release)
+        raise VolumeError(fault) from error
 
 
 def attach(tree: Tree, spot: Spot) -> None:
@@ -91,7 +106,7 @@ def attach(tree: Tree, spot: Spot) -> None:
     try:
         _see(tree, spot)
     except VolumeError:
-        detach(spot)
+        detach(spot, tree.id)
         raise
 
 
@@ -101,17 +116,19 @@ def replace(tree: Tree, spot: Spot, old: int) -> None:
     It goes beneath the old one, which is then taken off; whoever is still inside stays there.
     """
     _expect(old, spot)
+    if not is_at(spot.whole_path, old):  # before anything is changed
+        raise VolumeError(faults.moved_meanwhile(spot.whole_path))
     if below := listmount(old):
         mount = observe_mount(below[0])
         raise VolumeError(faults.mount_below(mount.point, mount.fs_type))
     _move(tree, spot, beneath=True)
-    _expect(old, spot)
-    detach(spot)
+    detach(spot, old)
     _see(tree, spot)
 
 
-def detach(spot: Spot) -> None:
-    """Take the topmost mount off; processes inside keep what they have open."""
+def detach(spot: Spot, mount: int) -> None:
+    """Take our mount off, if it is the topmost; processes inside keep what they have open."""
+    _expect(mount, spot)
     try:
         umount2(spot.folder, spot.name, 0)
     except OSError as error:
@@ -155,20 +172,20 @@ def _move(tree: Tree, spot: Spot, *, beneath: bool) -> None:
 
 def _expect(mount: int, spot: Spot) -> None:
     """See that our mount is the topmost, for that is the one umount2 and BENEATH act on."""
-    found = statx(spot.folder, spot.name, flags=AT_STATX_DONT_SYNC)
-    if found.mount != mount or not found.is_mount_root:
-        path = spot.whole_path
+    try:
+        found = statx(spot.folder, spot.name, flags=AT_STATX_DONT_SYNC)
+    except FileNotFoundError as error:
+        raise VolumeError(faults.covered_above(spot.whole_path)) from error
+    if not found.is_mount_root:
+        raise VolumeError(faults.covered_above(spot.whole_path))
+    if found.mount != mount:
         fs_type = observe_mount(found.mount).fs_type
-        raise VolumeError(faults.foreign_mount(path, fs_type, covers=True))
+        raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, covers=True))
 
 
 def _see(tree: Tree, spot: Spot) -> None:
     """The path must lead to the new mount: a folder above may have been renamed meanwhile."""
-    try:
-        found = statx(None, spot.whole_path, flags=AT_STATX_DONT_SYNC)
-    except (FileNotFoundError, NotADirectoryError):
-        found = None
-    if not found or found.mount != tree.id:
+    if not is_at(spot.whole_path, tree.id):
         raise VolumeError(faults.moved_meanwhile(spot.whole_path))
 
 

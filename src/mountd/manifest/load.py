@@ -1,15 +1,12 @@
 """A manifest's file → volumes: read safely, parsed, validated, the defaults merged in."""
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from mountd.core.idmapping import IDENTITY, Extent, Extents, Idmapping, normalised
 from mountd.core.model import Ids, Volume
-from mountd.kernel.paths import NotAFileError, UnsafeLinkError, open_trusted
-from mountd.kernel.syscalls import Fd
 from mountd.manifest.document import Document, dotted
 from mountd.manifest.positions import KeyPath
 from mountd.manifest.problem import ManifestError, Problem
@@ -27,13 +24,34 @@ class Manifest(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def load_manifest(file: str, reserved: dict[str, str], *, is_acting: bool) -> Manifest:
+class Reading(NamedTuple):
+    """A file's bytes, and a sentence for each way in which others than root could write them."""
+
+    content: bytes
+    distrusts: tuple[str, ...]
+
+
+class UnreadableError(Exception):
+    """A file can't be read: why, in words, and what to do about it."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def load_manifest(
+    file: str, read: Callable[[str], Reading], reserved: dict[str, str], *, is_acting: bool
+) -> Manifest:
     """Read and validate a manifest; `reserved` is what no target may cover, by path.
 
     Raises ManifestError with everything that is wrong. Where root is to act on it (`is_acting`), a
     file that someone else could have written is wrong; otherwise that is a warning.
     """
-    content, distrusts = _read(file)
+    try:
+        content, distrusts = read(file)
+    except UnreadableError as error:
+        raise ManifestError([Problem(file, None, None, error.message, error.hint)]) from error
     if distrusts and is_acting:
         hint = "see that root owns it and the folders above it, and that nobody else can write them"
         refused = [f"{each}; mountd would do as root what others wrote" for each in distrusts]
@@ -50,54 +68,19 @@ def load_manifest(file: str, reserved: dict[str, str], *, is_acting: bool) -> Ma
     return Manifest(file, tuple(_volumes(table)), warnings)
 
 
-def _read(file: str) -> tuple[bytes, list[str]]:
-    """The file's bytes, and who but root could have written them."""
-    try:
-        opened, distrusts = open_trusted(file)
-        with opened:
-            return _content(opened, file), distrusts
-    except UnsafeLinkError as error:
-        message = f"{error.filename} is a link that {error.strerror}"
-        hint = "name the file that it leads to"
-    except NotAFileError as error:
-        message, hint = f"it is {error.strerror}, not a file", "name a TOML file by --manifest FILE"
-    except FileNotFoundError as error:
-        missing = error.filename
-        message = "there is no such file" if missing == file else f"there is no {missing}"
-        hint = "write it, or name another by --manifest FILE"
-    except PermissionError:
-        message, hint = "you may not read it", "run mountd as root"
-    except OSError as error:
-        message, hint = f"it can't be read: {os.strerror(error.errno or 0)}", None
-    raise ManifestError([Problem(file, None, None, message, hint)])
-
-
-def _content(opened: Fd, file: str) -> bytes:
-    """All of it, and of one moment: an editor that writes in place may be at it just now."""
-    before = None
-    with open(opened.number, "rb", closefd=False) as stream:
-        for _ in range(5):
-            stream.seek(0)
-            content = stream.read(MOST_BYTES + 1)
-            now = os.fstat(opened.number)
-            if before == (now.st_size, now.st_mtime_ns) and len(content) == now.st_size:
-                break
-            before = (now.st_size, now.st_mtime_ns)
-    if len(content) > MOST_BYTES:
-        message = "it is larger than 1 MiB, which no manifest needs"
-        raise ManifestError([Problem(file, None, None, message)])
-    return content
-
-
 def _rule_problems(document: Document) -> Iterator[Problem]:
     """What is wrong with tables as wholes; told beside whatever is wrong with their values."""
     defaults = document.values.get("defaults")
-    if isinstance(defaults, Mapping) and _has_user_and_extents(defaults):
+    if not isinstance(defaults, Mapping):
+        defaults = {}
+    if _has_user_and_extents(defaults):
         yield _both(document, ("defaults", "user"))
     targets: dict[str, KeyPath] = {}
     volumes = document.values.get("volumes")
     for name, table in volumes.items() if isinstance(volumes, Mapping) else ():
-        if not isinstance(table, Mapping) or table.get("enabled") is False:
+        if not isinstance(table, Mapping):
+            continue
+        if table.get("enabled", defaults.get("enabled")) is False:
             continue
         for key in ("source", "target"):
             if key not in table:

@@ -1,0 +1,54 @@
+"""Reading a file that root is going to act on: safely, whole, and never more than is sensible."""
+
+import os
+from errno import EFBIG
+
+from mountd.kernel.paths import NotAFileError, UnsafeLinkError, open_trusted
+from mountd.kernel.syscalls import Fd
+from mountd.manifest.load import MOST_BYTES, Reading, UnreadableError
+
+
+def read_manifest(file: str) -> Reading:
+    """A manifest's bytes, and who but root could have written them.
+
+    Raises UnreadableError, in words.
+    """
+    try:
+        opened, distrusts = open_trusted(file)
+        with opened:
+            return Reading(read_bounded(opened, MOST_BYTES), tuple(distrusts))
+    except UnsafeLinkError as error:
+        said = f"{error.filename} is a link that {error.strerror}"
+        raise UnreadableError(said, "name the file that it leads to") from error
+    except NotAFileError as error:
+        said = f"it is {error.strerror}, not a file"
+        raise UnreadableError(said, "name a TOML file by --manifest FILE") from error
+    except FileNotFoundError as error:
+        missing = error.filename
+        said = "there is no such file" if missing == file else f"there is no {missing}"
+        raise UnreadableError(said, "write it, or name another by --manifest FILE") from error
+    except PermissionError as error:
+        raise UnreadableError("you may not read it", "run mountd as root") from error
+    except OSError as error:
+        if error.errno == EFBIG:
+            raise UnreadableError("it is larger than 1 MiB, which no manifest needs") from error
+        raise UnreadableError(f"it can't be read: {os.strerror(error.errno or 0)}") from error
+
+
+def read_bounded(file: Fd, most: int) -> bytes:
+    """All of a file, as it is at one moment: an editor that writes in place may be at it just now.
+
+    Raises OSError, with EFBIG where there are more than `most` bytes.
+    """
+    before = None
+    with open(file.number, "rb", closefd=False) as stream:
+        for _ in range(5):
+            stream.seek(0)
+            content = stream.read(most + 1)
+            now = os.fstat(file.number)
+            if before == (now.st_size, now.st_mtime_ns) and len(content) == now.st_size:
+                break
+            before = (now.st_size, now.st_mtime_ns)
+    if len(content) > most:
+        raise OSError(EFBIG, os.strerror(EFBIG))
+    return content
