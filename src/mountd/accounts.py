@@ -141,4 +141,7 @@ def _content(file: Fd, path: str) -> bytes:
     mode = os.fstat(file.number).st_mode
     if not stat.S_ISREG(mode):
         raise NotAFileError(EINVAL, kind_in_words(mode), path)
-    return read_bounded(file, _MOST_BYTES)
+    try:
+        return read_bounded(file, _MOST_BYTES)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} is {error.strerror}") from error

@@ -31,7 +31,7 @@ def read_manifest(file: str) -> Reading:
         raise UnreadableError("you may not read it", "run mountd as root") from error
     except OSError as error:
         if error.errno == EFBIG:
-            raise UnreadableError("it is larger than 1 MiB, which no manifest needs") from error
+            raise UnreadableError(f"it is {error.strerror}, which no manifest needs") from error
         raise UnreadableError(f"it can't be read: {os.strerror(error.errno or 0)}") from error
 
 
@@ -50,5 +50,5 @@ def read_bounded(file: Fd, most: int) -> bytes:
                 break
             before = (now.st_size, now.st_mtime_ns)
     if len(content) > most:
-        raise OSError(EFBIG, os.strerror(EFBIG))
+        raise OSError(EFBIG, f"larger than {most >> 20} MiB")
     return content
