@@ -12,9 +12,9 @@ from mountd.core.model import Action
 from mountd.core.printable import printable
 from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
 from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
+from mountd.lock import LockedError, StateError
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.reconcile import Pass, Settings, UnknownVolumeError, preview, reconcile, unmount
-from mountd.record import LockedError, StateError
 from mountd.report import (
     Page,
     is_as_desired,

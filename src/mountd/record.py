@@ -1,37 +1,28 @@
-"""What is managed, and the lock: `record.json` and `lock` in the state directory.
+"""What is managed: `record.json` in the state directory.
 
 An id enters the record before its mount is attached and leaves after the mount is gone, so a kill
 at any moment leaves no mount of ours unknown.
 """
 
-import fcntl
 import json
 import os
 import stat
-import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
-from errno import ENOENT, ENOTDIR, EROFS
+from errno import ENOENT, ENOTDIR
 from typing import Any
 
 from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
 from mountd.core.model import Ids, Managed
 from mountd.kernel.paths import UnsafeLinkError, open_path, spot
 from mountd.kernel.syscalls import Fd
+from mountd.lock import StateError, locked
 
 _FORMAT = 1
 _MOST_BYTES = 64 << 20
 _ROOT = 0
 _ODD_JSON = (AttributeError, ArithmeticError, RecursionError)  # of other types than we wrote
 _encode = json.JSONEncoder().encode
-
-
-class StateError(Exception):
-    """The state directory can't be used; its text says why."""
-
-
-class LockedError(Exception):
-    """Another pass holds the lock; its text says which process."""
 
 
 class Record:
@@ -47,14 +38,13 @@ class Record:
         self._folder = folder
         self._path = path
         self._lines: dict[int, str] = {}  # entries as JSON: most stay as they are at each write
-        self._written = ""
+        self._is_changed = False
         if folder:
             self._load(folder)
 
     def _load(self, folder: Fd) -> None:
         try:
-            self._written = _read(folder)
-            document = json.loads(self._written)
+            document = json.loads(_read(folder))
             if document["version"] != _FORMAT:
                 raise ValueError(f"version {document['version']}")
             boot, namespace = _here()
@@ -84,14 +74,17 @@ class Record:
     def add(self, *entries: Managed) -> None:
         """Enter mounts; `write` makes it last."""
         for entry in entries:
-            self.managed[entry.id] = entry
-            self._lines.pop(entry.id, None)
+            if self.managed.get(entry.id) != entry:
+                self.managed[entry.id] = entry
+                self._lines.pop(entry.id, None)
+                self._is_changed = True
 
     def remove(self, *ids: int) -> None:
         """Forget mounts that are gone; `write` makes it last."""
         for each in ids:
-            self.managed.pop(each, None)
-            self._lines.pop(each, None)
+            if self.managed.pop(each, None):
+                self._lines.pop(each, None)
+                self._is_changed = True
 
     def forget_gone(self, mounted: Container[int]) -> None:
         """Forget every mount that isn't among those that the kernel has; `write` makes it last."""
@@ -102,16 +95,14 @@ class Record:
 
         Raises OSError, and then the old file is as it was.
         """
-        text = self._text()
-        has_nothing_to_say = not self.managed and not self._written
-        if not always and (text == self._written or has_nothing_to_say):
+        if not (self._is_changed or always):
             return
         assert self._folder, "a dry run writes nothing"
         folder = self._folder.number
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             with Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder)) as file:
-                rest = memoryview(text.encode())
+                rest = memoryview(self._text().encode())
                 while rest:
                     rest = rest[os.write(file.number, rest) :]
                 os.fsync(file.number)
@@ -123,7 +114,7 @@ class Record:
                 os.unlink("record.json.new", dir_fd=folder)
             said = f"write: {os.strerror(error.errno or 0)} ({self._path}/record.json)"
             raise OSError(error.errno, said) from error
-        self._written = text
+        self._is_changed = False
 
     def _keep_aside(self, folder: int) -> None:
         """Leave what can't be believed to whoever wants to know why."""
@@ -162,7 +153,7 @@ def locked_record(state_dir: str, wait: float) -> Iterator[Record]:
 
     Raises LockedError after `wait` seconds, StateError where the directory can't be used.
     """
-    with _state_folder(state_dir) as folder, _lock(folder, state_dir, wait) as has_waited:
+    with _state_folder(state_dir) as folder, locked(folder, state_dir, wait) as has_waited:
         yield Record(folder, state_dir, has_waited=has_waited)
 
 
@@ -183,55 +174,6 @@ def _state_folder(path: str) -> Fd:
         folder.close()
         raise StateError(f"the state directory {path} must be a folder that only root can write")
     return folder
-
-
-@contextmanager
-def _lock(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
-    """Whether it had to be waited for."""
-    has_waited = False
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = Fd(os.open("lock", flags, 0o600, dir_fd=folder.number))
-        except OSError as error:
-            if error.errno == EROFS:
-                break  # no record can be written there either, so nothing will be changed
-            said = f"the lock {state_dir}/lock can't be made: {error.strerror}"
-            raise StateError(said) from error
-        with file:
-            try:
-                fcntl.flock(file.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise LockedError(_holder(file, state_dir)) from None
-                has_waited = True
-                time.sleep(0.02)
-                continue
-            if _is_same(file, folder):  # or it was unlinked, and a second one made: two holders
-                yield has_waited
-                return
-    yield has_waited
-
-
-def _is_same(file: Fd, folder: Fd) -> bool:
-    try:
-        now = os.stat("lock", dir_fd=folder.number, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(file.number), now)
-
-
-def _holder(file: Fd, state_dir: str) -> str:
-    """Who has the lock, as /proc/locks tells: `N: FLOCK ADVISORY WRITE PID MAJ:MIN:INODE 0 EOF`."""
-    found = os.fstat(file.number)
-    wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    with open("/proc/locks") as lines:
-        for line in lines:
-            words = line.split()
-            if words[1] == "FLOCK" and words[-3] == wanted:
-                return f"another pass is running (pid {words[-4]}) and holds {state_dir}/lock"
-    return f"another pass is running and holds {state_dir}/lock"
 
 
 def _read(folder: Fd) -> str:

@@ -15,6 +15,7 @@ from mountd.core.idmapping import Idmapping, is_whole
 from mountd.core.model import (
     Desired,
     DesiredMount,
+    Fault,
     Flags,
     Ids,
     Kind,
@@ -139,20 +140,15 @@ class Resolver:
                 raise
         except VolumeError as error:
             return Unready(volume, target, error.fault), None
-        except UnsafeLinkError as error:
-            fault = faults.unsafe_link(error.filename, error.strerror or "")
-            return Unready(volume, target, fault), None
-        except PermissionError as error:
-            is_ours = self._is_acting
-            fault = (
-                faults.from_kernel(error, f"look at {volume.source}")
-                if is_ours
-                else faults.not_visible(error)
-            )
-            return Unready(volume, target, fault), None
         except OSError as error:
-            fault = faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
-            return Unready(volume, target, fault), None
+            return Unready(volume, target, self._fault(error, volume)), None
+
+    def _fault(self, error: OSError, volume: Volume) -> Fault:
+        if isinstance(error, UnsafeLinkError):
+            return faults.unsafe_link(error.filename, error.strerror or "")
+        if isinstance(error, PermissionError) and not self._is_acting:
+            return faults.not_visible(error)
+        return faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
 
     def _desired(
         self, volume: Volume, path: str, target: str, found: Stat, kind: Kind, user: User | None
