@@ -166,3 +166,48 @@ except ChildProcessError:
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "error"},
     )  # fmt: skip
     assert done.stdout == "clean\n", done.stderr
+
+
+def test_a_copy_that_covers_ours_is_a_conflict_and_not_adopted(world: World) -> None:
+    """It looks the very same, but the record says that it isn't ours."""
+    world.folder("source")
+    world.volumes(work=_work(world))
+    world.reconcile()
+    run("mount", "--bind", str(world / "work"), str(world / "work"))
+    for _ in range(2):
+        assert world.reconcile(status=1).volume("work")["state"] == "conflict"
+    (world / "state/record.json").unlink()
+    assert world.reconcile(status=1).volume("work")["state"] == "conflict"
+    assert len([each for each in world.mounts() if each.point == str(world / "work")]) == 2
+
+
+def test_a_folder_that_may_not_be_looked_into_is_said_and_the_rest_is_shown(world: World) -> None:
+    world.folder("source")
+    private = world.folder("private", mode=0o700)
+    world.volumes(work=_work(world), private=_work(world, target=private / "t"))
+    world.reconcile()
+    for words in (["status"], ["reconcile", "-n"]):
+        result = world.mountd(*words, "--json", uid=1000)
+        assert result.volume("work")["state"] == "mounted"
+        assert result.volume("private")["error"]["code"] == "not-privileged"
+
+
+@pytest.mark.parametrize("limit", [48, 100])
+def test_few_descriptors_are_enough_for_many_volumes(world: World, limit: int) -> None:
+    world.folder("source")
+    world.volumes(**{f"v{i}": _work(world, target=world / f"t{i}") for i in range(150)})
+    words = ["--json", "--manifest", world.manifest, "--state-dir", world.state]
+    for verb in ("mount", "keep"):
+        result = world.run(["prlimit", f"--nofile={limit}", MOUNTD, "reconcile", *words])
+        assert result.status == 0, result.err
+        assert {each["action"] for each in result.document["volumes"]} == {verb}
+
+
+def test_a_source_inside_another_target_is_named_as_that_from_the_first(world: World) -> None:
+    world.folder("source/inner", owner=(0, 0))
+    world.volumes(
+        outer=_work(world), inner=_work(world, source=world / "work/inner", target=world / "i")
+    )
+    for _ in range(2):
+        error = world.reconcile(status=1).volume("inner")["error"]
+        assert "lies in /mnt/work, the target of volume `outer`" in error["message"]

@@ -3,6 +3,7 @@
 New mounts are built many at a time: their ids enter the record in one write, then each is attached.
 """
 
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -16,10 +17,11 @@ from mountd.core.model import Action, DesiredMount, Fault, Managed, Outcome
 from mountd.core.plan import differences, record_entry
 from mountd.kernel import tree
 from mountd.kernel.observe import is_mounted, observe_mount, top_at
-from mountd.kernel.paths import UnsafeLinkError, made, spot
-from mountd.kernel.syscalls import Fd
+from mountd.kernel.paths import UnsafeLinkError, made, open_path, spot
+from mountd.kernel.syscalls import Fd, statx
 from mountd.kernel.tree import Tree
-from mountd.kernel.userns import NamespaceLimitError, make_user_namespace
+from mountd.kernel.userns import UserNamespaceError, make_user_namespace
+from mountd.patience import PATIENCE, Looker
 from mountd.record import Record
 
 _T = TypeVar("_T")
@@ -42,9 +44,9 @@ def apply(
                 _left(each) if run.is_on_record(each) else _stopped(each, fault) for each in actions
             )
             return
-        for verb, group in groupby(actions, key=lambda action: action.verb):
-            if verb == "mount":
-                yield from run.mount(list(group))
+        for builds, group in groupby(actions, key=_builds):
+            if builds:
+                yield from run.put_up(list(group))
             else:
                 yield from map(run.carry_out, group)
         run.finish()
@@ -91,12 +93,14 @@ class _Run:
         """Let the record forget what went. Where that fails, the next pass sees that it is gone."""
         self._write()
 
-    def mount(self, actions: list[Action]) -> Iterator[Outcome]:
-        """Build, record, attach: so many at once as descriptors are no matter."""
-        for start in range(0, len(actions), _AT_ONCE):
-            yield from self._mount_at_once(actions[start : start + _AT_ONCE])
+    def put_up(self, actions: list[Action]) -> Iterator[Outcome]:
+        """Mount or replace: build, record, attach; so many at once as descriptors are no matter."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        at_once = min(_AT_ONCE, limit // 6)
+        for start in range(0, len(actions), at_once):
+            yield from self._put_up_at_once(actions[start : start + at_once])
 
-    def _mount_at_once(self, actions: list[Action]) -> Iterator[Outcome]:
+    def _put_up_at_once(self, actions: list[Action]) -> Iterator[Outcome]:
         built = [(action, _attempt(action, self._build)) for action in actions]
         unrecorded = self._write()
         for action, result in built:
@@ -104,53 +108,42 @@ class _Run:
             if isinstance(result, Tree):
                 with result.fd:
                     fault = fault or _attempt(action, partial(self._attach, built=result))
-                if fault:
+                if fault or action.old:
                     self._forget_unless_mounted(result.id)
             if fault:
                 self._failed[action.volume] = fault
             yield _stopped(action, fault) if fault else Outcome(action, "mounted")
 
     def carry_out(self, action: Action) -> Outcome:
-        """Do one action other than mount."""
+        """Do an action that builds nothing, or finishes what another pass began."""
         match action.verb:
             case "replace":
-                fault = _attempt(action, self._replace)
+                fault = _attempt(action, self._finish)
             case "adjust":
                 fault = _attempt(action, self._adjust)
             case "unmount" if action.volume in self._failed:
                 why = self._failed[action.volume]
                 fault = faults.not_moved(action.volume, action.target, why)
             case "unmount":
-                fault = _attempt(action, self._unmount)
+                (fault,) = Looker(self._try_unmount, _give_up, _forget).look_at([action])
                 if fault:
                     self._stuck.append(action.target)
             case _:
                 return _left(action)
         if fault:
-            if action.verb == "replace":
-                self._failed[action.volume] = fault
             return _stopped(action, fault)
         return Outcome(action, "unmounted" if action.verb == "unmount" else "mounted")
 
-    def _replace(self, action: Action) -> None:
-        assert action.mount and action.old
-        old = action.old
-        if action.beneath:
-            with spot(action.target) as found:
-                tree.detach(found, old.id)
-            self._record.remove(old.id)
-            old = action.beneath
-            if self._is_as_desired(action.mount, old):
-                return
-        built = self._build(action)
-        try:
-            with built.fd, spot(action.target) as found:
-                if fault := self._write():
-                    raise VolumeError(fault)
-                tree.replace(built, found, old.id)
-        finally:
-            self._forget_unless_mounted(built.id)
-            self._forget_unless_mounted(old.id)
+    def _finish(self, action: Action) -> None:
+        """Take off the old mount of a replacement that was interrupted; begin anew if need be."""
+        assert action.mount and action.old and action.beneath
+        with spot(action.target) as found:
+            tree.detach(found, action.old.id)
+        self._record.remove(action.old.id)
+        if not self._is_as_desired(action.mount, action.beneath):
+            (outcome,) = self._put_up_at_once([action._replace(old=action.beneath)])
+            if outcome.fault:
+                raise VolumeError(outcome.fault)
 
     def _is_as_desired(self, wanted: DesiredMount, managed: Managed) -> bool:
         """Whether what an interrupted replacement had put beneath, and shows now, is it."""
@@ -166,6 +159,9 @@ class _Run:
             tree.adjust(found, action.old.id, action.mount.flags)
         self._record.add(record_entry(action.mount, action.old.id, self._manifest))
 
+    def _try_unmount(self, action: Action) -> Fault | None:
+        return _attempt(action, self._unmount)
+
     def _unmount(self, action: Action) -> None:
         assert action.old
         with spot(action.target) as found:
@@ -179,15 +175,33 @@ class _Run:
         for point in self._stuck:
             if point.startswith(f"{wanted.target}/"):
                 raise VolumeError(faults.busy_below(wanted.target, point))
-        with self._sources.pop(action.volume) as source:
+        with self._source(wanted) as source:
             built = tree.build(source, wanted, self._namespace(wanted))
         self._record.add(record_entry(wanted, built.id, self._manifest))
         return built
 
+    def _source(self, wanted: DesiredMount) -> Fd:
+        """The source as it was resolved: held since, or opened again and seen to be the same."""
+        if source := self._sources.pop(wanted.volume.name, None):
+            return source
+        source, _ = open_path(wanted.source)
+        found = statx(source)
+        if (found.device, found.inode) != (wanted.device, wanted.inode):
+            source.close()
+            raise VolumeError(faults.moved_meanwhile(wanted.source))
+        return source
+
     def _attach(self, action: Action, built: Tree) -> None:
         assert action.mount
-        with made(action.target, action.mount.kind) as found:
-            tree.attach(built, found)
+        if old := action.old:
+            try:
+                with spot(action.target) as found:
+                    tree.replace(built, found, old.id)
+            finally:
+                self._forget_unless_mounted(old.id)
+        else:
+            with made(action.target, action.mount.kind) as found:
+                tree.attach(built, found)
 
     def _namespace(self, wanted: DesiredMount) -> Fd | None:
         if wanted.inherited or wanted.idmap is None:
@@ -218,14 +232,27 @@ def _attempt(action: Action, step: Callable[[Action], _T]) -> _T | Fault:
         return error.fault
     except UnsafeLinkError as error:
         return faults.unsafe_link(error.filename, error.strerror or "")
-    except NamespaceLimitError as error:
-        return faults.namespace_limit(error)
+    except UserNamespaceError as error:
+        return faults.no_namespace(error)
     except OSError as error:
         return faults.from_kernel(error, f"{action.verb} {action.target}")
 
 
+def _give_up(action: Action) -> Fault:
+    return faults.not_answering(action.source, action.target, PATIENCE)
+
+
+def _forget(_: object) -> None:
+    pass
+
+
 def _changes(action: Action) -> bool:
     return action.verb not in (None, "keep")
+
+
+def _builds(action: Action) -> bool:
+    """Whether a new mount is built for it; an interrupted replacement may do without."""
+    return action.verb in ("mount", "replace") and not action.beneath
 
 
 def _left(action: Action) -> Outcome:

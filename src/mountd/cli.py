@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
-from mountd.exits import INTERRUPTED, OK, USAGE
+from mountd.exits import FAILED, INTERRUPTED, OK, USAGE
 
 _COMMANDS = {
     "reconcile": "make the mounts what the manifest says",
@@ -42,6 +42,9 @@ def main() -> int:
 
             show_usage_error(str(error))
         return USAGE
+    except MemoryError:
+        sys.stderr.write("mountd: out of memory; what was done so far is on record\n")
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -65,11 +65,11 @@ class _Command:
 
     def _run(self) -> int:
         command = self._arguments.command
-        if self._is_acting and not _is_privileged():
-            hint = "run it as root; `mountd reconcile --dry-run` is for anyone"
-            problem = _problem(f"`mountd {command}` needs CAP_SYS_ADMIN", hint)
-            return self._stopped(UNPRIVILEGED, [problem])
         try:
+            if self._is_acting and not _is_privileged():
+                hint = "run it as root; `mountd reconcile --dry-run` is for anyone"
+                problem = _problem(f"`mountd {command}` needs CAP_SYS_ADMIN", hint)
+                return self._stopped(UNPRIVILEGED, [problem])
             return {
                 "reconcile": self._reconcile,
                 "status": self._status,
@@ -212,7 +212,8 @@ def _said(error: OSError) -> str:
     """The kernel's words; one that lacks statmount(2) is from before 6.8."""
     if error.errno == ENOSYS:
         return f"{error.strerror}: mountd needs Linux 6.8, and this is {os.uname().release}"
-    return error.strerror or str(error)
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"
 
 
 def _is_privileged() -> bool:

@@ -58,8 +58,9 @@ def reconcile(
         if record.has_waited:  # while the other pass ran, the manifest may have been edited
             manifest = _load(settings, is_acting=True)
         warnings = manifest.warnings + record.warnings
-        with Resolver(_reserved(settings), is_acting=True) as resolver:
-            actions, observed = _plan(manifest, resolver, record)
+        observed = observe()
+        with _resolver(settings, manifest, observed, is_acting=True) as resolver:
+            actions = _plan(manifest, resolver, observed, record)
             on_plan(actions)
             record.forget_gone(observed.mounts)
             tells_idmaps = observed.tells_idmaps
@@ -74,8 +75,9 @@ def preview(settings: Settings) -> Pass:
     """What `reconcile` would do. It needs no privilege, takes no lock and writes nothing."""
     manifest = _load(settings, is_acting=False)
     record = read_record(settings.state_dir)
-    with Resolver(_reserved(settings), is_acting=False) as resolver:
-        actions, _ = _plan(manifest, resolver, record)
+    observed = observe()
+    with _resolver(settings, manifest, observed, is_acting=False) as resolver:
+        actions = _plan(manifest, resolver, observed, record)
         warnings = manifest.warnings + resolver.warnings + record.warnings
     outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
     return Pass((manifest.file,), outcomes, True, warnings)
@@ -93,7 +95,7 @@ def unmount(
         if unknown := set(names) - {each.volume for each in ours}:
             _refuse_unknown(unknown, {each.volume for each in ours}, settings)
         warnings = record.warnings
-        observed = observe(())
+        observed = observe()
         record.forget_gone(observed.mounts)
         chosen = [each for each in ours if each.volume in names or not names]
         actions = departures(chosen, observed)
@@ -117,11 +119,20 @@ def _load(settings: Settings, *, is_acting: bool) -> Manifest:
     return load_manifest(settings.manifest, read_manifest, reserved, is_acting=is_acting)
 
 
-def _plan(manifest: Manifest, resolver: Resolver, record: Record) -> tuple[list[Action], Observed]:
-    _make_room_for_descriptors(len(manifest.volumes))
+def _resolver(
+    settings: Settings, manifest: Manifest, observed: Observed, *, is_acting: bool
+) -> Resolver:
+    most = _make_room_for_descriptors(len(manifest.volumes))
+    reserved = _reserved(settings)
+    return Resolver(reserved, observed.mounts, is_acting=is_acting, most_sources=most)
+
+
+def _plan(
+    manifest: Manifest, resolver: Resolver, observed: Observed, record: Record
+) -> list[Action]:
     desired = resolver.resolve(manifest.volumes)
-    observed = observe(each.target for each in desired)
-    return plan(desired, observed, record.managed.values(), manifest.file), observed
+    seen = observed._replace(tops=resolver.tops)
+    return plan(desired, seen, record.managed.values(), manifest.file)
 
 
 def _reserved(settings: Settings) -> dict[str, str]:
@@ -146,8 +157,8 @@ def _each(
     return tuple(done)
 
 
-def _make_room_for_descriptors(volumes: int) -> None:
-    """A source is held open for each volume, and the usual soft limit is 1,024.
+def _make_room_for_descriptors(volumes: int) -> int:
+    """How many sources may be held open; the usual soft limit of 1,024 in all is raised.
 
     The kernel's table of them grows here, at once: in a process with threads each growth waits for
     an RCU grace period (fs/file.c), which at 1,000 volumes was a third of the pass.
@@ -156,3 +167,4 @@ def _make_room_for_descriptors(volumes: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     highest = min(2 * volumes + 64, hard - 1)
     os.close(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, highest))
+    return hard // 3

@@ -1,10 +1,8 @@
 """Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
 
-import os
 import stat
-from collections.abc import Sequence
-from errno import EAGAIN, ENOENT, ENOTDIR
-from threading import Lock, Thread
+from collections.abc import Mapping, Sequence
+from errno import ENOENT, ENOTDIR
 from typing import Self
 
 from mountd.accounts import Accounts
@@ -20,12 +18,13 @@ from mountd.core.model import (
     Ids,
     Kind,
     ObservedMount,
+    Top,
     Unready,
     User,
     Volume,
 )
 from mountd.core.targets import why_forbidden
-from mountd.kernel.observe import observe_mount
+from mountd.kernel.observe import observe_mount, top_at
 from mountd.kernel.paths import (
     UnsafeLinkError,
     is_plain_folder,
@@ -34,9 +33,7 @@ from mountd.kernel.paths import (
     spot,
 )
 from mountd.kernel.syscalls import Fd, Stat, statx
-
-PATIENCE = 3.0
-"""Seconds for a volume's source and target to answer; a dead FUSE or network server never does."""
+from mountd.patience import PATIENCE, Looker
 
 _Answer = tuple[Desired, Fd | None]
 
@@ -44,15 +41,27 @@ _Answer = tuple[Desired, Fd | None]
 class Resolver:
     """Works out desired mounts, and holds the sources it opened until the end of the `with`."""
 
-    def __init__(self, reserved: dict[str, str], *, is_acting: bool) -> None:
-        """`reserved`: what no target may cover, by path; `is_acting`: mounts will follow."""
+    def __init__(
+        self,
+        reserved: dict[str, str],
+        mounts: Mapping[int, ObservedMount],
+        *,
+        is_acting: bool,
+        most_sources: int,
+    ) -> None:
+        """`reserved`: what no target may cover, by path; `is_acting`: mounts will follow.
+
+        More than `most_sources` are not held: their volumes' are opened again when needed.
+        """
+        self._points = {mount.point for mount in mounts.values()}
+        self._most_sources = most_sources
         self._reserved = reserved
         self._is_acting = is_acting
         self._accounts: dict[str, Accounts] = {}
         self._users: dict[tuple[str, str], User] = {}
         self._mounts: dict[int, ObservedMount] = {}
-        self._handing_over = Lock()
-        self._awaited: list[_Answer | BaseException] | None = None
+        self.tops: dict[str, Top] = {}
+        """What is on top at each target on which something is mounted."""
         self.sources: dict[str, Fd] = {}
         """The source of each volume that means a mount, by its name; who takes one closes it."""
 
@@ -69,52 +78,13 @@ class Resolver:
         return tuple(each for accounts in self._accounts.values() for each in accounts.warnings)
 
     def resolve(self, volumes: Sequence[Volume]) -> list[Desired]:
-        """What each volume means now. A source that hangs costs its own volume only.
-
-        The looks that may hang are a thread's: it can't be interrupted, but it can be left behind.
-        """
-        results: list[Desired] = []
-        while len(results) < len(volumes):
-            self._resolve_on(volumes, results)
-        return results
-
-    def _resolve_on(self, volumes: Sequence[Volume], results: list[Desired]) -> None:
-        answers: list[_Answer | BaseException] = []
-        self._awaited = answers
-        todo = volumes[len(results) :]
-
-        def work() -> None:
-            try:
-                for volume in todo:
-                    answer = self._resolve_one(volume)
-                    with self._handing_over:
-                        if self._awaited is not answers:  # left behind; nobody takes it any more
-                            _drop(answer)
-                            return
-                        answers.append(answer)
-            except BaseException as error:  # noqa: BLE001 - raised again where it is seen
-                answers.append(error)
-
-        worker = Thread(target=work, daemon=True)
-        try:
-            worker.start()
-        except RuntimeError as error:
-            raise OSError(EAGAIN, f"no thread can be started: {os.strerror(EAGAIN)}") from error
-        _wait(worker, answers)
-        with self._handing_over:
-            is_stuck = worker.is_alive()
-            self._awaited = None
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            desired, source = answer
+        """What each volume means now. A source or target that hangs costs its own volume only."""
+        desired = []
+        for each, source in Looker(self._resolve_one, _give_up, _drop).look_at(volumes):
             if source:
-                self.sources[desired.volume.name] = source
-            results.append(desired)
-        if is_stuck and len(results) < len(volumes):
-            stuck = volumes[len(results)]
-            fault = faults.not_answering(stuck.source, stuck.target, PATIENCE)
-            results.append(Unready(stuck, stuck.target, fault))
+                self.sources[each.volume.name] = source
+            desired.append(each)
+        return desired
 
     def _resolve_one(self, volume: Volume) -> _Answer:
         target = volume.target
@@ -124,6 +94,8 @@ class Resolver:
             if volume.recursive:
                 raise VolumeError(faults.not_supported("a recursive volume"))
             target, there = self._target(volume)
+            if target in self._points and (top := top_at(target)):
+                self.tops[target] = top
             user = self._user(volume)
             source, path = _open_source(volume.source)
             try:
@@ -134,7 +106,8 @@ class Resolver:
                 is_missing = there is None
                 notes = (f"makes {target}",) if is_missing else ()
                 mount = self._desired(volume, path, target, found, kind, user)
-                return mount._replace(notes=mount.notes + notes) if notes else mount, source
+                mount = mount._replace(notes=mount.notes + notes) if notes else mount
+                return mount, self._held(source)
             except BaseException:
                 source.close()
                 raise
@@ -142,6 +115,13 @@ class Resolver:
             return Unready(volume, target, error.fault), None
         except OSError as error:
             return Unready(volume, target, self._fault(error, volume)), None
+
+    def _held(self, source: Fd) -> Fd | None:
+        if self._most_sources == 0:
+            source.close()
+            return None
+        self._most_sources -= 1
+        return source
 
     def _fault(self, error: OSError, volume: Volume) -> Fault:
         if isinstance(error, UnsafeLinkError):
@@ -230,12 +210,9 @@ class Resolver:
         return path, None
 
 
-def _wait(worker: Thread, answers: Sequence[object]) -> None:
-    """Wait until the worker has ended, or has had no answer for as long as we are patient."""
-    seen = -1
-    while worker.is_alive() and len(answers) > seen:
-        seen = len(answers)
-        worker.join(PATIENCE)
+def _give_up(volume: Volume) -> _Answer:
+    fault = faults.not_answering(volume.source, volume.target, PATIENCE)
+    return Unready(volume, volume.target, fault), None
 
 
 def _drop(answer: _Answer) -> None:

@@ -312,7 +312,11 @@ def mount_limit(target: str) -> Fault:
     return Fault("failed", "limit", message, "raise the sysctl fs.mount-max", _errno.ENOSPC)
 
 
-def namespace_limit(error: OSError) -> Fault:
-    message = "the kernel has no more user namespaces to give, and an idmapping needs one"
-    hint = "raise the sysctl user.max_user_namespaces"
-    return Fault("failed", "limit", message, hint, error.errno or 0)
+def no_namespace(error: OSError) -> Fault:
+    if error.errno == _errno.ENOSPC:
+        message = "the kernel has no more user namespaces to give, and an idmapping needs one"
+        hint = "raise the sysctl user.max_user_namespaces"
+        return Fault("failed", "limit", message, hint, _errno.ENOSPC)
+    message = f"no user namespace can be made for the idmapping: {error.strerror}"
+    hint = "it takes CAP_SETUID, CAP_SETGID and CAP_SETFCAP, and no chroot or container around"
+    return Fault("failed", "not-privileged", message, hint, error.errno or 0)

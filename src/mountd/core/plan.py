@@ -129,9 +129,10 @@ def record_entry(mount: DesiredMount, mount_id: int, manifest: str) -> Managed:
 
 
 def _action(desired: Desired, scene: _Scene) -> Action:
-    if not isinstance(desired, DesiredMount):
-        return _stopped(desired, scene, desired.fault)
     target = desired.target
+    if not isinstance(desired, DesiredMount):  # nesting is told first: the rest may follow from it
+        nested = _nesting(desired.volume.name, desired.volume.source, target, scene)
+        return _stopped(desired, scene, nested or desired.fault)
     if scene.claims[target] != desired.volume.name:
         return _stopped(desired, scene, faults.same_target(target, scene.claims[target]))
     top = scene.observed.tops.get(target)
@@ -140,14 +141,22 @@ def _action(desired: Desired, scene: _Scene) -> Action:
     mount = scene.observed.mounts.get(top.id)
     if mount is None:  # it came between two looks: the next pass sees it whole
         return _stopped(desired, scene, faults.just_mounted(target))
-    mine = scene.mine(target)
-    known = [*mine, *filter(None, [scene.leaving.get(target)])]
-    old = next((each for each in known if each.id == top.id), None)
+    return _action_on_mount(desired, top, mount, scene)
+
+
+def _action_on_mount(
+    desired: DesiredMount, top: Top, mount: ObservedMount, scene: _Scene
+) -> Action:
+    """For a volume at whose target something is mounted."""
+    target = desired.target
+    mine = {each.id: each for each in scene.mine(target)}
+    stray = scene.leaving.get(target)
+    old = mine.get(top.id) or (stray if stray and stray.id == top.id else None)
     drift = differences(desired, mount, top, old, tells_idmaps=scene.observed.tells_idmaps)
-    if not old and (drift or _owner_of(top.id, scene)):
-        return _stopped(desired, scene, _intruder(target, top, mount, mine, scene))
+    if fault := _intrusion(target, top, mount, scene, is_equal=not drift, is_known=bool(old)):
+        return _stopped(desired, scene, fault)
+    beneath = mine.get(mount.parent)
     fields = {each.field for each in drift}
-    beneath = next((each for each in mine if old and each.id == mount.parent), None)
     verb: Verb = "adjust" if fields else "keep"
     if beneath or fields & {"source", "idmap"}:
         verb = "replace"
@@ -203,26 +212,43 @@ def _stopped(desired: Desired, scene: _Scene, fault: Fault) -> Action:
 
 def _obstacle(desired: DesiredMount, scene: _Scene, *, is_building: bool) -> Fault | None:
     """What else lies where this volume's mount would go, or where its source comes from."""
-    volume, target = desired.volume, desired.target
+    target = desired.target
+    if fault := _nesting(desired.volume.name, desired.source, target, scene):
+        return fault
     for path in folders_above(target):
-        if path in scene.claims:
-            return faults.nested_target(target, scene.claims[path], path)
         if path in scene.leaving:
             return faults.leaving_above(target, scene.leaving[path].volume, path)
-    for path in (desired.source, *folders_above(desired.source)):
-        if scene.claims.get(path, volume.name) != volume.name:
-            return faults.nested_source(desired.source, scene.claims[path], path)
     if is_building and (below := scene.below.get(target)):
         return faults.mount_below(below.point, below.fs_type)
     return None
 
 
-def _intruder(
-    target: str, top: Top, mount: ObservedMount, mine: list[Managed], scene: _Scene
-) -> Fault:
+def _nesting(volume: str, source: str, target: str, scene: _Scene) -> Fault | None:
+    """Which other volume's target this one's target or source lies in."""
+    for path in folders_above(target):
+        if path in scene.claims:
+            return faults.nested_target(target, scene.claims[path], path)
+    for path in (source, *folders_above(source)):
+        if scene.claims.get(path, volume) != volume:
+            return faults.nested_source(source, scene.claims[path], path)
+    return None
+
+
+def _intrusion(
+    target: str, top: Top, mount: ObservedMount, scene: _Scene, *, is_equal: bool, is_known: bool
+) -> Fault | None:
+    """What is mounted at the target that isn't ours; ours, if the record is lost, `is_equal`."""
+    mine = {each.id for each in scene.mine(target)}
+    under = scene.observed.mounts.get(mount.parent)
+    if under and under.point == target and under.id not in mine:
+        return faults.foreign_mount(target, under.fs_type, covers=False)
+    if is_known:
+        return None
     if other := _owner_of(top.id, scene):
         return faults.managed_elsewhere(target, other.volume, other.manifest)
-    return faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
+    if mine or not is_equal:
+        return faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
+    return None
 
 
 def _owner_of(mount_id: int, scene: _Scene) -> Managed | None:

@@ -1,6 +1,5 @@
 """The mount table, by listmount(2) and statmount(2) (Linux 6.8)."""
 
-from collections.abc import Iterable
 from errno import ENOENT
 
 from mountd.core.idmapping import Idmapping, parsed_text
@@ -29,8 +28,8 @@ ATIMES: dict[Atime, int] = {
 _ATIME_OF = {value: word for word, value in ATIMES.items()}
 
 
-def observe(targets: Iterable[str]) -> Observed:
-    """Every mount that can be reached from our root, and what is on top at these targets."""
+def observe() -> Observed:
+    """Every mount that can be reached from our root; it waits for no server."""
     mounts: dict[int, ObservedMount] = {}
     tells_idmaps = True
     for mount_id in listmount():
@@ -42,9 +41,7 @@ def observe(targets: Iterable[str]) -> Observed:
             continue  # taken off since the list was made
         mounts[mount_id] = _observed(found)
         tells_idmaps = found.tells_maps
-    points = {mount.point for mount in mounts.values()}
-    tops = {target: top for target in targets if target in points and (top := top_at(target))}
-    return Observed(mounts, tops, tells_idmaps)
+    return Observed(mounts, {}, tells_idmaps)
 
 
 def observe_mount(mount_id: int) -> ObservedMount:
@@ -74,7 +71,8 @@ def is_at(path: str, mount_id: int) -> bool:
 def top_at(path: str) -> Top | None:
     """The topmost mount at a path that has no links, None where nothing is mounted there.
 
-    It never waits for a server; the owner is the last one known.
+    It waits for no server at the path itself, but for one of a folder above; the owner is the last
+    one known.
     """
     try:
         found = statx(None, path, flags=AT_STATX_DONT_SYNC)

@@ -11,7 +11,7 @@ from mountd.core import faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import DesiredMount, Flags, Ids
 from mountd.kernel.holders import holders_of
-from mountd.kernel.observe import ATIMES, is_at, observe_mount
+from mountd.kernel.observe import ATIMES, is_at, is_mounted, observe_mount
 from mountd.kernel.paths import Spot
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
@@ -152,6 +152,8 @@ def adjust(spot: Spot, mount: int, flags: Flags) -> None:
 
 def unmount(spot: Spot, mount: int) -> None:
     """Take our mount off, unless someone is inside: then `busy`, and who it is."""
+    if not is_mounted(mount):  # it went along with another: a peer's, whose copy it was
+        return
     _expect(mount, spot)
     try:
         umount2(spot.folder, spot.name, 0)

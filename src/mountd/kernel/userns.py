@@ -8,7 +8,6 @@ page tables are copied (58 µs, where fork takes 26 µs for each MiB).
 import ctypes
 import os
 import signal
-from errno import ENOSPC
 
 from mountd.core.idmapping import Idmapping, kernel_text
 from mountd.kernel.syscalls import Fd
@@ -28,15 +27,15 @@ _stack = ctypes.create_string_buffer(_STACK_SIZE)
 _stack_top = (ctypes.addressof(_stack) + _STACK_SIZE) & ~15
 
 
-class NamespaceLimitError(OSError):
-    """The kernel has no more user namespaces to give (sysctl user.max_user_namespaces)."""
+class UserNamespaceError(OSError):
+    """No user namespace for a map: ENOSPC at the limit, EPERM unprivileged or in a chroot."""
 
 
 def make_user_namespace(idmap: Idmapping) -> Fd:
     """A user namespace whose maps are this idmapping's.
 
-    Raises NamespaceLimitError, or OSError where we lack CAP_SETUID, CAP_SETGID or, for a map that
-    holds id 0, CAP_SETFCAP (EPERM), as in a chroot.
+    Raises UserNamespaceError: without CAP_SETUID, CAP_SETGID or, for a map that holds id 0,
+    CAP_SETFCAP, and in a chroot (EPERM).
     """
     child = _clone()
     try:
@@ -45,6 +44,8 @@ def make_user_namespace(idmap: Idmapping) -> Fd:
             with Fd(os.open(f"/proc/{child}/{name}", os.O_WRONLY | os.O_CLOEXEC)) as file:
                 os.write(file.number, kernel_text(extents))
         return Fd(os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError as error:
+        raise UserNamespaceError(error.errno, f"a map can't be written: {error}") from error
     finally:
         os.waitpid(child, _WCLONE)
 
@@ -61,5 +62,4 @@ def _clone() -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if child > 0:
         return child
-    kind = NamespaceLimitError if error == ENOSPC else OSError
-    raise kind(error, f"clone: {os.strerror(error)} (a user namespace)")
+    raise UserNamespaceError(error, f"clone: {os.strerror(error)}")

@@ -62,6 +62,8 @@ def _predicate(path: KeyPath, kind: str, value: Any, context: Mapping[str, Any])
         return str(context["message"])
     if kind == "missing":
         return "is missing"
+    if kind == "string_type" and path[-1] == "user":
+        return f"must be a string or an integer, not {_type_of(value)}"
     if kind in _WANTED:
         return f"must be {_WANTED[kind]}, not {_type_of(value)}"
     if kind == "literal_error":
