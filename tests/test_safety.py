@@ -727,7 +727,7 @@ class Server:
     def __init__(self, point: Path) -> None:
         self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         self.stopper, self.stop = os.pipe()
-        point.mkdir()
+        point.mkdir(exist_ok=True)
         data = f"fd={self.device},rootmode=40000,user_id=0,group_id=0,allow_other"
         done = _libc.mount(b"silent", os.fsencode(point), b"fuse", 0, data.encode())
         assert done == 0, os.strerror(ctypes.get_errno())
@@ -811,6 +811,27 @@ def test_a_volume_whose_server_falls_silent_keeps_its_mount_and_can_be_unmounted
     assert targets(world) == {"/mnt/fuse", "/mnt/a"}
     assert world.mountd("unmount", "--all").status == 0
     assert targets(world) == {"/mnt/fuse"}
+
+
+def test_a_silent_server_over_a_folder_above_a_target_hangs_nothing(world: World) -> None:
+    """Its owner may put one there: every user may mount FUSE over a folder of theirs."""
+    world.folder("source")
+    world.volumes(
+        a={"source": world / "source", "target": world / "home/t", "user": 1000},
+        b={"source": world / "source", "target": world / "c", "user": 1000},
+    )
+    world.reconcile()
+    server = Server(world / "home")
+    try:
+        server.fall_silent()
+        assert world.reconcile(status=1).volume("a")["reason"] == "not-answering"
+        unmounted = world.mountd("unmount", "--all", "--json")
+        assert unmounted.volume("a")["reason"] == "not-answering"
+        assert unmounted.volume("b")["state"] == "unmounted"
+    finally:
+        server.die()
+    run("umount", str(world / "home"))
+    assert world.reconcile().volume("a")["action"] == "keep"
 
 
 def test_a_source_whose_server_is_dead_is_told_in_a_sentence(world: World, server: Server) -> None:
