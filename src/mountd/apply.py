@@ -25,8 +25,6 @@ from mountd.patience import PATIENCE, Looker
 from mountd.record import Record
 
 _T = TypeVar("_T")
-_AT_ONCE = 1000
-"""New mounts that are built before their ids are recorded; each costs a descriptor."""
 
 
 def apply(
@@ -94,9 +92,13 @@ class _Run:
         self._write()
 
     def put_up(self, actions: list[Action]) -> Iterator[Outcome]:
-        """Mount or replace: build, record, attach; so many at once as descriptors are no matter."""
+        """Mount or replace: build, record, attach; as many at once as there may be descriptors.
+
+        All are built before the first is attached: open_tree(2) looks at each mount that lies on
+        the source's own, and often these are the targets. Else a pass were quadratic.
+        """
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        at_once = min(_AT_ONCE, limit // 6)
+        at_once = limit // 2
         for start in range(0, len(actions), at_once):
             yield from self._put_up_at_once(actions[start : start + at_once])
 

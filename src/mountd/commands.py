@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from errno import ENOSYS
 
 from mountd.core.model import Action
@@ -201,6 +200,8 @@ def _problem(message: str, hint: str | None = None) -> Problem:
 
 
 def _known(error: UnknownVolumeError) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
+
     near = get_close_matches(error.unknown[0], error.known, n=1)
     if near:
         return f"did you mean `{near[0]}`?"

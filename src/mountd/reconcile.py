@@ -167,4 +167,4 @@ def _make_room_for_descriptors(volumes: int) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     highest = min(2 * volumes + 64, hard - 1)
     os.close(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, highest))
-    return hard // 3
+    return hard // 4

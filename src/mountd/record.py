@@ -10,6 +10,7 @@ import stat
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from errno import ENOENT, ENOTDIR
+from functools import lru_cache
 from typing import Any
 
 from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
@@ -128,7 +129,7 @@ class Record:
     def _text(self) -> str:
         for mount, managed in self.managed.items():
             if mount not in self._lines:
-                self._lines[mount] = _encode(_to_json(managed))
+                self._lines[mount] = _to_json(managed)
         boot, namespace = _here()
         head = json.dumps({"version": _FORMAT, "boot": boot, "namespace": namespace})
         mounts = ",\n".join(self._lines.values())
@@ -202,12 +203,15 @@ def _here() -> tuple[str, str]:
         return boot.read().strip(), os.readlink("/proc/self/ns/mnt")
 
 
-def _to_json(managed: Managed) -> dict[str, Any]:
-    idmap = managed.idmap
-    return {
-        **managed._asdict(),
-        "idmap": idmap and [kernel_text(idmap.uids).decode(), kernel_text(idmap.gids).decode()],
-    }
+def _to_json(managed: Managed) -> str:
+    *fields, idmap = managed
+    head = _encode(dict(zip(managed._fields, fields, strict=False)))
+    return f'{head[:-1]}, "idmap": {_idmap_to_json(idmap)}}}'
+
+
+@lru_cache(1024)  # volumes of one owner and one user have the same
+def _idmap_to_json(idmap: Idmapping | None) -> str:
+    return _encode(idmap and [kernel_text(extents).decode() for extents in idmap])
 
 
 def _from_json(each: dict[str, Any]) -> Managed:

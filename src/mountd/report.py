@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from shutil import get_terminal_size
 from textwrap import wrap
 from typing import Any, NamedTuple, Self
 
@@ -31,7 +30,7 @@ class Page(NamedTuple):
     def of_terminal(cls) -> Self:
         """As wide as the terminal, coloured unless NO_COLOR or TERM=dumb ask for none."""
         is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        return cls(max(get_terminal_size().columns, _NARROWEST), not is_plain)
+        return cls(max(os.get_terminal_size().columns, _NARROWEST), not is_plain)
 
 
 def to_document(

@@ -1,6 +1,6 @@
 """Targets as text: which of them would take the machine down, and which lie below which."""
 
-from collections.abc import Iterator
+from functools import lru_cache
 
 _SYSTEM = frozenset(
     f"/{name}"
@@ -38,8 +38,11 @@ def why_forbidden(target: str, reserved: dict[str, str]) -> str | None:
     return None
 
 
-def folders_above(path: str) -> Iterator[str]:
+def folders_above(path: str) -> tuple[str, ...]:
     """The folders that a path lies in, from the nearest up, without the root."""
-    while (cut := path.rfind("/")) > 0:
-        path = path[:cut]
-        yield path
+    return _from(path[: path.rfind("/")])
+
+
+@lru_cache(4096)  # many targets lie in few folders
+def _from(folder: str) -> tuple[str, ...]:
+    return (folder, *folders_above(folder)) if folder else ()
