@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mountd.apply import apply
 from mountd.core.model import Action, Observed, Outcome
 from mountd.core.plan import departures, plan
+from mountd.core.targets import with_folders_above
 from mountd.kernel.observe import observe
 from mountd.manifest.load import Manifest, load_manifest
 from mountd.manifest.problem import ManifestError
@@ -144,7 +145,7 @@ def _reserved(settings: Settings) -> dict[str, str]:
         *((f"/{name}", f"where /{name} leads") for name in ("bin", "sbin", "lib", "lib64")),
     ):
         reserved |= {path: what, os.path.realpath(path): what}
-    return reserved
+    return with_folders_above(reserved)
 
 
 def _each(

@@ -1,5 +1,6 @@
 """Targets as text: which of them would take the machine down, and which lie below which."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 _SYSTEM = frozenset(
@@ -22,20 +23,24 @@ _SYSTEM = frozenset(
 _KERNEL = ("/dev/", "/proc/", "/sys/")
 
 
-def why_forbidden(target: str, reserved: dict[str, str]) -> str | None:
+def why_forbidden(target: str, reserved: Mapping[str, str]) -> str | None:
     """Why nothing may be mounted at this path, to complete "the target is …"; None where it may.
 
-    `reserved` names what mountd itself needs, by path: neither that nor a folder above it may be
-    covered.
+    `reserved` is what mountd itself needs, as `with_folders_above` has it.
     """
     if target in _SYSTEM or (target.startswith("/lib") and "/" not in target[1:]):
         return "a folder that the system needs as it is"
     if target.startswith(_KERNEL):
         return f"below {target[: target.index('/', 1)]}, which is the kernel's"
-    for path, what in reserved.items():
-        if path.startswith(target) and path[len(target) :][:1] in ("", "/"):
-            return what if target == path else f"above {what}"
-    return None
+    return reserved.get(target)
+
+
+def with_folders_above(reserved: Mapping[str, str]) -> dict[str, str]:
+    """These paths, and the folders above them, which a mount would take them along with."""
+    above = {
+        folder: f"above {what}" for path, what in reserved.items() for folder in folders_above(path)
+    }
+    return {**above, **reserved}
 
 
 def folders_above(path: str) -> tuple[str, ...]:
