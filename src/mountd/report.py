@@ -30,7 +30,7 @@ class Page(NamedTuple):
     def of_terminal(cls) -> Self:
         """As wide as the terminal, coloured unless NO_COLOR or TERM=dumb ask for none."""
         is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        return cls(max(os.get_terminal_size().columns, _NARROWEST), not is_plain)
+        return cls(max(os.get_terminal_size().columns or 80, _NARROWEST), not is_plain)
 
 
 def to_document(

@@ -221,7 +221,7 @@ def leaving_above(target: str, volume: str, above: str) -> Fault:
         "conflict",
         "foreign-mount",
         f"{target} lies below {above}, where volume `{volume}` was still mounted",
-        "it is taken off in this pass; run mountd again",
+        "run mountd again once that is taken off",
     )
 
 

@@ -33,6 +33,8 @@ class _Scene(NamedTuple):
     """Targets of this manifest, and which volume has each."""
     leaving: dict[str, Managed]
     """Mounts of ours that go in this pass, by where they are."""
+    unclaimed: dict[str, Managed]
+    """Mounts of ours where no volume is now, whether they can go or not."""
     lost: set[str]
     """Targets whose recorded mount is gone."""
     manifest: str
@@ -54,19 +56,16 @@ def plan(
     below a target goes first, so that the target's new mount doesn't bury it.
     """
     alive, gone = _parted(record, observed)
+    lost = {managed.target for managed in gone if managed.manifest == manifest}
     leaving = list(_leaving(desired, alive, observed, manifest))
-    going = {managed.id for managed in leaving}
-    scene = _Scene(
-        observed,
-        _by_target(alive),
-        _below(mount for mount in observed.mounts.values() if mount.id not in going),
-        _claims(desired),
-        {observed.mounts[managed.id].point: managed for managed in leaving},
-        {managed.target for managed in gone if managed.manifest == manifest},
-        manifest,
-    )
-    actions = [_action(each, scene) for each in desired]
-    blocked = {action.volume for action in actions if action.fault and not _waits(action, scene)}
+    while True:
+        scene = _scene(desired, observed, alive, leaving, lost, manifest)
+        actions = [_action(each, scene) for each in desired]
+        blocked = {each.volume for each in actions if each.fault and not _waits(each, scene)}
+        staying = [managed for managed in leaving if managed.volume in blocked]
+        if not staying:
+            break  # else what stays until it can be where it should be may be in others' way
+        leaving = [managed for managed in leaving if managed not in staying]
     reused = {action.old.id for action in actions if action.verb and action.old}
     covered = {action.target for action in actions if action.verb in ("mount", "replace")}
     first: list[Action] = []
@@ -74,12 +73,33 @@ def plan(
     for managed in leaving:
         if managed.id in reused:  # found at the target of another volume, which takes its place
             continue
-        if managed.volume in blocked:  # what it has stays until it can be where it should be
-            continue
         mount = observed.mounts[managed.id]
         into = first if any(folder in covered for folder in folders_above(mount.point)) else last
         into.append(_departure(managed, mount))
     return first + actions + last
+
+
+def _scene(
+    desired: Sequence[Desired],
+    observed: Observed,
+    alive: list[Managed],
+    leaving: list[Managed],
+    lost: set[str],
+    manifest: str,
+) -> _Scene:
+    going = {managed.id for managed in leaving}
+    points = {observed.mounts[managed.id].point: managed for managed in alive}
+    claims = _claims(desired)
+    return _Scene(
+        observed,
+        _by_target(alive),
+        _below(mount for mount in observed.mounts.values() if mount.id not in going),
+        claims,
+        {observed.mounts[managed.id].point: managed for managed in leaving},
+        {point: managed for point, managed in points.items() if point not in claims},
+        lost,
+        manifest,
+    )
 
 
 def _waits(action: Action, scene: _Scene) -> bool:
@@ -130,9 +150,9 @@ def record_entry(mount: DesiredMount, mount_id: int, manifest: str) -> Managed:
 
 def _action(desired: Desired, scene: _Scene) -> Action:
     target = desired.target
-    if not isinstance(desired, DesiredMount):  # nesting is told first: the rest may follow from it
-        nested = _nesting(desired.volume.name, desired.volume.source, target, scene)
-        return _stopped(desired, scene, nested or desired.fault)
+    if not isinstance(desired, DesiredMount):
+        nested = _nested_source(desired.volume.name, desired.volume.source, scene)
+        return _stopped(desired, scene, nested or desired.fault)  # which may follow from it
     if scene.claims[target] != desired.volume.name:
         return _stopped(desired, scene, faults.same_target(target, scene.claims[target]))
     top = scene.observed.tops.get(target)
@@ -213,21 +233,19 @@ def _stopped(desired: Desired, scene: _Scene, fault: Fault) -> Action:
 def _obstacle(desired: DesiredMount, scene: _Scene, *, is_building: bool) -> Fault | None:
     """What else lies where this volume's mount would go, or where its source comes from."""
     target = desired.target
-    if fault := _nesting(desired.volume.name, desired.source, target, scene):
+    if fault := _nested_source(desired.volume.name, desired.source, scene):
         return fault
     for path in folders_above(target):
-        if path in scene.leaving:
-            return faults.leaving_above(target, scene.leaving[path].volume, path)
+        if path in scene.claims:
+            return faults.nested_target(target, scene.claims[path], path)
+        if path in scene.unclaimed:
+            return faults.leaving_above(target, scene.unclaimed[path].volume, path)
     if is_building and (below := scene.below.get(target)):
         return faults.mount_below(below.point, below.fs_type)
     return None
 
 
-def _nesting(volume: str, source: str, target: str, scene: _Scene) -> Fault | None:
-    """Which other volume's target this one's target or source lies in."""
-    for path in folders_above(target):
-        if path in scene.claims:
-            return faults.nested_target(target, scene.claims[path], path)
+def _nested_source(volume: str, source: str, scene: _Scene) -> Fault | None:
     for path in (source, *folders_above(source)):
         if scene.claims.get(path, volume) != volume:
             return faults.nested_source(source, scene.claims[path], path)
