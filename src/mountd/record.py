@@ -228,4 +228,4 @@ def _from_json(each: dict[str, Any]) -> Managed:
 
 
 def _extents(text: str) -> Extents:
-    return parsed_text(text.encode().splitlines())
+    return parsed_text(tuple(text.encode().splitlines()))

@@ -102,7 +102,8 @@ def kernel_text(extents: Extents) -> bytes:
     return b"".join(b"%d %d %d\n" % extent for extent in extents)
 
 
-def parsed_text(lines: Iterable[bytes]) -> Extents:
+@lru_cache(1024)
+def parsed_text(lines: tuple[bytes, ...]) -> Extents:
     """The extents in what statmount(2) answers: a line `stored seen count` for each."""
     return normalised(Extent(*map(int, line.split())) for line in lines)
 

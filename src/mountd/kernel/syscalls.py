@@ -232,8 +232,8 @@ class MountStat(NamedTuple):
     root: str
     point: str
     fs_type: str
-    uid_map: list[bytes] | None
-    gid_map: list[bytes] | None
+    uid_map: tuple[bytes, ...] | None
+    gid_map: tuple[bytes, ...] | None
     tells_maps: bool
 
 
@@ -266,8 +266,8 @@ def _mount_stat(raw: bytes) -> MountStat:
         start = _STATMOUNT_STRINGS + offset
         return raw[start : raw.index(0, start)]
 
-    def lines(count: int, offset: int) -> list[bytes]:
-        return raw[_STATMOUNT_STRINGS + offset :].split(b"\0", count)[:count]
+    def lines(count: int, offset: int) -> tuple[bytes, ...]:
+        return tuple(raw[_STATMOUNT_STRINGS + offset :].split(b"\0", count)[:count])
 
     return MountStat(
         id_,
