@@ -90,9 +90,9 @@ class Resolver:
         target = volume.target
         try:
             if volume.source == volume.target:
-                raise VolumeError(faults.not_supported("a volume in place (source = target)"))
+                raise VolumeError(faults.in_place())
             if volume.recursive:
-                raise VolumeError(faults.not_supported("a recursive volume"))
+                raise VolumeError(faults.recursive())
             target, there = self._target(volume)
             if target in self._points and (top := top_at(target)):
                 self.tops[target] = top

@@ -34,12 +34,14 @@ def not_writable_by_owner(folder: str, uid: int) -> Fault:
 
 
 def no_user(name: str, file: str) -> Fault:
-    hint = f"`useradd {name}`, or give `user` as a number" if file == "/etc/passwd" else None
+    add = f"`useradd {name}`" if file == "/etc/passwd" else "add it there"
+    hint = f"{add}, or give `user` as a number"
     return Fault("pending", "no-user", f"there is no user `{name}` in {file}", hint)
 
 
 def no_group(name: str, file: str) -> Fault:
-    hint = f"`groupadd {name}`, or give the group as a number" if file == "/etc/group" else None
+    add = f"`groupadd {name}`" if file == "/etc/group" else "add it there"
+    hint = f"{add}, or give the group as a number"
     return Fault("pending", "no-group", f"there is no group `{name}` in {file}", hint)
 
 
@@ -100,7 +102,8 @@ def unbindable(source: str) -> Fault:
 
 
 def wrong_source_kind(path: str, kind: str) -> Fault:
-    return Fault("failed", "wrong-kind", f"{path} is {kind}; a source is a folder or a file")
+    hint = "name a folder or a file as the source"
+    return Fault("failed", "wrong-kind", f"{path} is {kind}, which can't be mounted", hint)
 
 
 def wrong_target_kind(target: str, kind: Kind) -> Fault:
@@ -113,8 +116,14 @@ def no_folder(target: str) -> Fault:
     return Fault("failed", "wrong-kind", message, "choose another target")
 
 
-def not_supported(what: str) -> Fault:
-    return Fault("failed", "mount-refused", f"{what} can't be mounted by this version of mountd")
+def in_place() -> Fault:
+    message = "a volume in place (its source is its target) is not supported yet"
+    return Fault("failed", "mount-refused", message, "choose another target")
+
+
+def recursive() -> Fault:
+    hint = "leave `recursive` out, and give each mount below the source a volume of its own"
+    return Fault("failed", "mount-refused", "`recursive = true` is not supported yet", hint)
 
 
 def root_owned(owner: Ids, user_uid: int) -> Fault:
@@ -169,7 +178,7 @@ def idmap_untrue(fs_type: str, wanted: Ids, found: Ids) -> Fault:
 
 
 def foreign_mount(target: str, fs_type: str, *, covers: bool) -> Fault:
-    verb = "covers this volume's at" if covers else "is at"
+    verb = "covers this volume's mount at" if covers else "is at"
     return Fault(
         "conflict",
         "foreign-mount",
@@ -240,7 +249,7 @@ def busy(target: str, holders: list[str]) -> Fault:
 
 def not_moved(volume: str, point: str, why: Fault) -> Fault:
     message = f"what is mounted at {point} stays, for `{volume}` could not be mounted elsewhere"
-    return Fault("failed", why.code, message, None, why.errno)
+    return Fault("failed", why.code, message, f"mend what stops `{volume}`", why.errno)
 
 
 def busy_writers(target: str, writers: list[str]) -> Fault:
