@@ -95,7 +95,7 @@ class Machine:
         for each in self.mounts:
             idmap = each.idmap if self.tells_idmaps else None
             mounts[each.id] = ObservedMount(
-                each.id, below.get(each.point, 1), each.point, "/", each.fs_type, each.flags,
+                each.id, below.get(each.point, 1), each.point, "/", each.fs_type, each.device, each.flags,
                 False, idmap,
             )  # fmt: skip
             below[each.point] = each.id

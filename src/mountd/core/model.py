@@ -71,6 +71,10 @@ class Volume(NamedTuple):
     owner: Ids | None = None
     accounts: str = "/"
     idmap: Literal["auto", "always", "never"] | Idmapping = "auto"
+    fallback: Literal["plain", "fail"] = "plain"
+    type: str | None = None
+    options: tuple[str, ...] = ()
+    subdir: str | None = None
     recursive: bool = False
     read_only: bool | None = None
     nosuid: bool = True
@@ -144,13 +148,18 @@ Desired = DesiredMount | Unready
 
 
 class ObservedMount(NamedTuple):
-    """A mount the kernel has (statmount(2)). `id` and `parent` are unique within a boot."""
+    """A mount the kernel has. `id` and `parent` are unique within a boot (statmount(2), Linux 6.8).
+
+    Before that they are mountinfo's, which are used again. `device` is the superblock's; where the
+    kernel does not tell the idmapping, `idmap` is None for all.
+    """
 
     id: int
     parent: int
     point: str
     root: str
     fs_type: str
+    device: int
     flags: Flags
     is_fs_read_only: bool
     idmap: Idmapping | None

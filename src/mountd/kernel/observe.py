@@ -91,6 +91,7 @@ def _observed(found: MountStat) -> ObservedMount:
         found.point,
         found.root,
         found.fs_type,
+        found.device,
         Flags(
             bool(found.attributes & MOUNT_ATTR_RDONLY),
             bool(found.attributes & MOUNT_ATTR_NOSUID),

@@ -232,6 +232,7 @@ class MountStat(NamedTuple):
     root: str
     point: str
     fs_type: str
+    device: int
     uid_map: tuple[bytes, ...] | None
     gid_map: tuple[bytes, ...] | None
     tells_maps: bool
@@ -258,7 +259,7 @@ def statmount(mount: int) -> MountStat:
 
 def _mount_stat(raw: bytes) -> MountStat:
     (
-        mask, sb_flags, fs_type, id_, parent, reusable_id, attributes, peer_group, root, point,
+        mask, major, minor, sb_flags, fs_type, id_, parent, reusable_id, attributes, peer_group, root, point,
         supported, uids, uids_at, gids, gids_at,
     ) = _STATMOUNT.unpack_from(raw)  # fmt: skip
 
@@ -279,6 +280,7 @@ def _mount_stat(raw: bytes) -> MountStat:
         os.fsdecode(text(root)) if mask & STATMOUNT_MNT_ROOT else "",
         os.fsdecode(text(point)) if mask & STATMOUNT_MNT_POINT else "",
         os.fsdecode(text(fs_type)),
+        os.makedev(major, minor),
         lines(uids, uids_at) if mask & STATMOUNT_MNT_UIDMAP else None,
         lines(gids, gids_at) if mask & STATMOUNT_MNT_GIDMAP else None,
         bool(supported & STATMOUNT_MNT_UIDMAP),
@@ -296,7 +298,7 @@ _STATMOUNT_ALL = (
     | STATMOUNT_MNT_UIDMAP
     | STATMOUNT_MNT_GIDMAP
 )
-_STATMOUNT = Struct("=8xQ16xIIQQI4xQ8xQ16xII32xQIIII")
+_STATMOUNT = Struct("=8xQII8xIIQQI4xQ8xQ16xII32xQIIII")
 _STATMOUNT_STRINGS = 512
 
 
