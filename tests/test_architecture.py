@@ -12,7 +12,9 @@ _ROOT = Path(mountd.__file__).parent
 _PATHS = {
     ".".join(p.relative_to(_ROOT.parent).with_suffix("").parts): p for p in _ROOT.rglob("*.py")
 }
-_PURE = {"collections", "errno", "functools", "itertools", "re", "stat", "typing"}
+_PURE = {
+    "collections", "errno", "functools", "graphlib", "hashlib", "itertools", "re", "stat", "typing",
+}  # fmt: skip
 _LAYERS = {
     "mountd.core.": ("mountd.core.",),
     "mountd.kernel.": ("mountd.core.", "mountd.kernel."),

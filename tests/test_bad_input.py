@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from world import Result, World
 
+from mountd.manifest.layers import find_layers
 from mountd.manifest.load import load_manifest
 from mountd.manifest.problem import ManifestError
 from mountd.reading import read_manifest
@@ -314,7 +315,7 @@ def suite() -> list[str]:
 def problems(path: Path) -> list[tuple[int | None, int | None, str]]:
     """What is wrong with a manifest, each with its line and column."""
     try:
-        load_manifest(os.path.realpath(path), read_manifest, {}, is_acting=False)
+        load_manifest(find_layers(os.path.realpath(path)), read_manifest, {}, is_acting=False)
     except ManifestError as error:
         return [(each.line, each.column, each.message) for each in error.problems]
     return []

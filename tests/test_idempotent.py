@@ -25,6 +25,11 @@ HARMLESS = re.compile(
     r"|clone3?\(.*CLONE_THREAD"
     r"|execve\(.*/mountd\""
     r"|syscall_0x1c[9a]\("  # statmount and listmount, to a strace that is older than these
+    r"|(syscall_0x1d3\(0xf+|mount_setattr\(-1), .*= -1 "  # is the call there? open_tree_attr, too
+)
+PROBE = re.compile(  # on a clone that is never attached; the namespace that it takes has a child
+    r"open_tree\(|syscall_0x1d3\(|mount_setattr\([0-9]+<[^>]*>, \"\"|clone3?\(.*CLONE_NEWUSER"
+    r"|(openat|write)\(.*/[ug]id_map|kill\("
 )
 
 
@@ -180,6 +185,8 @@ def test_a_look_takes_no_lock_and_changes_nothing(
     if is_mounted:
         world.reconcile()
     before = world.mounts()
-    assert traced(world, *words).changes == []
+    changes = traced(world, *words).changes
+    assert [each for each in changes if not PROBE.match(each)] == []
+    assert changes == [] or not is_mounted
     assert os.path.exists(world.state) == is_mounted
     assert world.mounts() == before

@@ -11,6 +11,8 @@ from mountd.core.idmapping import (
     Extent,
     Extents,
     Idmapping,
+    compose,
+    identity,
     in_words,
     inverse,
     is_whole,
@@ -20,6 +22,7 @@ from mountd.core.idmapping import (
     refusals,
     seen_as,
     swap,
+    unknown,
 )
 from mountd.kernel.userns import make_user_namespace
 
@@ -144,6 +147,102 @@ def test_an_id_is_seen_as_its_own_extent_says_and_as_none_outside(
         holder = [each for each in extents if each.stored <= id_ < each.stored + each.count]
         wanted = [id_ + seen - stored for stored, seen, _ in holder]
         assert seen_as(extents, id_) == (wanted[0] if wanted else None)
+
+
+def chained(first: Extents, then: Extents, stored: int) -> int | None:
+    """As what an id is seen through both, one after the other."""
+    between = seen_as(first, stored)
+    return None if between is None else seen_as(then, between)
+
+
+@given(maps(), maps(), ids)
+def test_a_composed_map_shows_what_one_map_shows_through_the_other(
+    first: Extents, then: Extents, any_id: int
+) -> None:
+    composed = compose(first, then)
+    led_back = {seen_as(inverse(first), each) for each in edges(then)} - {None}
+    for stored in edges(first) | led_back | {any_id}:
+        assert stored is not None
+        assert seen_as(composed, stored) == chained(first, then, stored)
+    assert composed == normalised(composed)
+
+
+@given(maps(), maps(), maps())
+def test_composing_has_an_identity_and_inverses_and_knows_no_brackets(
+    one: Extents, two: Extents, three: Extents
+) -> None:
+    assert compose(compose(one, two), three) == compose(one, compose(two, three))
+    assert compose(one, IDENTITY) == compose(IDENTITY, one) == normalised(one)
+    assert inverse(compose(one, two)) == compose(inverse(two), inverse(one))
+    assert compose(one, inverse(one)) == identity(one)
+
+
+@given(maps(), st.data())
+def test_a_swap_where_not_all_ids_are_known_leaves_none_of_those_out_and_takes_no_other(
+    pieces: Extents, data: st.DataObject
+) -> None:
+    known = identity(pieces)
+    inside = st.sampled_from(sorted(each for each in edges(known) if seen_as(known, each) == each))
+    one, other = data.draw(inside), data.draw(inside)
+    swapped = swap(one, other, known)
+    assert swapped == inverse(swapped) == normalised(swapped) == swap(other, one, known)
+    assert compose(swapped, swapped) == known == identity(swapped)
+    assert is_whole(swapped, known)
+    assert not unknown(swapped, known)
+    for each in edges(known) | edges(swapped):
+        assert seen_as(swapped, each) == seen_as(known, {one: other, other: one}.get(each, each))
+
+
+@given(maps(), ids)
+def test_an_id_that_is_not_known_is_swapped_with_none(pieces: Extents, any_id: int) -> None:
+    known = identity(pieces)
+    for each in edges(known) | {any_id}:
+        if seen_as(known, each) is None:
+            for pair in ((each, known[0].stored), (known[0].stored, each), (each, each)):
+                with pytest.raises(ValueError, match=f"{each}"):
+                    swap(*pair, known)
+
+
+@given(maps(), maps(), ids)
+def test_what_is_seen_as_an_id_that_is_not_known_is_told_and_nothing_else(
+    extents: Extents, pieces: Extents, any_id: int
+) -> None:
+    known = identity(pieces)
+    told = unknown(extents, known)
+    for stored in edges(extents) | edges(told) | {any_id}:
+        seen = seen_as(extents, stored)
+        is_unknown = seen is not None and seen_as(known, seen) is None
+        assert seen_as(told, stored) == (seen if is_unknown else None)
+
+
+@given(maps(), maps())
+def test_a_map_is_whole_where_the_ids_it_leaves_out_are_not_known(
+    extents: Extents, pieces: Extents
+) -> None:
+    known = identity(pieces)
+    left_out = [each for each in edges(known) | edges(extents) if seen_as(extents, each) is None]
+    known_ones = [each for each in left_out if seen_as(known, each) == each]
+    assert is_whole(extents, known) == (not known_ones)
+
+
+@given(maps(), maps())
+def test_split_for_the_kernel_a_map_means_the_same_and_each_extent_fits_one_of_the_namespace(
+    extents: Extents, pieces: Extents
+) -> None:
+    own = tuple(sorted(Extent(first, first, count) for first, _, count in pieces))
+    lines = tuple(kernel_text(extents, own).splitlines())
+    assert parsed_text(lines) == normalised(extents)
+    for _, seen, count in (map(int, line.split()) for line in lines):
+        holders = {
+            index
+            for index, (first, _, run) in enumerate(own)
+            if first < seen + count and seen < first + run
+        }
+        fits = [
+            own[each].stored <= seen <= own[each].stored + own[each].count - count
+            for each in holders
+        ]
+        assert fits in ([], [True])
 
 
 @pytest.mark.parametrize("hole", [0, 501, HIGHEST])
@@ -302,6 +401,10 @@ def test_every_extent_that_overlaps_is_named_beside_one_it_overlaps(
             "uid 100000-165535→0-65535 and no others",
         ),
         (Idmapping((Extent(0, 0, 10),), IDENTITY), "uid 0-9→0-9 and no others"),
+        (
+            Idmapping(swap(501, 1000, (Extent(0, 0, 65536),)), IDENTITY),
+            "uid 501↔1000 within 0-65535",
+        ),
     ],
 )
 def test_an_idmapping_in_words(idmap: Idmapping | None, words: str) -> None:

@@ -2,13 +2,27 @@
 
 import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from errno import EOVERFLOW
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from world import World, acting_as, owner, run
+
+from mountd.core.idmapping import IDENTITY, Extent, Extents, Idmapping, compose, seen_as, swap
+from mountd.kernel.syscalls import (
+    MOUNT_ATTR_IDMAP,
+    Fd,
+    mount_setattr,
+    open_tree,
+    open_tree_attr,
+)
+from mountd.kernel.userns import make_user_namespace
 
 HIGHEST = 4294967294
 NOBODY = 65534
@@ -188,3 +202,79 @@ def _or_nobody(id_: int | None) -> int:
 
 def _or_refused(uid: int | None, gid: int | None) -> tuple[int, int] | str:
     return "refused" if uid is None or gid is None else (uid, gid)
+
+
+LOWER: dict[str, Extents] = {
+    "swap": swap(501, 1000),
+    "container": (Extent(100000, 0, 65536),),
+    "holes": (Extent(0, 1000, 502), Extent(65534, 501, 2), Extent(999, 5000, 3)),
+    "340-extents": tuple(Extent(2 * each, 1000 + 3 * (339 - each), 1) for each in range(340)),
+}
+UPPER: dict[str, Extents] = {
+    "swap": swap(1000, 1001),
+    "back": swap(1000, 501),
+    "few": (Extent(0, 500, 2000), Extent(65534, 0, 2)),
+}
+
+
+@pytest.mark.parametrize("upper", UPPER.values(), ids=UPPER)
+@pytest.mark.parametrize("lower", LOWER.values(), ids=LOWER)
+def test_a_composed_map_shows_on_a_mount_what_both_show_one_after_the_other(
+    lower: Extents, upper: Extents, world: World
+) -> None:
+    source = world.folder("source", owner=(0, 0))
+    for each in IDS:
+        (source / str(each)).touch()
+        os.chown(source / str(each), each, each)
+    with Fd(os.open(source, os.O_PATH)) as folder, open_tree(folder) as below:
+        _idmap(below, Idmapping(lower, IDENTITY))
+        between = {each: owner(f"/proc/self/fd/{below.number}/{each}")[0] for each in IDS}
+        assert between == {each: _or_nobody(seen_as(lower, each)) for each in IDS}
+        composed = Idmapping(compose(lower, upper), IDENTITY)
+        with (
+            make_user_namespace(composed) as userns,
+            open_tree_attr(
+                below, set_=MOUNT_ATTR_IDMAP, clear=MOUNT_ATTR_IDMAP, userns=userns
+            ) as tree,
+        ):
+            seen = {each: owner(f"/proc/self/fd/{tree.number}/{each}")[0] for each in IDS}
+    shown = {each: seen_as(lower, each) for each in IDS}
+    assert seen == {
+        each: NOBODY if id_ is None else _or_nobody(seen_as(upper, id_))
+        for each, id_ in shown.items()
+    }
+
+
+def _idmap(tree: Fd, idmap: Idmapping) -> None:
+    with make_user_namespace(idmap) as userns:
+        mount_setattr(tree, set_=MOUNT_ATTR_IDMAP, userns=userns)
+
+
+def test_namespaces_made_by_many_threads_at_once_leave_no_process() -> None:
+    def make(each: int) -> int:
+        with make_user_namespace(Idmapping(swap(each, 1000), IDENTITY)) as userns:
+            return os.fstat(userns.number).st_ino
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(make, range(400)))) == 400
+    wclone = 0x80000000 - 2**32
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG | wclone)
+
+
+@pytest.mark.parametrize("call", ["open", "write", "kill", "waitpid"])
+def test_killed_while_it_makes_a_namespace_mountd_leaves_no_process(call: str) -> None:
+    program = (
+        "import os, signal\n"
+        "import mountd.kernel.userns as userns\n"
+        "from mountd.core.idmapping import *\n"
+        "print('started', flush=True)\n"
+        "userns._own_maps()\n"
+        f"os.{call} = lambda *_: signal.raise_signal(signal.SIGKILL)\n"
+        "userns.make_user_namespace(Idmapping(IDENTITY, IDENTITY))\n"
+    )
+    # the pipe ends when the last process that has our files does
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, check=False, timeout=20
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"started\n")

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mountd.core import faults
+from mountd.core.drift import record_entry
 from mountd.core.idmapping import Idmapping, swap
 from mountd.core.model import (
     Action,
@@ -24,7 +25,7 @@ from mountd.core.model import (
     User,
     Volume,
 )
-from mountd.core.plan import plan, record_entry
+from mountd.core.plan import plan
 
 OURS, THEIRS = "/etc/mountd.toml", "/srv/other.toml"
 RW = Flags(read_only=False, nosuid=True, nodev=True, noexec=False, atime="relatime")
@@ -42,7 +43,7 @@ def volume(
     shown = OWNER if uid is None else Ids(uid, uid)
     return DesiredMount(
         Volume(name, source, target), source, target, "folder", "ext4", 7, INODES[source], OWNER,
-        None if uid is None else User(uid, uid), shown, idmap, uid is None, flags,
+        None if uid is None else User(uid, uid), OWNER, shown, idmap, uid is None, flags,
     )  # fmt: skip
 
 
@@ -71,7 +72,7 @@ class Machine:
         self.tells_idmaps = tells_idmaps
         self.mounts: list[Placed] = []  # of two at one point the later is on top
         self.record: dict[int, Managed] = {}
-        self._ids = count(100)
+        self._ids = count(1 << 32)  # as the kernel's unique ids
 
     def put(self, mount: DesiredMount, manifest: str | None = OURS, *, at: str = "") -> Placed:
         """A mount as this one, recorded for a manifest (or for none), now `at` another place."""

@@ -219,7 +219,7 @@ def test_a_replacement_that_cannot_be_made_leaves_the_old_mount_and_the_others_g
         "work": {"source": world / "source", "target": target, "user": "1000:1000"},
         "other": {"source": world / "source", "target": world / "other", "user": "1000:1000"},
     }
-    tables["work"][key] = value(world) if callable(value) else value
+    tables["work"] |= {key: value(world) if callable(value) else value, "fallback": "fail"}
     world.volumes(**tables)
     with reader(target) as process:
         result = world.reconcile(status=1)

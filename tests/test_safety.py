@@ -292,7 +292,7 @@ def test_a_target_that_would_take_the_machine_down_is_an_error_of_the_manifest(
 
 
 @pytest.mark.parametrize(
-    "target", ["/mnt/conf/mountd.toml.d", "/mnt/conf/x", "/mnt/run/state2", "/mnt/etc", "/bin2"]
+    "target", ["/mnt/conf/mountd.toml2", "/mnt/conf/x", "/mnt/run/state2", "/mnt/etc", "/bin2"]
 )
 def test_a_target_beside_or_below_what_is_forbidden_is_none(world: World, target: str) -> None:
     world.volumes(a={"source": forbidding(world), "target": target, "create": False})

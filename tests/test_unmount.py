@@ -259,7 +259,8 @@ def test_what_cannot_be_mounted_at_its_new_target_stays_at_the_old(
         world.folder("overlay")
         layers = f"lowerdir={world.folder('lower')}:{world.folder('lowest')}"
         run("mount", "-t", "overlay", "-o", layers, "overlay", str(world / "overlay"))
-    two_volumes(world, source=world / source, target=world / "new", idmap="always")
+    changed = {"source": world / source, "target": world / "new", "fallback": "fail"}
+    two_volumes(world, **changed, idmap="always")
     world.reconcile(status=1)
     assert mount_id(work) == before
     assert set(points(world)) - {str(world / "overlay")} == {str(work), str(other)}

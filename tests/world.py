@@ -6,10 +6,12 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from old_kernel import Kernel
 
 MOUNTD = str(Path(sys.executable).parent / "mountd")
 
@@ -108,8 +110,17 @@ class World:
             lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
         self.write("\n".join(lines))
 
-    def mountd(self, *words: str, env: Mapping[str, str] | None = None, uid: int = 0) -> Result:
-        """Run the command as it is installed, on this world's manifest, as this user."""
+    def mountd(
+        self,
+        *words: str,
+        env: Mapping[str, str] | None = None,
+        uid: int = 0,
+        kernel: Kernel | None = None,
+    ) -> Result:
+        """Run the command as it is installed, on this world's manifest, as this user.
+
+        `kernel` is an older one that has less than ours.
+        """
         command = [MOUNTD, *words]
         if "--manifest" not in words and "-f" not in words:
             command += ["--manifest", self.manifest]
@@ -119,6 +130,8 @@ class World:
             let_users_reach(MOUNTD, os.path.realpath(sys.executable), sys.base_prefix, __file__)
             ids = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
             command = ["setpriv", *ids, "--inh-caps=-all", "--", *command]
+        if kernel:
+            command = kernel.command(*command)
         return self.run(command, env=env)
 
     def run(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> Result:
@@ -135,9 +148,11 @@ class World:
         assert "Traceback" not in done.stderr, done.stderr
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def reconcile(self, *words: str, status: int = 0, uid: int = 0) -> Result:
+    def reconcile(
+        self, *words: str, status: int = 0, uid: int = 0, kernel: Kernel | None = None
+    ) -> Result:
         """One pass with --json, which must end with this status."""
-        result = self.mountd("reconcile", "--json", *words, uid=uid)
+        result = self.mountd("reconcile", "--json", *words, uid=uid, kernel=kernel)
         assert result.status == status, f"{result.status}: {result.err}{result.out}"
         return result
 
@@ -162,6 +177,44 @@ class World:
         """Run a program as this user, with its ids alone."""
         ids = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         return self.run(["setpriv", *ids, "--inh-caps=-all", "--", program, *words])
+
+
+@contextmanager
+def disks(world: World) -> Iterator[Callable[..., str]]:
+    """Makes loop devices, of a filesystem's type and losetup's flags, which go at the end.
+
+    On each lies `hello`, which as the root belongs to 501:20. One may also be `blank`, or `empty`:
+    of no size.
+    """
+    made: list[str] = []
+
+    def make(fs_type: str, *flags: str) -> str:
+        place = world / f"disk-{len(made)}"
+        image = str(place / "image")
+        place.mkdir()
+        Path(image).touch()
+        os.truncate(image, 0 if fs_type == "empty" else 512 << 20)
+        if fs_type == "squashfs":
+            content = world.folder(f"{place.name}/content")
+            run("mksquashfs", str(content), image, "-noappend", "-quiet")
+        elif fs_type == "erofs":
+            run("mkfs.erofs", image, str(world.folder(f"{place.name}/content")))
+        elif fs_type not in ("blank", "empty"):
+            run(f"/sbin/mkfs.{fs_type}", "-q", image)
+            (place / "root").mkdir()
+            run("mount", "-t", fs_type, "-o", "loop", image, str(place / "root"))
+            (place / "root/hello").write_text("hello\n")
+            for path in ("root/hello", "root"):
+                os.chown(place / path, 501, 20)
+            run("umount", str(place / "root"))
+        made.append(run("losetup", "--find", "--show", *flags, image).strip())
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for device in made:
+            run("losetup", "--detach", device)  # where it is mounted, once it is not
 
 
 def owner(path: str | Path) -> tuple[int, int]:

@@ -8,73 +8,69 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
-from typing import Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 from mountd.core import faults
+from mountd.core.choice import with_raw_ids
+from mountd.core.drift import differences, record_entry
 from mountd.core.faults import VolumeError
-from mountd.core.idmapping import Idmapping
-from mountd.core.model import Action, DesiredMount, Fault, Managed, Outcome
-from mountd.core.plan import differences, record_entry
+from mountd.core.model import Action, DesiredMount, Fault, Managed, Observed, Outcome
+from mountd.core.plan import needs_gap_in_place
 from mountd.kernel import tree
 from mountd.kernel.observe import is_mounted, observe_mount, top_at
 from mountd.kernel.paths import UnsafeLinkError, made, open_path, spot
+from mountd.kernel.probe import why_no_namespace
 from mountd.kernel.syscalls import Fd, statx
-from mountd.kernel.tree import Tree
-from mountd.kernel.userns import UserNamespaceError, make_user_namespace
+from mountd.kernel.tree import Carried, Tree
+from mountd.kernel.userns import UserNamespaceError
+from mountd.namespaces import Namespaces
 from mountd.patience import PATIENCE, Looker
 from mountd.record import Record
 
 _T = TypeVar("_T")
 
 
-def apply(
-    actions: Sequence[Action],
-    sources: dict[str, Fd],
-    record: Record,
-    manifest: str,
-    *,
-    tells_idmaps: bool,
-) -> Iterator[Outcome]:
-    """Carry the actions out in their order, and say what became of each."""
-    with _Run(sources, record, manifest, tells_idmaps) as run:
-        if fault := run.prepare(actions):
-            yield from (
-                _left(each) if run.is_on_record(each) else _stopped(each, fault) for each in actions
-            )
-            return
-        for builds, group in groupby(actions, key=_builds):
-            if builds:
-                yield from run.put_up(list(group))
-            else:
-                yield from map(run.carry_out, group)
-        run.finish()
+class _Built(NamedTuple):
+    """A new mount, and what it came to be: with raw ids, where the filesystem maps untruly."""
+
+    tree: Tree
+    mount: DesiredMount
 
 
-class _Run:
-    """One pass's changes, and the user namespaces that it has made: one for each distinct map."""
+class Applier:
+    """Carries the actions of one manifest's pass out."""
 
     def __init__(
-        self, sources: dict[str, Fd], record: Record, manifest: str, tells_idmaps: bool
+        self, record: Record, manifest: str, observed: Observed, namespaces: Namespaces
     ) -> None:
-        self._tells_idmaps = tells_idmaps
-        self._sources = sources
         self._record = record
         self._manifest = manifest
-        self._namespaces: dict[Idmapping, Fd] = {}
+        self._observed = observed
+        self._namespaces = namespaces
+        self._sources: dict[str, Fd] = {}
         self._recorded: dict[int, Managed] = {}
         self._failed: dict[str, Fault] = {}
         """Volumes that could not be mounted: what they have elsewhere stays."""
         self._stuck: list[str] = []
         """Where mounts could not be taken off: nothing may be mounted over them."""
-        self._held = ExitStack()
 
-    def __enter__(self) -> Self:
-        return self
+    def apply(self, actions: Sequence[Action], sources: dict[str, Fd]) -> Iterator[Outcome]:
+        """Carry the actions out in their order, and say what became of each."""
+        self._sources = sources
+        if fault := self._prepare(actions):
+            yield from (
+                _left(each) if self._is_on_record(each) else _stopped(each, fault)
+                for each in actions
+            )
+            return
+        for builds, group in groupby(actions, key=self._is_built_first):
+            if builds:
+                yield from self._put_up(list(group))
+            else:
+                yield from map(self._carry_out, group)
+        self._write()  # forgets what went; if that fails, the next pass sees that it is gone
 
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
-
-    def prepare(self, actions: Sequence[Action]) -> Fault | None:
+    def _prepare(self, actions: Sequence[Action]) -> Fault | None:
         """Record what is kept. Where the record can't be written, nothing may be changed."""
         self._recorded = {**self._record.managed}
         for action in actions:
@@ -82,16 +78,18 @@ class _Run:
                 self._record.add(action.old)
         return self._write(always=any(map(_changes, actions)))
 
-    def is_on_record(self, action: Action) -> bool:
+    def _is_on_record(self, action: Action) -> bool:
         """Whether nothing is to be done about this one, not even in the record."""
         is_known = action.old is None or self._recorded.get(action.old.id) == action.old
         return action.verb is None or (action.verb == "keep" and is_known)
 
-    def finish(self) -> None:
-        """Let the record forget what went. Where that fails, the next pass sees that it is gone."""
-        self._write()
+    def _is_built_first(self, action: Action) -> bool:
+        """Whether a new mount is built beforehand: an interrupted replacement may do without."""
+        if action.verb not in ("mount", "replace") or action.beneath or not action.mount:
+            return False
+        return not needs_gap_in_place(action.mount, self._observed)
 
-    def put_up(self, actions: list[Action]) -> Iterator[Outcome]:
+    def _put_up(self, actions: list[Action]) -> Iterator[Outcome]:
         """Mount or replace: build, record, attach; as many at once as there may be descriptors.
 
         All are built before the first is attached: open_tree(2) looks at each mount that lies on
@@ -107,20 +105,23 @@ class _Run:
         unrecorded = self._write()
         for action, result in built:
             fault = result if isinstance(result, Fault) else unrecorded
-            if isinstance(result, Tree):
-                with result.fd:
-                    fault = fault or _attempt(action, partial(self._attach, built=result))
-                if fault or action.old:
-                    self._forget_unless_mounted(result.id)
+            if isinstance(result, _Built):
+                with result.tree.fd:
+                    fault = fault or _attempt(action, partial(self._attach, built=result.tree))
+                if fault:
+                    self._forget_unless_mounted(result.tree.id)
+                action = action._replace(mount=result.mount)  # noqa: PLW2901 - what it came to
             if fault:
                 self._failed[action.volume] = fault
             yield _stopped(action, fault) if fault else Outcome(action, "mounted")
 
-    def carry_out(self, action: Action) -> Outcome:
-        """Do an action that builds nothing, or finishes what another pass began."""
+    def _carry_out(self, action: Action) -> Outcome:
+        """Do an action that builds nothing beforehand, or finishes what another pass began."""
         match action.verb:
-            case "replace":
+            case "replace" if action.beneath:
                 fault = _attempt(action, self._finish)
+            case "replace":
+                fault = _attempt(action, self._rebuild_in_place)
             case "adjust":
                 fault = _attempt(action, self._adjust)
             case "unmount" if action.volume in self._failed:
@@ -141,9 +142,10 @@ class _Run:
         assert action.mount and action.old and action.beneath
         with spot(action.target) as found:
             tree.detach(found, action.old.id)
-        self._record.remove(action.old.id)
+        self._forget_unless_mounted(*self._record.managed)  # what lay on it went along
         if not self._is_as_desired(action.mount, action.beneath):
-            (outcome,) = self._put_up_at_once([action._replace(old=action.beneath)])
+            anew = action._replace(old=action.beneath, beneath=None, carried=())
+            (outcome,) = self._put_up_at_once([anew])
             if outcome.fault:
                 raise VolumeError(outcome.fault)
 
@@ -153,24 +155,32 @@ class _Run:
         if not top or top.id != managed.id:
             return False
         mount = observe_mount(managed.id)
-        return not differences(wanted, mount, top, managed, tells_idmaps=self._tells_idmaps)
+        tells = self._observed.tells_idmaps
+        return not differences(wanted, mount, top, managed, tells_idmaps=tells)
 
     def _adjust(self, action: Action) -> None:
         assert action.mount and action.old
         with spot(action.target) as found:
             tree.adjust(found, action.old.id, action.mount.flags)
-        self._record.add(record_entry(action.mount, action.old.id, self._manifest))
+        self._record.add(action.old)
 
     def _try_unmount(self, action: Action) -> Fault | None:
         return _attempt(action, self._unmount)
 
     def _unmount(self, action: Action) -> None:
         assert action.old
-        with spot(action.target) as found:
-            tree.unmount(found, action.old.id)
-        self._record.remove(action.old.id)
+        old = action.old
+        with spot(action.target) as found, ExitStack() as held:
+            if carried := self._take_along(action, held):
+                try:
+                    tree.uncover(found, old.id, old.submounts, carried)
+                finally:
+                    self._forget_unless_mounted(*_ids(carried))
+            else:
+                tree.unmount(found, old.id, old.submounts)
+        self._record.remove(old.id)
 
-    def _build(self, action: Action) -> Tree:
+    def _build(self, action: Action) -> _Built:
         """The detached mount, its id entered in the record, which is not written yet."""
         assert action.mount
         wanted = action.mount
@@ -178,9 +188,18 @@ class _Run:
             if point.startswith(f"{wanted.target}/"):
                 raise VolumeError(faults.busy_below(wanted.target, point))
         with self._source(wanted) as source:
-            built = tree.build(source, wanted, self._namespace(wanted))
-        self._record.add(record_entry(wanted, built.id, self._manifest))
-        return built
+            return self._built(source, wanted)
+
+    def _built(self, source: Fd, wanted: DesiredMount) -> _Built:
+        try:
+            built = tree.build(source, wanted, self._namespaces.of(wanted))
+        except VolumeError as error:
+            if error.fault.code != "idmap-untrue" or wanted.volume.fallback == "fail":
+                raise
+            wanted = with_raw_ids(wanted, wanted.idmap, error.fault)
+            built = tree.build(source, wanted, self._namespaces.of(wanted))
+        self._record.add(record_entry(wanted, built.id, self._manifest, built.submounts))
+        return _Built(built, wanted)
 
     def _source(self, wanted: DesiredMount) -> Fd:
         """The source as it was resolved: held since, or opened again and seen to be the same."""
@@ -195,28 +214,86 @@ class _Run:
 
     def _attach(self, action: Action, built: Tree) -> None:
         assert action.mount
-        if old := action.old:
+        flags, old = action.mount.flags, action.old
+        with ExitStack() as held:
+            carried = self._take_along(action, held)
+            if not old:
+                found = held.enter_context(made(action.target, action.mount.kind))
+                try:
+                    tree.cover(built, found, flags, _own_source(action.mount), carried)
+                finally:
+                    self._forget_unless_mounted(*_ids(carried))
+                return
             try:
-                with spot(action.target) as found:
-                    tree.replace(built, found, old.id)
+                found = held.enter_context(spot(action.target))
+                self._see_no_strangers(old, carried)
+                tree.expect(old.id, found)
+                if self._observed.can_go_beneath:
+                    tree.replace(built, found, old.id, carried)
+                else:
+                    spare = self._spare(action.target, old, held)
+                    tree.swap(lambda: built, found, spare, flags, carried)
+                    self._record.remove(*spare.ids.values())
+            except BaseException:
+                self._forget_unless_mounted(old.id, *_ids(carried))
+                raise
+            self._record.remove(old.id, *(each for one in carried for each in one.ids))
+
+    def _rebuild_in_place(self, action: Action) -> None:
+        """Before Linux 6.15: our own mount has to go before its source can have another map."""
+        assert action.mount and action.old
+        old, wanted = action.old, action.mount
+        wanted = wanted._replace(through=None, through_idmap=wanted.source_idmap)
+
+        def build_anew() -> Tree:
+            self._sources.pop(wanted.volume.name).close()
+            built = self._build(action._replace(mount=wanted))
+            if fault := self._write():
+                raise VolumeError(fault)
+            return built.tree
+
+        with ExitStack() as held, spot(action.target) as found:
+            carried = self._take_along(action, held)
+            spare = self._spare(action.target, old, held)
+            self._see_no_strangers(old, carried)
+            tree.expect(old.id, found)
+            try:
+                tree.swap(build_anew, found, spare, wanted.flags, carried)
             finally:
-                self._forget_unless_mounted(old.id)
-        else:
-            with made(action.target, action.mount.kind) as found:
-                tree.attach(built, found)
+                self._forget_unless_mounted(old.id, *_ids([*carried, spare]))
 
-    def _namespace(self, wanted: DesiredMount) -> Fd | None:
-        if wanted.inherited or wanted.idmap is None:
-            return None
-        namespace = self._namespaces.get(wanted.idmap)
-        if namespace is None:
-            namespace = self._held.enter_context(make_user_namespace(wanted.idmap))
-            self._namespaces[wanted.idmap] = namespace
-        return namespace
+    def _take_along(self, action: Action, held: ExitStack) -> list[Carried]:
+        """Clones of our mounts below the target, on record before they are attached."""
+        if not action.carried:
+            return []
+        carried = [self._clone(point, managed, held) for point, managed in action.carried]
+        if fault := self._write():
+            raise VolumeError(fault)
+        return carried
 
-    def _forget_unless_mounted(self, mount: int) -> None:
-        if not is_mounted(mount):
-            self._record.remove(mount)
+    def _spare(self, target: str, old: Managed, held: ExitStack) -> Carried:
+        """A clone of our own mount, on record, to put back if the new one can't be had."""
+        spare = self._clone(target, old, held)
+        if fault := self._write():
+            raise VolumeError(fault)
+        return spare
+
+    def _clone(self, point: str, managed: Managed, held: ExitStack) -> Carried:
+        with spot(point) as found:
+            clone = tree.clone_of(found, managed.id)
+        held.enter_context(clone.tree.fd)
+        for each in [*self._record.managed.values()]:
+            if each.id in clone.ids:
+                submounts = tuple(clone.ids.get(one, one) for one in each.submounts)
+                self._record.add(each._replace(id=clone.ids[each.id], submounts=submounts))
+        return clone
+
+    def _see_no_strangers(self, old: Managed, carried: Sequence[Carried]) -> None:
+        known = {*old.submounts, *(each for one in carried for each in one.ids)}
+        tree.see_no_strangers(old.id, known)
+
+    def _forget_unless_mounted(self, *mounts: int) -> None:
+        self._record.remove(*(each for each in mounts if not is_mounted(each)))
 
     def _write(self, *, always: bool = False) -> Fault | None:
         try:
@@ -224,6 +301,16 @@ class _Run:
         except OSError as error:
             return faults.unwritable_record(error)
         return None
+
+
+def _ids(carried: Sequence[Carried]) -> list[int]:
+    """Those of the mounts that were cloned, and of the clones."""
+    return [each for one in carried for pair in one.ids.items() for each in pair]
+
+
+def _own_source(mount: DesiredMount) -> tuple[int, int] | None:
+    """What may be mounted at the target already: in place, the source."""
+    return (mount.device, mount.inode) if mount.is_in_place else None
 
 
 def _attempt(action: Action, step: Callable[[Action], _T]) -> _T | Fault:
@@ -235,7 +322,7 @@ def _attempt(action: Action, step: Callable[[Action], _T]) -> _T | Fault:
     except UnsafeLinkError as error:
         return faults.unsafe_link(error.filename, error.strerror or "")
     except UserNamespaceError as error:
-        return faults.no_namespace(error)
+        return why_no_namespace(error)
     except OSError as error:
         return faults.from_kernel(error, f"{action.verb} {action.target}")
 
@@ -250,11 +337,6 @@ def _forget(_: object) -> None:
 
 def _changes(action: Action) -> bool:
     return action.verb not in (None, "keep")
-
-
-def _builds(action: Action) -> bool:
-    """Whether a new mount is built for it; an interrupted replacement may do without."""
-    return action.verb in ("mount", "replace") and not action.beneath
 
 
 def _left(action: Action) -> Outcome:

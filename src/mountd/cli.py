@@ -87,6 +87,8 @@ def _parsed(words: list[str]) -> argparse.Namespace:
         parser.error("--dry-run and --detailed-exitcode go with `mountd reconcile`")
     if command != "unmount" and (volumes or arguments.all):
         parser.error(f"`mountd {command}` takes no volumes")
+    if command != "check" and arguments.system:
+        parser.error("--system goes with `mountd check`")
     if command == "unmount" and bool(volumes) == arguments.all:
         parser.error("name the volumes to unmount, or give --all, and not both")
     return arguments
@@ -105,10 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", nargs="*", help=argparse.SUPPRESS)
     add = parser.add_argument_group("options").add_argument
-    add("-f", "--manifest", metavar="FILE", type=_path, default="/etc/mountd.toml",
-        help="the manifest, instead of /etc/mountd.toml")  # fmt: skip
+    add("-f", "--manifest", metavar="FILE", type=_path,
+        help="this manifest and FILE.d/*.toml, instead of /etc/mountd.toml")  # fmt: skip
     add("-n", "--dry-run", action="store_true", help="reconcile: print the plan, change nothing")
     add("--detailed-exitcode", action="store_true", help="reconcile: a dry run with changes is 2")
+    add("--system", action="store_true", help="check: instead, what this system allows")
     add("--all", action="store_true", help="unmount: every volume of the manifest")
     add("--state-dir", metavar="DIR", type=_path, default="/run/mountd",
         help="where the record and the lock are, instead of /run/mountd")  # fmt: skip

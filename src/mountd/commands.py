@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from errno import ENOSYS
 
+from mountd.check import find_system, render_system, system_document
 from mountd.core.model import Action
 from mountd.core.printable import printable
 from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
 from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
 from mountd.lock import LockedError, StateError
+from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.reconcile import Pass, Settings, UnknownVolumeError, preview, reconcile, unmount
 from mountd.report import (
@@ -46,6 +48,7 @@ class _Command:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._settings = Settings(arguments.manifest, arguments.state_dir, arguments.wait)
+        self._manifest = manifest_id(arguments.manifest)
         self._pass_id = os.urandom(16).hex()
         self._journal = Journal(self._pass_id, quiet=arguments.quiet)
         self._page = Page.of_terminal() if sys.stdout.isatty() else Page()
@@ -76,7 +79,7 @@ class _Command:
                 "unmount": self._unmount,
             }[command]()
         except ManifestError as error:
-            return self._stopped(BAD_MANIFEST, error.problems)
+            return self._stopped(BAD_MANIFEST, error.problems, error.files)
         except LockedError as error:
             return self._stopped(LOCKED, [_problem(str(error), "wait for it, with --wait SECONDS")])
         except StateError as error:
@@ -112,6 +115,8 @@ class _Command:
         return OK if all(map(is_as_desired, result.outcomes)) else FAILED
 
     def _check(self) -> int:
+        if self._arguments.system:
+            return self._check_system()
         result = preview(self._settings)
         self._warn(result.warnings)
         if self._arguments.json:
@@ -119,8 +124,18 @@ class _Command:
         else:
             count = sum(each.action.verb != "unmount" for each in result.outcomes)
             volumes = f"{count} volume" if count == 1 else f"{count} volumes"
-            self._journal.line(f"{self._settings.manifest}: ok, {volumes}", INFO)
+            manifest = next(iter(result.files), self._manifest)
+            self._journal.line(f"{manifest}: ok, {volumes}", INFO)
             self._tell_faults(result)
+        return OK
+
+    def _check_system(self) -> int:
+        findings = find_system()
+        if self._arguments.json:
+            self._print_json(system_document(findings))
+        else:
+            only_no = self._arguments.quiet
+            self._show(render_system(findings, self._page.width, only_no=only_no), always=True)
         return OK
 
     def _unmount(self) -> int:
@@ -129,7 +144,7 @@ class _Command:
             result = unmount(self._settings, names, on_outcome)
         except UnknownVolumeError as error:
             unknown = ", ".join(f"`{name}`" for name in error.unknown)
-            message = f"{self._settings.manifest} has no volume {unknown}"
+            message = f"{self._manifest} has no volume {unknown}"
             return self._stopped(USAGE, [_problem(message, _known(error))])
         self._warn(result.warnings)
         if self._arguments.json:
@@ -165,12 +180,14 @@ class _Command:
     def _show_document(self, result: Pass, *, shows_found: bool = False) -> None:
         self._print_json(to_document(self._pass_id, result, shows_found=shows_found))
 
-    def _stopped(self, status: int, problems: Sequence[Problem]) -> int:
+    def _stopped(
+        self, status: int, problems: Sequence[Problem], files: tuple[str, ...] = ()
+    ) -> int:
         event = "manifest-refused" if status == BAD_MANIFEST else "pass-failed"
         for problem in problems:
             self._journal.tell(str(problem), event, ERROR)
         if self._arguments.json:
-            nothing = Pass((self._settings.manifest,), (), not self._is_acting)
+            nothing = Pass(files or (self._manifest,), (), not self._is_acting)
             self._print_json(to_document(self._pass_id, nothing, errors=problems))
         return status
 

@@ -17,6 +17,7 @@ MESSAGE_IDS = {
     "pending": "813fb77715394a148af0428be668a0d4",
     "failed": "004c5b2b35c84f8b93cc344a7d7101c7",
     "conflict": "dcd6a2a28beb45698d7b38d342e77779",
+    "fallback": "7c8f0a9f6a2e4d6c8a52f1a0c5b47d13",
     "manifest-refused": "640354bf5a8041b89fc247e23afd3aa6",
     "warned": "ea3957335b86458ca74de84cfea53dfb",
     "pass-failed": "073b15ba9aee4af79e4b80a935b3c137",
@@ -59,6 +60,9 @@ class Journal:
             place = "from" if action.verb == "unmount" else "at"
             message = printable(f"{event}: {action.volume} {place} {action.target}")
             self.tell(message, event, INFO, fields)
+        if not fault and (refused := action.refused):
+            fields["MOUNTD_REASON"] = refused.fault.code
+            self.tell(_fallback_in_words(action.volume, refused.fault), "fallback", WARNING, fields)
 
     def line(self, message: str, priority: int) -> None:
         """A line for whoever watches; the journal has the records."""
@@ -79,6 +83,13 @@ class Journal:
 def fault_in_words(volume: str, fault: Fault) -> str:
     """What is wrong with a volume, and on a second line what to do."""
     lines = [f"{fault.state}: {volume}: {fault.message}"]
+    if fault.hint:
+        lines.append(f"hint: {fault.hint}")
+    return "\n".join(map(printable, lines))
+
+
+def _fallback_in_words(volume: str, fault: Fault) -> str:
+    lines = [f"fallback: {volume}: mounted with raw ids: {fault.message}"]
     if fault.hint:
         lines.append(f"hint: {fault.hint}")
     return "\n".join(map(printable, lines))

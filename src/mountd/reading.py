@@ -9,7 +9,7 @@ from mountd.manifest.load import MOST_BYTES, Reading, UnreadableError
 
 
 def read_manifest(file: str) -> Reading:
-    """A manifest's bytes, and who but root could have written them.
+    """A manifest's bytes, and who but root could have written them; a link to /dev/null has none.
 
     Raises UnreadableError, in words.
     """
@@ -19,20 +19,24 @@ def read_manifest(file: str) -> Reading:
             return Reading(read_bounded(opened, MOST_BYTES), tuple(distrusts))
     except UnsafeLinkError as error:
         said = f"{error.filename} is a link that {error.strerror}"
-        raise UnreadableError(said, "name the file that it leads to") from error
+        raise UnreadableError(said, "put the file itself there") from error
     except NotAFileError as error:
+        if os.path.realpath(file) == os.devnull:  # as systemd masks a file
+            return Reading(b"", ())
         said = f"it is {error.strerror}, not a file"
-        raise UnreadableError(said, "name a TOML file by --manifest FILE") from error
+        raise UnreadableError(said, "put a TOML file there") from error
     except FileNotFoundError as error:
         missing = error.filename
         said = "there is no such file" if missing == file else f"there is no {missing}"
         raise UnreadableError(said, "write it, or name another by --manifest FILE") from error
     except PermissionError as error:
-        raise UnreadableError("you may not read it", "run mountd as root") from error
+        hint = "run mountd as root"
+        raise UnreadableError("you may not read it", hint, is_withheld=True) from error
     except OSError as error:
         if error.errno == EFBIG:
             raise UnreadableError(f"it is {error.strerror}, which no manifest needs") from error
-        raise UnreadableError(f"it can't be read: {os.strerror(error.errno or 0)}") from error
+        said = f"it can't be read: {os.strerror(error.errno or 0)}"
+        raise UnreadableError(said, is_withheld=True) from error
 
 
 def read_bounded(file: Fd, most: int) -> bytes:

@@ -3,26 +3,34 @@
 import fcntl
 import os
 import resource
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from mountd.apply import apply
-from mountd.core.model import Action, Observed, Outcome
-from mountd.core.plan import departures, plan
+from mountd.apply import Applier
+from mountd.core.model import Action, Desired, Fault, Filesystem, Observed, ObservedMount, Outcome
+from mountd.core.plan import Progress, departures, plan
 from mountd.core.targets import with_folders_above
+from mountd.filesystems import mount_filesystems, mounted_filesystems, take_off_unused
 from mountd.kernel.observe import observe
+from mountd.kernel.privileges import missing_capabilities
+from mountd.kernel.probe import has_beneath, has_open_tree_attr
+from mountd.manifest.layers import find_layers, manifest_id
 from mountd.manifest.load import Manifest, load_manifest
 from mountd.manifest.problem import ManifestError
+from mountd.namespaces import Namespaces, Prober
 from mountd.reading import read_manifest
 from mountd.record import Record, locked_record, read_record
-from mountd.resolve import Resolver
+from mountd.resolve import Context, Resolver
 
 
 class Settings(NamedTuple):
-    """Where a pass finds what it needs, as absolute paths; seconds to wait for another pass."""
+    """Where a pass finds what it needs, as absolute paths; seconds to wait for another pass.
 
-    manifest: str
+    `manifest` is a file; None: the search path.
+    """
+
+    manifest: str | None
     state_dir: str
     wait: float
 
@@ -55,33 +63,69 @@ def reconcile(
     Raises ManifestError, LockedError or StateError; then nothing was changed.
     """
     manifest = _load(settings, is_acting=True)
-    with locked_record(settings.state_dir, settings.wait) as record:
+    with locked_record(settings.state_dir, settings.wait) as record, Namespaces() as namespaces:
         if record.has_waited:  # while the other pass ran, the manifest may have been edited
             manifest = _load(settings, is_acting=True)
         warnings = manifest.warnings + record.warnings
-        observed = observe()
-        with _resolver(settings, manifest, observed, is_acting=True) as resolver:
-            actions = _plan(manifest, resolver, observed, record)
-            on_plan(actions)
-            record.forget_gone(observed.mounts)
-            tells_idmaps = observed.tells_idmaps
-            outcomes = apply(
-                actions, resolver.sources, record, manifest.file, tells_idmaps=tells_idmaps
-            )
-            done = _each(outcomes, on_outcome)
-    return Pass((manifest.file,), done, False, warnings)
+        look = _Look(settings, manifest, record, namespaces, is_acting=True)
+        observed = look.observe()
+        record.forget_gone(observed.mounts)
+        look.mount_filesystems(observed.mounts)
+        outcomes = _converge(look, on_plan, on_outcome)
+        if manifest.is_whole:
+            warnings += take_off_unused(manifest.volumes, settings.state_dir, record)
+    return Pass(manifest.files, outcomes, False, warnings)
+
+
+def _converge(
+    look: "_Look",
+    on_plan: Callable[[list[Action]], None],
+    on_outcome: Callable[[Outcome], None],
+) -> tuple[Outcome, ...]:
+    """Plan and apply, in rounds: what needs another volume in place is looked at once it is."""
+    done: dict[str, Outcome] = {}
+    departed: list[Outcome] = []
+    desired: dict[str, Desired] = {}
+    actions: list[Action] = []
+    while True:
+        observed = look.observe()
+        applier = look.applier(observed)
+        with look.resolver(observed) as resolver:
+            waiting = [each for each in look.manifest.volumes if each.name not in done]
+            desired |= {each.volume.name: each for each in resolver.resolve(waiting)}
+            seen = observed._replace(tops=resolver.tops)
+            stuck = {each.action.old.id for each in departed if each.fault and each.action.old}
+            faulty = {name: each.fault for name, each in done.items()}
+            progress = Progress(faulty, frozenset(stuck), look.manifest.is_whole)
+            is_first = not actions
+            actions = look.plan([*desired.values()], seen, progress)
+            if is_first:
+                on_plan(actions)
+            ready = [each for each in actions if not each.after]
+            for outcome in applier.apply(ready, resolver.sources):
+                on_outcome(outcome)
+                if outcome.action.verb == "unmount":
+                    departed.append(outcome)
+                else:
+                    done[outcome.action.volume] = outcome
+        if len(ready) == len(actions):
+            return (*(done[each.name] for each in look.manifest.volumes), *departed)
 
 
 def preview(settings: Settings) -> Pass:
     """What `reconcile` would do. It needs no privilege, takes no lock and writes nothing."""
     manifest = _load(settings, is_acting=False)
     record = read_record(settings.state_dir)
-    observed = observe()
-    with _resolver(settings, manifest, observed, is_acting=False) as resolver:
-        actions = _plan(manifest, resolver, observed, record)
-        warnings = manifest.warnings + resolver.warnings + record.warnings
+    with Namespaces() as namespaces:
+        look = _Look(settings, manifest, record, namespaces, is_acting=False)
+        observed = look.observe()
+        with look.resolver(observed) as resolver:
+            desired = resolver.resolve(manifest.volumes)
+            seen = observed._replace(tops=resolver.tops)
+            actions = look.plan(desired, seen, Progress(removes=manifest.is_whole))
+            warnings = manifest.warnings + resolver.warnings + record.warnings
     outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
-    return Pass((manifest.file,), outcomes, True, warnings)
+    return Pass(manifest.files, outcomes, True, warnings)
 
 
 def unmount(
@@ -91,19 +135,82 @@ def unmount(
 
     Raises UnknownVolumeError, LockedError or StateError.
     """
-    with locked_record(settings.state_dir, settings.wait) as record:
-        ours = [each for each in record.managed.values() if each.manifest == settings.manifest]
+    manifest = manifest_id(settings.manifest)
+    with locked_record(settings.state_dir, settings.wait) as record, Namespaces() as namespaces:
+        ours = [each for each in record.managed.values() if each.manifest == manifest]
         if unknown := set(names) - {each.volume for each in ours}:
             _refuse_unknown(unknown, {each.volume for each in ours}, settings)
         warnings = record.warnings
         observed = observe()
         record.forget_gone(observed.mounts)
-        chosen = [each for each in ours if each.volume in names or not names]
-        actions = departures(chosen, observed)
-        tells_idmaps = observed.tells_idmaps
-        outcomes = apply(actions, {}, record, settings.manifest, tells_idmaps=tells_idmaps)
-        done = _each(outcomes, on_outcome)
-    return Pass((settings.manifest,), done, False, warnings)
+        chosen = {each.id for each in ours if each.volume in names or not names}
+        actions = departures(record.managed.values(), observed, chosen)
+        applier = Applier(record, manifest, observed, namespaces)
+        done = _each(applier.apply(actions, {}), on_outcome)
+        warnings += take_off_unused((), settings.state_dir, record)
+    return Pass((manifest,), done, False, warnings)
+
+
+class _Look:
+    """What the rounds of one pass have in common."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        record: Record,
+        namespaces: Namespaces,
+        *,
+        is_acting: bool,
+    ) -> None:
+        self.manifest = manifest
+        self._state_dir = settings.state_dir
+        self._record = record
+        self._namespaces = namespaces
+        self._is_acting = is_acting
+        is_privileged = not missing_capabilities(["CAP_SYS_ADMIN"])
+        self._prober = Prober(namespaces, is_privileged=is_privileged)
+        self._reserved = _reserved(settings)
+        self._bases: dict[Filesystem, str | Fault | None] = {}
+        self._most_sources = _make_room_for_descriptors(len(manifest.volumes))
+
+    def observe(self) -> Observed:
+        """The mounts that there are, and what can be done about them."""
+        observed = observe()
+        if not self._is_acting:
+            volumes = self.manifest.volumes
+            self._bases = mounted_filesystems(volumes, observed.mounts, self._state_dir)
+        return observed._replace(can_remap=has_open_tree_attr(), can_go_beneath=has_beneath())
+
+    def mount_filesystems(self, mounts: Mapping[int, ObservedMount]) -> None:
+        """Have what volumes with a `type` are clones of."""
+        volumes = self.manifest.volumes
+        self._bases = mount_filesystems(volumes, mounts, self._state_dir, self._record)
+
+    def resolver(self, observed: Observed) -> Resolver:
+        """Looks at volumes, as the machine is now."""
+        context = Context(
+            self._reserved,
+            observed,
+            self._record.managed,
+            self._record.is_lost,
+            self._bases,
+            self._prober,
+            self._is_acting,
+            self._most_sources,
+        )
+        return Resolver(context)
+
+    def plan(
+        self, desired: Sequence[Desired], observed: Observed, progress: Progress
+    ) -> list[Action]:
+        """The plan for volumes that have been looked at."""
+        record = self._record.managed.values()
+        return plan(desired, observed, record, self.manifest.id, progress)
+
+    def applier(self, observed: Observed) -> Applier:
+        """Carries actions out, and keeps the record."""
+        return Applier(self._record, self.manifest.id, observed, self._namespaces)
 
 
 def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> None:
@@ -116,31 +223,15 @@ def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> 
 
 
 def _load(settings: Settings, *, is_acting: bool) -> Manifest:
-    reserved = _reserved(settings)
-    return load_manifest(settings.manifest, read_manifest, reserved, is_acting=is_acting)
-
-
-def _resolver(
-    settings: Settings, manifest: Manifest, observed: Observed, *, is_acting: bool
-) -> Resolver:
-    most = _make_room_for_descriptors(len(manifest.volumes))
-    reserved = _reserved(settings)
-    return Resolver(reserved, observed.mounts, is_acting=is_acting, most_sources=most)
-
-
-def _plan(
-    manifest: Manifest, resolver: Resolver, observed: Observed, record: Record
-) -> list[Action]:
-    desired = resolver.resolve(manifest.volumes)
-    seen = observed._replace(tops=resolver.tops)
-    return plan(desired, seen, record.managed.values(), manifest.file)
+    layers, reserved = find_layers(settings.manifest), _reserved(settings)
+    return load_manifest(layers, read_manifest, reserved, is_acting=is_acting)
 
 
 def _reserved(settings: Settings) -> dict[str, str]:
     """What no target may cover, wherever links lead to it: what we live on, and a merged /usr's."""
     reserved: dict[str, str] = {}
     for path, what in (
-        (settings.manifest, "the manifest"),
+        *((each, "the manifest") for each in find_layers(settings.manifest).places),
         (settings.state_dir, "the state directory"),
         *((f"/{name}", f"where /{name} leads") for name in ("bin", "sbin", "lib", "lib64")),
     ):

@@ -7,14 +7,14 @@ at any moment leaves no mount of ours unknown.
 import json
 import os
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import ENOENT, ENOTDIR
 from functools import lru_cache
 from typing import Any
 
 from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
-from mountd.core.model import Ids, Managed
+from mountd.core.model import Base, Fault, Ids, Managed, ObservedMount, Refused, is_same
 from mountd.kernel.paths import UnsafeLinkError, open_path, spot
 from mountd.kernel.syscalls import Fd
 from mountd.lock import StateError, locked
@@ -33,8 +33,12 @@ class Record:
         """`has_waited`: another pass held the lock when this one came."""
         self.has_waited = has_waited
         self.managed: dict[int, Managed] = {}
+        self.bases: dict[str, Base] = {}
+        """The raw mounts of filesystems, by name."""
         self.damage: str | None = None
         """Why the file can't be believed. Mounts of ours are then known by what they are."""
+        self.is_lost = True
+        """Whether there is none of this boot and namespace: then mounts of ours may be unknown."""
         self._is_of_another_namespace = False
         self._folder = folder
         self._path = path
@@ -55,10 +59,16 @@ class Record:
                 for each in document["mounts"]:
                     managed = _from_json(each)
                     self.managed[managed.id] = managed
+                self.bases = {
+                    str(name): Base(int(id_), str(name))
+                    for name, id_ in document["filesystems"].items()
+                }
+                self.is_lost = False
         except FileNotFoundError:
             pass
         except (OSError, ValueError, LookupError, TypeError, *_ODD_JSON) as error:
             self.managed.clear()
+            self.bases.clear()
             self.damage = getattr(error, "strerror", None) or str(error) or type(error).__name__
 
     @property
@@ -87,9 +97,26 @@ class Record:
                 self._lines.pop(each, None)
                 self._is_changed = True
 
-    def forget_gone(self, mounted: Container[int]) -> None:
+    def add_base(self, base: Base) -> None:
+        """Enter the raw mount of a filesystem; `write` makes it last."""
+        if self.bases.get(base.name) != base:
+            self.bases[base.name] = base
+            self._is_changed = True
+
+    def remove_base(self, name: str) -> None:
+        """Forget one that is gone; `write` makes it last."""
+        if self.bases.pop(name, None):
+            self._is_changed = True
+
+    def forget_gone(self, mounts: Mapping[int, ObservedMount]) -> None:
         """Forget every mount that isn't among those that the kernel has; `write` makes it last."""
-        self.remove(*[each for each in self.managed if each not in mounted])
+        self.remove(
+            *[
+                each
+                for each, managed in self.managed.items()
+                if each not in mounts or not is_same(managed, mounts[each])
+            ]
+        )
 
     def write(self, *, always: bool = False) -> None:
         """Write the file whole, if anything differs: a temporary one, synced, renamed.
@@ -131,7 +158,10 @@ class Record:
             if mount not in self._lines:
                 self._lines[mount] = _to_json(managed)
         boot, namespace = _here()
-        head = json.dumps({"version": _FORMAT, "boot": boot, "namespace": namespace})
+        bases = {base.name: base.id for base in self.bases.values()}
+        head = json.dumps(
+            {"version": _FORMAT, "boot": boot, "namespace": namespace, "filesystems": bases}
+        )
         mounts = ",\n".join(self._lines.values())
         return f'{head[:-1]}, "mounts": [\n{mounts}\n]}}\n'
 
@@ -204,8 +234,14 @@ def _here() -> tuple[str, str]:
 
 
 def _to_json(managed: Managed) -> str:
-    *fields, idmap = managed
-    head = _encode(dict(zip(managed._fields, fields, strict=False)))
+    fields = managed._asdict()
+    idmap = fields.pop("idmap")
+    if refused := managed.refused:
+        fields["refused"] = {
+            "idmap": refused.idmap and [kernel_text(each).decode() for each in refused.idmap],
+            **refused.fault._asdict(),
+        }
+    head = _encode(fields)
     return f'{head[:-1]}, "idmap": {_idmap_to_json(idmap)}}}'
 
 
@@ -215,7 +251,6 @@ def _idmap_to_json(idmap: Idmapping | None) -> str:
 
 
 def _from_json(each: dict[str, Any]) -> Managed:
-    idmap = each["idmap"] and Idmapping(*(_extents(text) for text in each["idmap"]))
     return Managed(
         int(each["id"]),
         str(each["volume"]),
@@ -223,8 +258,21 @@ def _from_json(each: dict[str, Any]) -> Managed:
         str(each["target"]),
         str(each["manifest"]),
         Ids(*map(int, each["owner"])),
-        idmap or None,
+        _idmap(each["idmap"]),
+        str(each["filesystem"]),
+        tuple(map(int, each["submounts"])),
+        each["refused"] and _refused(dict(each["refused"])),
+        device=int(each["device"]),
+        root=str(each["root"]),
     )
+
+
+def _idmap(texts: Any) -> Idmapping | None:
+    return Idmapping(*(_extents(text) for text in texts)) if texts else None
+
+
+def _refused(fields: dict[str, Any]) -> Refused:
+    return Refused(_idmap(fields.pop("idmap")), Fault(**fields))
 
 
 def _extents(text: str) -> Extents:

@@ -76,6 +76,8 @@ def is_as_desired(outcome: Outcome) -> bool:
 
 def _volume_document(outcome: Outcome, shows_found: bool) -> dict[str, Any]:
     action, fault = outcome.action, outcome.fault
+    refused = None if fault else action.refused
+    reason = refused.fault if refused else fault
     idmap = action.mount.idmap if action.mount and not shows_found else action.idmap
     return {
         "name": action.volume,
@@ -83,9 +85,9 @@ def _volume_document(outcome: Outcome, shows_found: bool) -> dict[str, Any]:
         "source": action.source,
         "action": action.verb,
         "state": outcome.state,
-        "reason": fault.code if fault else None,
+        "reason": reason.code if reason else None,
         "drift": [each._asdict() for each in action.drift],
-        "fallback": None,
+        "fallback": "plain" if refused else None,
         "idmap": _idmap_document(idmap),
         "notes": [*action.notes],
         "error": fault and {"code": fault.code, "message": fault.message, "hint": fault.hint},
@@ -116,13 +118,15 @@ def render_plan(actions: Sequence[Action], page: Page, *, explains: bool, is_lon
     changes = sum(action.verb in DONE for action in actions)
     doing = _count(changes, "action") if changes else "nothing to do"
     head = f"mountd: {_count(volumes, 'volume')}, {doing}"
-    if not actions or (not is_long and all(action.verb == "keep" for action in actions)):
+    if not is_long and all(action.verb == "keep" for action in actions):
+        actions = [action for action in actions if action.refused]  # that is said every time
+    if not actions:
         return f"{head}\n"
     targets = max(len(printable(action.target)) for action in actions)
     sources = max(len(printable(action.source)) for action in actions)
     lines = [head, ""]
     for action in actions:
-        first, *rest = _details(action) if explains or not action.fault else [""]
+        first, *rest = _details(action, explains=explains)
         target, source = printable(action.target), printable(action.source)
         verb = action.verb or action.state
         words = [f"{verb:9}{target:{targets}}", f"← {source:{sources}}", first]
@@ -191,17 +195,29 @@ def _wrapped(text: str, width: int) -> list[str]:
     return [line.replace(_UNBROKEN, " ") for line in lines]
 
 
-def _details(action: Action) -> list[str]:
+def _details(action: Action, *, explains: bool) -> list[str]:
     """What there is to say of an action, the main thing first."""
     notes = [f"note: {each}" for each in action.notes]
+    why = _fallback(action) if explains else []
     if fault := action.fault:
-        return ["", fault.message, *([f"hint: {fault.hint}"] if fault.hint else []), *notes]
+        hint = [f"hint: {fault.hint}"] if fault.hint else []
+        return ["", fault.message, *hint, *notes] if explains else [""]
     if action.verb in ("replace", "adjust"):
-        return [*(f"{each.field}: {each.found} → {each.wanted}" for each in action.drift), *notes]
+        drift = (f"{each.field}: {each.found} → {each.wanted}" for each in action.drift)
+        return [*drift, *why, *notes]
     if not action.mount:
-        return [""]
-    ids = _ids(action.mount)
-    return [f"{ids}, read-only" if action.mount.flags.read_only else ids, *notes]
+        return ["", *why, *notes]
+    ids = "raw ids" if action.refused else _ids(action.mount)
+    ids = f"{ids}, read-only" if action.mount.flags.read_only else ids
+    return [ids, *why, *notes]
+
+
+def _fallback(action: Action) -> list[str]:
+    """Why the ids are raw, and what to do about it."""
+    if not (refused := action.refused):
+        return []
+    fault = refused.fault
+    return [f"fallback: {fault.message}", *([f"hint: {fault.hint}"] if fault.hint else [])]
 
 
 def _ids(mount: DesiredMount) -> str:
@@ -236,6 +252,7 @@ def _state(outcome: Outcome) -> str:
 def _state_details(outcome: Outcome) -> list[str]:
     action, fault = outcome.action, outcome.fault
     lines = [f"{each.field}: is {each.found}, not {each.wanted}" for each in action.drift]
+    lines += _fallback(action)
     if fault:
         lines += [fault.message, *([f"hint: {fault.hint}"] if fault.hint else [])]
         lines += [f"note: {each}" for each in action.notes]

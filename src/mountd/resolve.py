@@ -1,27 +1,48 @@
 """Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
 
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from errno import ENOENT, ENOTDIR
-from typing import Self
+from typing import Literal, NamedTuple, Self
 
 from mountd.accounts import Accounts
 from mountd.core import faults
-from mountd.core.choice import ROOT, chosen_idmap, gives_root_away, shown_owner
+from mountd.core.choice import (
+    ROOT,
+    Root,
+    chosen_idmap,
+    gives_root_away,
+    shown_owner,
+    stored_owner,
+    with_raw_ids,
+)
 from mountd.core.faults import VolumeError
-from mountd.core.idmapping import Idmapping, is_whole
+from mountd.core.idmapping import (
+    Extents,
+    Idmapping,
+    is_whole,
+    refusals,
+    runs_in_words,
+    seen_as,
+    unknown,
+)
 from mountd.core.model import (
     Desired,
     DesiredMount,
     Fault,
+    Filesystem,
     Flags,
     Ids,
     Kind,
+    Later,
+    Managed,
+    Observed,
     ObservedMount,
     Top,
     Unready,
     User,
     Volume,
+    root_at,
 )
 from mountd.core.targets import why_forbidden
 from mountd.kernel.observe import observe_mount, top_at
@@ -29,34 +50,59 @@ from mountd.kernel.paths import (
     UnsafeLinkError,
     is_plain_folder,
     kind_in_words,
+    open_below,
     open_path,
     spot,
 )
 from mountd.kernel.syscalls import Fd, Stat, statx
+from mountd.kernel.userns import known_ids
 from mountd.patience import PATIENCE, Looker
 
 _Answer = tuple[Desired, Fd | None]
+Bases = Mapping[Filesystem, str | Fault | None]
+"""Where each filesystem is mounted, or why it can't be; None: it would be, by a pass."""
+Probe = Callable[[Fd, DesiredMount], Fault | None]
+"""Tells why a source can't have an idmapping, if so."""
+
+
+class Context(NamedTuple):
+    """What the volumes of a pass are looked at with.
+
+    `reserved`: what no target may cover, by path; `is_acting`: mounts will follow; more than
+    `most_sources` are not held open, but opened again when needed.
+    """
+
+    reserved: Mapping[str, str]
+    observed: Observed
+    managed: Mapping[int, Managed]
+    is_record_lost: bool
+    bases: Bases
+    probe: Probe
+    is_acting: bool
+    most_sources: int
+
+
+class _Source(NamedTuple):
+    """A source's root as it was reached, and the mount that is the source's own.
+
+    In place they differ once ours is there: what ours lies on is the source's own.
+    """
+
+    fd: Fd
+    path: str
+    found: Stat
+    idmap: Idmapping | None
+    own: ObservedMount
+    through: int | None
 
 
 class Resolver:
     """Works out desired mounts, and holds the sources it opened until the end of the `with`."""
 
-    def __init__(
-        self,
-        reserved: dict[str, str],
-        mounts: Mapping[int, ObservedMount],
-        *,
-        is_acting: bool,
-        most_sources: int,
-    ) -> None:
-        """`reserved`: what no target may cover, by path; `is_acting`: mounts will follow.
-
-        More than `most_sources` are not held: their volumes' are opened again when needed.
-        """
-        self._points = {mount.point for mount in mounts.values()}
-        self._most_sources = most_sources
-        self._reserved = reserved
-        self._is_acting = is_acting
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._points = {mount.point for mount in context.observed.mounts.values()}
+        self._sources_left = context.most_sources
         self._accounts: dict[str, Accounts] = {}
         self._users: dict[tuple[str, str], User] = {}
         self._mounts: dict[int, ObservedMount] = {}
@@ -89,27 +135,23 @@ class Resolver:
     def _resolve_one(self, volume: Volume) -> _Answer:
         target = volume.target
         try:
-            if volume.source == volume.target:
-                raise VolumeError(faults.in_place())
-            if volume.recursive:
-                raise VolumeError(faults.recursive())
             target, there = self._target(volume)
             if target in self._points and (top := top_at(target)):
                 self.tops[target] = top
+            if volume.filesystem and self._context.bases[volume.filesystem] is None:
+                return Later(volume, target), None
             user = self._user(volume)
-            source, path = _open_source(volume.source)
+            source = self._source(volume, target)
             try:
-                found = statx(source)
-                kind = _kind(found, path)
+                kind = _kind(source.found, source.path)
                 if there and there != kind:
                     raise VolumeError(faults.wrong_target_kind(target, kind))
-                is_missing = there is None
-                notes = (f"makes {target}",) if is_missing else ()
-                mount = self._desired(volume, path, target, found, kind, user)
-                mount = mount._replace(notes=mount.notes + notes) if notes else mount
-                return mount, self._held(source)
+                mount = self._desired(volume, target, source, kind, user)
+                if there is None:
+                    mount = mount._replace(notes=(*mount.notes, f"makes {target}"))
+                return mount, self._held(source.fd)
             except BaseException:
-                source.close()
+                source.fd.close()
                 raise
         except VolumeError as error:
             return Unready(volume, target, error.fault), None
@@ -117,62 +159,159 @@ class Resolver:
             return Unready(volume, target, self._fault(error, volume)), None
 
     def _held(self, source: Fd) -> Fd | None:
-        if self._most_sources == 0:
+        if self._sources_left == 0:
             source.close()
             return None
-        self._most_sources -= 1
+        self._sources_left -= 1
         return source
 
     def _fault(self, error: OSError, volume: Volume) -> Fault:
         if isinstance(error, UnsafeLinkError):
             return faults.unsafe_link(error.filename, error.strerror or "")
-        if isinstance(error, PermissionError) and not self._is_acting:
+        if isinstance(error, PermissionError) and not self._context.is_acting:
             return faults.not_visible(error)
         return faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
 
+    def _source(self, volume: Volume, target: str) -> _Source:
+        if volume.filesystem:
+            fd, path = self._in_filesystem(volume, volume.filesystem)
+        else:
+            fd, path = _open_source(volume.source)
+        try:
+            found = statx(fd)
+            mount = own = self._mount(found.mount)
+            idmap, through = mount.idmap, None
+            if path == target and found.is_mount_root and self._is_ours(mount, target):
+                through = mount.id
+                while self._is_ours(own, target) and own.parent in self._context.observed.mounts:
+                    own = self._context.observed.mounts[own.parent]
+                if not self._context.observed.tells_idmaps:
+                    managed = self._context.managed.get(mount.id)
+                    idmap = managed.idmap if managed else None
+        except BaseException:
+            fd.close()
+            raise
+        return _Source(fd, path, found, idmap, own, through)
+
+    def _in_filesystem(self, volume: Volume, filesystem: Filesystem) -> tuple[Fd, str]:
+        base = self._context.bases[filesystem]
+        if isinstance(base, Fault):
+            raise VolumeError(base)
+        assert base, "a filesystem that isn't mounted yet is for later"
+        root, path = _open_source(base)
+        if not volume.subdir:
+            return root, path
+        with root:
+            try:
+                return open_below(root, volume.subdir), f"{path}/{volume.subdir}"
+            except UnsafeLinkError as error:
+                raise VolumeError(faults.link_in_subdir(volume.subdir)) from error
+            except (FileNotFoundError, NotADirectoryError) as error:
+                fault = faults.no_subdir(volume.subdir, filesystem.type, filesystem.source)
+                raise VolumeError(fault) from error
+
+    def _is_ours(self, mount: ObservedMount, target: str) -> bool:
+        """Whether a mount at an in-place target is ours: on record, or as it shows what it covers.
+
+        A record that can be believed knows all of ours.
+        """
+        if mount.point != target:
+            return False
+        if managed := self._context.managed.get(mount.id):
+            return managed.target == target
+        parent = self._context.observed.mounts.get(mount.parent)
+        if not self._context.is_record_lost or parent is None:
+            return False
+        covered = parent.root.rstrip("/") + mount.point[len(parent.point.rstrip("/")) :]
+        return mount.device == parent.device and mount.root == (covered or "/")
+
     def _desired(
-        self, volume: Volume, path: str, target: str, found: Stat, kind: Kind, user: User | None
+        self, volume: Volume, target: str, source: _Source, kind: Kind, user: User | None
     ) -> DesiredMount:
-        mount = self._mount(found.mount)
+        found, own = source.found, source.own
         flags = Flags(
-            mount.flags.read_only if volume.read_only is None else volume.read_only,
+            own.flags.read_only if volume.read_only is None else volume.read_only,
             volume.nosuid,
             volume.nodev,
-            mount.flags.noexec if volume.noexec is None else volume.noexec,
-            volume.atime or mount.flags.atime,
+            own.flags.noexec if volume.noexec is None else volume.noexec,
+            volume.atime or own.flags.atime,
         )
-        stored = Ids(found.uid, found.gid)
-        owner = volume.owner or stored
-        is_read_only = flags.read_only or mount.is_fs_read_only
-        idmap = chosen_idmap(
-            volume, owner, user, is_read_only=is_read_only, stored=stored, mode=found.mode
-        )
-        if idmap and mount.idmap:
-            raise VolumeError(faults.source_is_idmapped(path))
-        is_out_of_reach = is_read_only or mount.flags.nosuid
+        stored = stored_owner(Ids(found.uid, found.gid), source.idmap)
+        seen = shown_owner(stored, own.idmap)
+        is_read_only = flags.read_only or own.is_fs_read_only
+        root = Root(stored, seen, found.mode, own.idmap, is_read_only, own.flags.nosuid)
+        idmap, fault = None, None
+        try:
+            idmap = chosen_idmap(volume, root, user, known_ids())
+        except ValueError:  # inside a user namespace
+            fault = _unknown(volume.owner or seen, user)
+        if idmap:
+            _check_map(idmap)
         if (
             idmap
             and user
-            and gives_root_away(volume, owner, user, is_out_of_reach=is_out_of_reach)
-            and not (user.uid == ROOT and not self._accounts_of("/").has_uid(owner.uid))
+            and gives_root_away(volume, root, user)
+            and not (user.uid == ROOT and not self._accounts_of("/").has_uid(seen.uid))
         ):
-            raise VolumeError(faults.root_owned(owner, user.uid))
-        return DesiredMount(
+            raise VolumeError(faults.root_owned(seen, user.uid))
+        owner = volume.owner or stored
+        mount = DesiredMount(
             volume=volume,
-            source=path,
+            source=volume.source if volume.type else source.path,
             target=target,
             kind=kind,
-            fs_type=mount.fs_type,
+            fs_type=own.fs_type,
             device=found.device,
             inode=found.inode,
             owner=owner,
             user=user,
-            shown=shown_owner(stored, idmap),
-            idmap=idmap or mount.idmap,
+            seen=seen,
+            shown=shown_owner(stored, idmap) if idmap else seen,
+            idmap=idmap or own.idmap,
             inherited=idmap is None,
             flags=flags,
+            source_idmap=own.idmap,
+            through_idmap=source.idmap,
+            through=source.through,
+            superblock=own.device,
+            root=root_at(self._mount(found.mount), source.path),
+            submounts=self._submounts(source) if volume.recursive else (),
             notes=_notes(idmap, owner, user),
         )
+        if idmap:
+            fault = self._why_refused(mount, source.fd, own)
+        if fault is None:
+            return mount
+        if volume.fallback == "fail" or fault.code == "limit":  # which may pass
+            raise VolumeError(fault)
+        return with_raw_ids(mount, idmap, fault)
+
+    def _why_refused(self, mount: DesiredMount, source: Fd, own: ObservedMount) -> Fault | None:
+        """Why the mount can't have its idmapping; what is on record isn't tried again."""
+        top = self.tops.get(mount.target)
+        if top and (top.device, top.inode) == (mount.device, mount.inode):
+            managed = self._context.managed.get(top.id)
+            there = self._context.observed.mounts.get(top.id)
+            if managed and managed.refused and managed.refused.idmap == mount.idmap:
+                return managed.refused.fault
+            if mount.idmap in (managed and managed.idmap, there and there.idmap):
+                return None  # it has it already
+        if own.is_idmapped and not self._context.observed.can_remap:
+            return faults.source_is_idmapped(mount.source)
+        return self._context.probe(source, mount)
+
+    def _submounts(self, source: _Source) -> tuple[str, ...]:
+        """The paths from the source of what is mounted below it, those above before those below."""
+        mounts = self._context.observed.mounts
+        found = []
+        for mount in mounts.values():
+            if mount.point.startswith(f"{source.path}/"):
+                above = mount
+                while above.id != source.found.mount and above.parent in mounts:
+                    above = mounts[above.parent]
+                if above.id == source.found.mount:
+                    found.append(mount.point[len(source.path) + 1 :])
+        return tuple(sorted(set(found), key=lambda path: (path.count("/"), path)))
 
     def _user(self, volume: Volume) -> User | None:
         if volume.user is None:
@@ -184,12 +323,13 @@ class Resolver:
 
     def _accounts_of(self, root: str) -> Accounts:
         if root not in self._accounts:
-            self._accounts[root] = Accounts(root, is_acting=self._is_acting)
+            self._accounts[root] = Accounts(root, is_acting=self._context.is_acting)
         return self._accounts[root]
 
     def _mount(self, mount_id: int) -> ObservedMount:
         if mount_id not in self._mounts:
-            self._mounts[mount_id] = observe_mount(mount_id)
+            known = self._context.observed.mounts.get(mount_id)
+            self._mounts[mount_id] = known or observe_mount(mount_id)
         return self._mounts[mount_id]
 
     def _target(self, volume: Volume) -> tuple[str, Kind | None]:
@@ -199,12 +339,14 @@ class Resolver:
         try:
             with spot(volume.target) as found:
                 path = found.whole_path
-                if why := why_forbidden(path, self._reserved):
+                if why := why_forbidden(path, self._context.reserved):
                     raise VolumeError(faults.forbidden_target(path, why))
                 if found.there:
                     return path, "folder" if stat.S_ISDIR(found.there.mode) else "file"
         except NotADirectoryError as error:
             raise VolumeError(faults.no_folder(volume.target)) from error
+        if volume.source == volume.target and not volume.type:
+            raise VolumeError(faults.no_source(volume.source))
         if not volume.create:
             raise VolumeError(faults.no_target(volume.target))
         return path, None
@@ -240,7 +382,9 @@ def _kind(found: Stat, path: str) -> Kind:
 
 def _notes(idmap: Idmapping | None, owner: Ids, user: User | None) -> tuple[str, ...]:
     notes = []
-    if idmap and not user and not (is_whole(idmap.uids) and is_whole(idmap.gids)):
+    known = known_ids()
+    is_all = idmap is None or all(map(is_whole, idmap, known))
+    if idmap and not user and not is_all:
         notes.append("ids that the extents leave out are seen as 65534 and can't be written")
     if user and user.gid is None:
         notes.append(f"uid {user.uid} has no account, so gids stay as they are")
@@ -254,3 +398,30 @@ def _notes(idmap: Idmapping | None, owner: Ids, user: User | None) -> tuple[str,
         other = owner.gid or user.gid
         notes.append(f"group {other} is swapped with root's, and could leave setgid files of it")
     return tuple(notes)
+
+
+def _unknown(owner: Ids, user: User | None) -> Fault:
+    """Which id our user namespace doesn't have: a user's is a mistake, an owner's the host's."""
+    assert user, "without one there is nothing to exchange"
+    known = known_ids()
+    if seen_as(known.uids, user.uid) is None:
+        raise VolumeError(faults.unknown_user("uid", user.uid))
+    if user.gid is not None and seen_as(known.gids, user.gid) is None:
+        raise VolumeError(faults.unknown_user("gid", user.gid))
+    if seen_as(known.uids, owner.uid) is None:
+        return faults.unknown_owner("uid", owner.uid)
+    return faults.unknown_owner("gid", owner.gid)
+
+
+def _check_map(idmap: Idmapping) -> None:
+    """What no kernel takes: ids that our user namespace doesn't have, or too many extents."""
+    known = known_ids()
+    _check_extents("uid", idmap.uids, known.uids)
+    _check_extents("gid", idmap.gids, known.gids)
+
+
+def _check_extents(kind: Literal["uid", "gid"], extents: Extents, known: Extents) -> None:
+    if ids := unknown(extents, known):
+        raise VolumeError(faults.unknown_ids(kind, runs_in_words(ids)))
+    if refused := refusals(extents):
+        raise VolumeError(faults.map_refused(kind, refused[0].reason))

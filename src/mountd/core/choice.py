@@ -1,49 +1,89 @@
 """Which idmapping a volume means: DESIGN's rules as functions of values."""
 
 import stat
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from mountd.core.idmapping import IDENTITY, OVERFLOW_ID, Idmapping, seen_as, swap
-from mountd.core.model import Ids, User, Volume
+from mountd.core.idmapping import (
+    IDENTITY,
+    OVERFLOW_ID,
+    Extents,
+    Idmapping,
+    compose,
+    inverse,
+    seen_as,
+    swap,
+)
+from mountd.core.model import DesiredMount, Fault, Ids, Refused, User, Volume
 
 ROOT = 0
 
 
+class Root(NamedTuple):
+    """A source's root: who owns it as stored, as whom its own mount shows it, and its mode.
+
+    `idmap` is what that mount has.
+    """
+
+    stored: Ids
+    seen: Ids
+    mode: int
+    idmap: Idmapping | None
+    is_read_only: bool
+    is_nosuid: bool
+
+
 def chosen_idmap(
-    volume: Volume, owner: Ids, user: User | None, *, is_read_only: bool, stored: Ids, mode: int
+    volume: Volume, root: Root, user: User | None, known: Idmapping
 ) -> Idmapping | None:
     """The idmapping of ours that this volume's mount needs, or None where it needs none.
 
-    `owner` is exchanged with the user; `stored` and `mode` are the source root's. `auto` leaves out
-    what would change nothing, and what a read-only volume can do without, as the user may read it.
+    `auto` leaves out what would change nothing, and what a read-only volume can do without, as the
+    user may read it. `known` is the identity over the ids that our user namespace has; raises
+    ValueError where the owner's or the user's are none of these.
     """
     if isinstance(volume.idmap, Idmapping):
-        return volume.idmap
+        return Idmapping(*(_without_unsaid(volume.idmap, known)))
     if volume.idmap == "never" or user is None:
         return None
     if volume.idmap == "auto":
-        if owner.uid == user.uid and user.gid in (None, owner.gid):
+        seen = shown_owner(volume.owner, root.idmap) if volume.owner else root.seen
+        if seen.uid == user.uid and user.gid in (None, seen.gid):
             return None
-        if is_read_only and _may_read(stored, user, mode):
+        if root.is_read_only and _may_read(root, user):
             return None
-    gids = IDENTITY if user.gid is None else swap(owner.gid, user.gid)
-    return Idmapping(swap(owner.uid, user.uid), gids)
+    owner = volume.owner or root.seen
+    uids = swap(owner.uid, user.uid, known.uids)
+    gids = known.gids if user.gid is None else swap(owner.gid, user.gid, known.gids)
+    if root.idmap and not volume.owner:  # what is seen through the source's mount is exchanged
+        return Idmapping(compose(root.idmap.uids, uids), compose(root.idmap.gids, gids))
+    return Idmapping(uids, gids)
 
 
-def _may_read(owner: Ids, user: User, mode: int) -> bool:
-    wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
-    shift = 6 if user.uid == owner.uid else 3 if user.gid == owner.gid else 0
-    return (mode >> shift) & wanted == wanted
+def _without_unsaid(idmap: Idmapping, known: Idmapping) -> Iterator[Extents]:
+    """A list that was left out is the identity, over what is known."""
+    for extents, identity in zip(idmap, known, strict=True):
+        yield identity if extents == IDENTITY else extents
 
 
-def gives_root_away(volume: Volume, owner: Ids, user: User, *, is_out_of_reach: bool) -> bool:
+def _may_read(root: Root, user: User) -> bool:
+    wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(root.mode) else 0)
+    shift = 6 if user.uid == root.seen.uid else 3 if user.gid == root.seen.gid else 0
+    return (root.mode >> shift) & wanted == wanted
+
+
+def gives_root_away(volume: Volume, root: Root, user: User) -> bool:
     """Whether the swap lets whoever is seen as the other id leave setuid files that are root's.
 
     They would be reached through the source's own path, where our nosuid has no say. Harmless where
-    the source's mount is nosuid or the volume read-only (`is_out_of_reach`), and where the manifest
+    the source's mount is nosuid, out of reach or the volume read-only, and where the manifest
     vouches for the owner. Where root is the user it takes an account of the owner's, too.
     """
-    swaps_root = owner.uid != user.uid and ROOT in (owner.uid, user.uid)
-    return swaps_root and not is_out_of_reach and volume.owner is None
+    if volume.owner or volume.type or root.is_read_only or root.is_nosuid:
+        return False
+    swapped = {root.seen.uid, user.uid}
+    roots = {ROOT} | ({shown_owner(Ids(ROOT, ROOT), root.idmap).uid} if root.idmap else set())
+    return len(swapped) > 1 and bool(swapped & roots)
 
 
 def shown_owner(stored: Ids, idmap: Idmapping | None) -> Ids:
@@ -52,3 +92,18 @@ def shown_owner(stored: Ids, idmap: Idmapping | None) -> Ids:
         return stored
     uid, gid = seen_as(idmap.uids, stored.uid), seen_as(idmap.gids, stored.gid)
     return Ids(OVERFLOW_ID if uid is None else uid, OVERFLOW_ID if gid is None else gid)
+
+
+def stored_owner(seen: Ids, idmap: Idmapping | None) -> Ids:
+    """Whose a root is as stored that a mount with this idmapping shows as `seen`'s."""
+    return shown_owner(seen, Idmapping(inverse(idmap.uids), inverse(idmap.gids)) if idmap else None)
+
+
+def with_raw_ids(mount: DesiredMount, wanted: Idmapping | None, fault: Fault) -> DesiredMount:
+    """The mount that `fallback = "plain"` means, where the idmapping `wanted` is refused."""
+    return mount._replace(
+        idmap=mount.source_idmap,
+        inherited=True,
+        shown=mount.seen,
+        refused=Refused(wanted, fault),
+    )

@@ -1,11 +1,14 @@
-"""Idmappings: extents, the swap, lookup, and the text that the kernel reads.
+"""Idmappings: extents, the swap, composition, lookup, and the text that the kernel reads.
 
 An extent maps `count` ids from `stored` on (on the source's filesystem) to as many from `seen` on
 (at the target). This is the kernel's own order of columns in uid_map for a mount's namespace:
 `501 1000 1` shows what is stored as 501 as 1000 (user_namespaces(7), mount_setattr(2)).
+
+Inside a user namespace not all ids are known. Where a function takes `known`, that is the identity
+over those that are; on a host it is IDENTITY.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -47,13 +50,17 @@ class Refusal(NamedTuple):
 
 
 @lru_cache(1024)  # volumes of one owner and one user ask for the same
-def swap(one: int, other: int) -> Extents:
-    """Exchange two ids and leave every other id as it is: at most five extents.
+def swap(one: int, other: int, known: Extents = IDENTITY) -> Extents:
+    """Exchange two ids and leave every other known id as it is: at most four extents more.
 
-    Where both are the same id it is the identity, for an empty map is refused (EINVAL).
+    Where both are the same id it is the identity, for an empty map is refused (EINVAL). Raises
+    ValueError if one of them isn't known: nothing can be seen as it, nor be stored by it.
     """
+    for each in (one, other):
+        if seen_as(known, each) is None:
+            raise ValueError(f"id {each} is not known in this user namespace")
     if one == other:
-        return IDENTITY
+        return known
     low, high = sorted((one, other))
     pieces = (
         Extent(0, 0, low),
@@ -62,12 +69,43 @@ def swap(one: int, other: int) -> Extents:
         Extent(high, low, 1),
         Extent(high + 1, high + 1, ID_COUNT - high - 1),
     )
-    return tuple(piece for piece in pieces if piece.count)
+    whole = tuple(piece for piece in pieces if piece.count)
+    return whole if known == IDENTITY else compose(whole, known)
+
+
+def compose(first: Extents, then: Extents) -> Extents:
+    """What is seen where a map lies on top of another: stored → `first` → `then`.
+
+    Ids that either leaves out are left out.
+    """
+    return normalised(_through_both(first, then))
+
+
+def _through_both(first: Iterable[Extent], then: Iterable[Extent]) -> Iterator[Extent]:
+    """The pieces of `first` that an extent of `then` takes, in the order in which they meet."""
+    lower = sorted(first, key=lambda extent: extent.seen)
+    upper = sorted(then)
+    here = there = 0
+    while here < len(lower) and there < len(upper):
+        stored, between, count = lower[here]
+        start, seen, run = upper[there]
+        low, end = max(between, start), min(between + count, start + run)
+        if low < end:
+            yield Extent(stored + low - between, seen + low - start, end - low)
+        if between + count == end:
+            here += 1
+        else:
+            there += 1
 
 
 def inverse(extents: Extents) -> Extents:
     """Extents that lead back: what was seen is stored, what was stored is seen."""
     return normalised(Extent(seen, stored, count) for stored, seen, count in extents)
+
+
+def identity(extents: Extents) -> Extents:
+    """Each stored id of these extents as itself."""
+    return normalised(Extent(stored, stored, count) for stored, _, count in extents)
 
 
 def normalised(extents: Iterable[Extent]) -> Extents:
@@ -91,14 +129,37 @@ def seen_as(extents: Extents, stored: int) -> int | None:
     return None
 
 
-def is_whole(extents: Extents) -> bool:
-    """Whether no id is left out, so that nothing shows as the overflow id that is not stored so."""
-    return sum(extent.count for extent in extents) == ID_COUNT
+@lru_cache(1024)
+def is_whole(extents: Extents, known: Extents = IDENTITY) -> bool:
+    """Whether they leave no known id out: then only what is stored so shows as the overflow id."""
+    return not compose(known, _left_out(extents))
+
+
+def unknown(extents: Extents, known: Extents) -> Extents:
+    """What of the extents is seen as ids that aren't known: the kernel refuses a map with these."""
+    return compose(extents, _left_out(known))
+
+
+def _left_out(extents: Extents) -> Extents:
+    """The identity over all ids but the stored ones of these extents."""
+    found: list[Extent] = []
+    end = 0
+    for stored, _, count in (*sorted(extents), Extent(ID_COUNT, ID_COUNT, 0)):
+        if stored > end:
+            found.append(Extent(end, end, stored - end))
+        end = max(end, stored + count)
+    return tuple(found)
 
 
 @lru_cache(1024)
-def kernel_text(extents: Extents) -> bytes:
-    """The extents as they are written to uid_map or gid_map, in one write."""
+def kernel_text(extents: Extents, own: Extents = IDENTITY) -> bytes:
+    """The extents as they are written to uid_map or gid_map, in one write.
+
+    The kernel wants what each extent is seen as inside one extent of the map of the writer's own
+    user namespace (EPERM, user_namespaces(7)): `own`, the identity in just these pieces.
+    """
+    if own != IDENTITY:
+        extents = tuple(sorted(_through_both(extents, (*own, *_left_out(own)))))
     return b"".join(b"%d %d %d\n" % extent for extent in extents)
 
 
@@ -120,18 +181,28 @@ def in_words(idmap: Idmapping | None) -> str:
         match moved:
             case [(one, other, 1), (back, again, 1)] if (one, other) == (again, back):
                 text = f"{one}↔{other}"
+                told = identity(extents) if len(extents) > len(moved) else ()
+                others = f" within {runs_in_words(told)}" if told else " and no others"
             case _:
-                told = moved if is_whole(extents) else extents
+                told = tuple(moved) if is_whole(extents) else extents
                 text = ",".join(map(_run, told[:3])) + ",…" * (len(told) > 3)
-        parts.append(f"{word} {text}" + ("" if is_whole(extents) else " and no others"))
+                others = " and no others"
+        parts.append(f"{word} {text}" + ("" if is_whole(extents) else others))
     return ", ".join(parts) or "each id as itself"
 
 
+def runs_in_words(extents: Extents) -> str:
+    """The ids that are seen, short enough for a line: `0-65535,100000`."""
+    runs = [_ids(extent.seen, extent.count) for extent in extents[:3]]
+    return ",".join(runs) + ",…" * (len(extents) > 3)
+
+
 def _run(extent: Extent) -> str:
-    sides = (extent.stored, extent.seen)
-    if extent.count == 1:
-        return "→".join(map(str, sides))
-    return "→".join(f"{first}-{first + extent.count - 1}" for first in sides)
+    return "→".join(_ids(first, extent.count) for first in extent[:2])
+
+
+def _ids(first: int, count: int) -> str:
+    return f"{first}" if count == 1 else f"{first}-{first + count - 1}"
 
 
 def refusals(extents: Extents) -> list[Refusal]:

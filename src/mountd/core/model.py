@@ -61,6 +61,21 @@ class User(NamedTuple):
     gid: int | None
 
 
+class Filesystem(NamedTuple):
+    """What volumes with a `type` are clones of: one raw mount serves all that name the same."""
+
+    type: str
+    source: str
+    options: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As what it is known below the state directory: the same for the same filesystem."""
+        from hashlib import sha256  # noqa: PLC0415 - 3 ms, for manifests that have one
+
+        return sha256("\0".join((self.type, self.source, *self.options)).encode()).hexdigest()[:32]
+
+
 class Volume(NamedTuple):
     """One entry of the manifest, defaults merged in. None: not given, or as the source has it."""
 
@@ -83,6 +98,11 @@ class Volume(NamedTuple):
     atime: Atime | None = None
     create: bool = True
     required: bool = True
+
+    @property
+    def filesystem(self) -> Filesystem | None:
+        """What has to be mounted for it first, if it has a `type`."""
+        return Filesystem(self.type, self.source, self.options) if self.type else None
 
 
 class Flags(NamedTuple):
@@ -112,12 +132,26 @@ class Fault(NamedTuple):
     errno: int = 0
 
 
+class Refused(NamedTuple):
+    """Why a mount has raw ids: the idmapping that was wanted, and what stood against it.
+
+    None, where the owner's ids are none that our user namespace knows.
+    """
+
+    idmap: Idmapping | None
+    fault: Fault
+
+
 class DesiredMount(NamedTuple):
     """The mount that a volume means on this machine now.
 
     `source` and `target` are free of links. `device` and `inode` are those of the source's root,
-    and `shown` is who its clone must show as the owner. `idmap` is what the mount shall have;
-    `inherited`: not by our doing, but as the source's own mount has it (or has none).
+    `owner` who owns it as stored, `seen` as whom the source's own mount shows him, and `shown` as
+    whom the new mount must. `idmap` is what that shall have; `inherited`: not by our doing, but as
+    the source's own mount has it (or has none): that is `source_idmap`. `through_idmap` is what the
+    mount has by which the source was reached: in place, once it is there, that is ours, `through`.
+    `superblock` and `root` are those of the new mount, as mountinfo will have them. `submounts` are
+    the paths of the mounts below a recursive volume's source, from there.
     """
 
     volume: Volume
@@ -129,11 +163,24 @@ class DesiredMount(NamedTuple):
     inode: int
     owner: Ids
     user: User | None
+    seen: Ids
     shown: Ids
     idmap: Idmapping | None
     inherited: bool
     flags: Flags
+    source_idmap: Idmapping | None = None
+    through_idmap: Idmapping | None = None
+    through: int | None = None
+    superblock: int = 0
+    root: str = ""
+    submounts: tuple[str, ...] = ()
+    refused: Refused | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is mounted on its own source."""
+        return self.volume.type is None and self.source == self.target
 
 
 class Unready(NamedTuple):
@@ -144,7 +191,14 @@ class Unready(NamedTuple):
     fault: Fault
 
 
-Desired = DesiredMount | Unready
+class Later(NamedTuple):
+    """A volume whose filesystem has to be mounted first; only a dry run meets one."""
+
+    volume: Volume
+    target: str
+
+
+Desired = DesiredMount | Unready | Later
 
 
 class ObservedMount(NamedTuple):
@@ -163,6 +217,8 @@ class ObservedMount(NamedTuple):
     flags: Flags
     is_fs_read_only: bool
     idmap: Idmapping | None
+    is_idmapped: bool = False
+    """Told by every kernel that can idmap, and truly for a source, which has no record."""
 
 
 class Top(NamedTuple):
@@ -177,12 +233,15 @@ class Top(NamedTuple):
 class Observed(NamedTuple):
     """The mounts of this namespace by id, and the topmost at each target that has one.
 
-    Before Linux 6.15 the kernel does not tell idmappings: then the record's word counts.
+    Before Linux 6.15 the kernel does not tell idmappings: then the record's word counts. Before
+    that it can't give a clone another idmapping either, and before 6.5 not mount beneath a mount.
     """
 
     mounts: dict[int, ObservedMount]
     tops: dict[str, Top]
     tells_idmaps: bool
+    can_remap: bool = True
+    can_go_beneath: bool = True
 
 
 class Managed(NamedTuple):
@@ -195,6 +254,41 @@ class Managed(NamedTuple):
     manifest: str
     owner: Ids
     idmap: Idmapping | None
+    filesystem: str = ""
+    """The name of the raw mount that it is a clone of, for a volume with a `type`."""
+    submounts: tuple[int, ...] = ()
+    refused: Refused | None = None
+    device: int = 0
+    """The superblock's; with `root` and `target` it tells a mount whose id may be another's now."""
+    root: str = ""
+
+
+_FIRST_UNIQUE_ID = 1 << 31
+"""Linux counts unique ids from here, beyond those of mountinfo, which it uses again."""
+
+
+def is_same(managed: Managed, mount: ObservedMount) -> bool:
+    """Whether a mount is the recorded one: by its unique id, or where it has none by all it is."""
+    if managed.id != mount.id:
+        return False
+    return mount.id >= _FIRST_UNIQUE_ID or (managed.device, managed.root, managed.target) == (
+        mount.device,
+        mount.root.removesuffix("//deleted"),  # a single file that was replaced by rename
+        mount.point,
+    )
+
+
+def root_at(mount: ObservedMount, path: str) -> str:
+    """The root that a clone has which is made of a path on this mount."""
+    root = mount.root.removesuffix("//deleted").rstrip("/")
+    return root + path.removeprefix(mount.point.rstrip("/")) or "/"
+
+
+class Base(NamedTuple):
+    """The raw mount of a filesystem, below the state directory under its `name`."""
+
+    id: int
+    name: str
 
 
 class Drift(NamedTuple):
@@ -211,6 +305,8 @@ class Action(NamedTuple):
     `state` is the volume's before the pass, and `idmap` what its mount has now. `mount` is what is
     wanted; `old` is the managed mount that the step replaces, adjusts, takes off, or keeps: then it
     is as the record shall have it. `beneath` it lies ours too, where a replacement was interrupted.
+    `carried` are our mounts right below the target, by where they are, which come along. `after`:
+    what must be in place, or gone, before this volume can be looked at.
     """
 
     volume: str
@@ -223,9 +319,17 @@ class Action(NamedTuple):
     mount: DesiredMount | None = None
     old: Managed | None = None
     beneath: Managed | None = None
+    carried: tuple[tuple[str, Managed], ...] = ()
+    after: tuple[str, ...] = ()
     drift: tuple[Drift, ...] = ()
     notes: tuple[str, ...] = ()
     fault: Fault | None = None
+
+    @property
+    def refused(self) -> Refused | None:
+        """Why the mount has, or will have, raw ids."""
+        mount = self.mount or self.old
+        return mount.refused if mount and not self.fault and self.verb != "unmount" else None
 
 
 class Outcome(NamedTuple):

@@ -1,47 +1,45 @@
 """desired × observed × record → ordered actions. Nothing here looks at the machine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import TopologicalSorter
 from typing import NamedTuple
 
 from mountd.core import faults
-from mountd.core.idmapping import Idmapping, in_words
+from mountd.core.drift import differences, record_entry
+from mountd.core.idmapping import Idmapping
 from mountd.core.model import (
     Action,
     Desired,
     DesiredMount,
     Drift,
     Fault,
+    Later,
     Managed,
     Observed,
     ObservedMount,
     State,
     Top,
+    Unready,
     Verb,
+    is_same,
 )
+from mountd.core.nesting import circle, needs
+from mountd.core.scene import Scene, claims_of, scene_of, submounts_of
 from mountd.core.targets import folders_above
 
+_BUILDS = ("mount", "replace")
 
-class _Scene(NamedTuple):
-    """What one volume's action depends on besides the volume itself."""
 
-    observed: Observed
-    managed: dict[str, list[Managed]]
-    """Recorded mounts that are still there, by their target."""
-    below: dict[str, ObservedMount]
-    """A mount below this folder that stays; a mount over the folder would bury it."""
-    claims: dict[str, str]
-    """Targets of this manifest, and which volume has each."""
-    leaving: dict[str, Managed]
-    """Mounts of ours that go in this pass, by where they are."""
-    unclaimed: dict[str, Managed]
-    """Mounts of ours where no volume is now, whether they can go or not."""
-    lost: set[str]
-    """Targets whose recorded mount is gone."""
-    manifest: str
+class Progress(NamedTuple):
+    """What earlier rounds of a pass came to: volumes that are done, and mounts that can't go."""
 
-    def mine(self, target: str) -> list[Managed]:
-        """The manifest's recorded mounts for a target, wherever they are now."""
-        return [each for each in self.managed.get(target, ()) if each.manifest == self.manifest]
+    done: Mapping[str, Fault | None] = {}
+    stuck: frozenset[int] = frozenset()
+    removes: bool = True
+    """False: the manifest isn't known whole, so what is not in it may not leave."""
+
+
+_NO_PROGRESS = Progress()
 
 
 def plan(
@@ -49,114 +47,173 @@ def plan(
     observed: Observed,
     record: Iterable[Managed],
     manifest: str,
+    progress: Progress = _NO_PROGRESS,
 ) -> list[Action]:
     """The actions that make `observed` what is desired: volumes in their order, then what leaves.
 
     Only mounts that the record names for `manifest` are ever taken off. A mount that leaves from
-    below a target goes first, so that the target's new mount doesn't bury it.
+    below or above a target that gets a new mount goes first. What has an `after` can't be carried
+    out now: once the other actions have been, another plan tells.
     """
     alive, gone = _parted(record, observed)
     lost = {managed.target for managed in gone if managed.manifest == manifest}
-    leaving = list(_leaving(desired, alive, observed, manifest))
+    leaving = [*_leaving(desired, alive, observed, manifest)] if progress.removes else []
+    leaving = [managed for managed in leaving if managed.id not in progress.stuck]
     while True:
-        scene = _scene(desired, observed, alive, leaving, lost, manifest)
-        actions = [_action(each, scene) for each in desired]
-        blocked = {each.volume for each in actions if each.fault and not _waits(each, scene)}
+        scene = scene_of(desired, observed, alive, leaving, lost, manifest)
+        actions = _in_order(
+            [
+                _stopped(each, scene, None)
+                if each.volume.name in progress.done
+                else _action(each, scene)
+                for each in desired
+            ],
+            desired,
+            scene,
+            progress,
+        )
+        blocked = {each.volume for each in actions if each.fault}
+        blocked |= {name for name, fault in progress.done.items() if fault}
         staying = [managed for managed in leaving if managed.volume in blocked]
         if not staying:
             break  # else what stays until it can be where it should be may be in others' way
         leaving = [managed for managed in leaving if managed not in staying]
+    todo = [each for each in actions if each.volume not in progress.done]
+    first, last = _departures(todo, leaving, scene)
+    return first + todo + last
+
+
+def departures(record: Iterable[Managed], observed: Observed, chosen: set[int]) -> list[Action]:
+    """The actions that take the chosen of the recorded mounts off, the deepest first."""
+    alive, _ = _parted(record, observed)
+    leaving = [each for each in _deepest(alive, observed) if each.id in chosen]
+    scene = scene_of((), observed, alive, leaving, set(), "")
+    return [_departure(managed, scene) for managed in leaving]
+
+
+def _departures(
+    actions: list[Action], leaving: list[Managed], scene: Scene
+) -> tuple[list[Action], list[Action]]:
+    """Those before the volumes' actions, and those behind them."""
     reused = {action.old.id for action in actions if action.verb and action.old}
-    covered = {action.target for action in actions if action.verb in ("mount", "replace")}
+    covered = {action.target for action in actions if action.verb in _BUILDS}
+    waiting = {action.volume for action in actions if action.after}
+    awaited = {after for action in actions for after in action.after}
     first: list[Action] = []
     last: list[Action] = []
     for managed in leaving:
         if managed.id in reused:  # found at the target of another volume, which takes its place
             continue
-        mount = observed.mounts[managed.id]
-        into = first if any(folder in covered for folder in folders_above(mount.point)) else last
-        into.append(_departure(managed, mount))
-    return first + actions + last
+        point = scene.point(managed)
+        action = _departure(managed, scene)
+        if _absence(point) in awaited or any(each in covered for each in folders_above(point)):
+            first.append(action)
+        elif managed.volume in waiting:  # it is mounted at its new place before it leaves this
+            last.append(action._replace(after=(managed.volume,)))
+        else:
+            last.append(action)
+    return first, last
 
 
-def _scene(
-    desired: Sequence[Desired],
-    observed: Observed,
-    alive: list[Managed],
-    leaving: list[Managed],
-    lost: set[str],
-    manifest: str,
-) -> _Scene:
-    going = {managed.id for managed in leaving}
-    points = {observed.mounts[managed.id].point: managed for managed in alive}
-    claims = _claims(desired)
-    return _Scene(
-        observed,
-        _by_target(alive),
-        _below(mount for mount in observed.mounts.values() if mount.id not in going),
-        claims,
-        {observed.mounts[managed.id].point: managed for managed in leaving},
-        {point: managed for point, managed in points.items() if point not in claims},
-        lost,
-        manifest,
+def _in_order(
+    actions: list[Action], desired: Sequence[Desired], scene: Scene, progress: Progress
+) -> list[Action]:
+    """The actions; those marked `after` have to wait for another's, or for what leaves."""
+    places = {
+        each.volume.name: _places(each)
+        for each in desired
+        if scene.claims[each.target] == each.volume.name
+    }
+    needed = {name: each for name, each in needs(places).items() if each}
+    found = {each.volume: each for each in actions}
+    while names := circle(needed):
+        for name in names:
+            needed.pop(name)
+            found[name] = _in_circle(found[name], names)
+    order = [name for name in TopologicalSorter(needed).static_order() if name in needed]
+    for name in order:
+        if name in progress.done:
+            continue
+        others = {each: found[each] for each in needed[name]}
+        found[name] = _after_others(found[name], places[name][0], others, scene, progress)
+    if scene.leaving:
+        for name, (source, target) in places.items():
+            if name not in progress.done:
+                found[name] = _after_departures(found[name], source, target, scene)
+    return [found[each.volume] for each in actions]
+
+
+def _places(desired: Desired) -> tuple[str | None, str]:
+    """Where a volume's files come from, None for a filesystem of its own, and where they go."""
+    if desired.volume.type:
+        return None, desired.target
+    source = desired.source if isinstance(desired, DesiredMount) else desired.volume.source
+    return source, desired.target
+
+
+def _in_circle(action: Action, names: tuple[str, ...]) -> Action:
+    fault = faults.in_circle(names)
+    return action._replace(verb=None, state=fault.state, mount=None, fault=fault)
+
+
+def _after_others(
+    action: Action,
+    source: str | None,
+    others: Mapping[str, Action],
+    scene: Scene,
+    progress: Progress,
+) -> Action:
+    """The action, where other volumes have to be in place before it."""
+    after: list[str] = []
+    for name, other in others.items():
+        fault = progress.done.get(name, other.fault)
+        if fault and not scene.mine(other.target):  # else the mount that it has is good enough
+            why = faults.waits_for(name, fault)
+            return action._replace(verb=None, state=why.state, mount=None, fault=why)
+        is_changing = name not in progress.done and (other.verb in _BUILDS or other.after)
+        is_source = source is not None and other.target in (source, *folders_above(source))
+        if is_changing and (is_source or action.verb != "keep" or other.beneath):
+            after.append(name)
+    return _put_off(action, after) if after else action
+
+
+def _after_departures(action: Action, source: str | None, target: str, scene: Scene) -> Action:
+    """The action, where mounts that leave have to be gone before it."""
+    above = [*folders_above(target)] if action.verb != "keep" else []
+    above += [source, *folders_above(source)] if source else []
+    gone = [_absence(path) for path in above if path in scene.leaving]
+    return _put_off(action, gone) if gone else action
+
+
+def _absence(point: str) -> str:
+    return f"{point} is taken off"
+
+
+def _put_off(action: Action, after: list[str]) -> Action:
+    """What this volume means can't be known before."""
+    after = [*action.after, *(each for each in after if each not in action.after)]
+    notes = tuple(f"after {each}" for each in after)
+    return action._replace(
+        verb="keep" if action.old else "mount",
+        state="mounted" if action.old else "unmounted",
+        mount=None,
+        after=tuple(after),
+        drift=(),
+        notes=notes,
+        fault=None,
     )
 
 
-def _waits(action: Action, scene: _Scene) -> bool:
-    """Whether what is in this volume's way is its own mount, or another that leaves."""
-    return any(folder in scene.leaving for folder in folders_above(action.target))
-
-
-def departures(record: Iterable[Managed], observed: Observed) -> list[Action]:
-    """The actions that take these recorded mounts off, the deepest first."""
-    alive, _ = _parted(record, observed)
-    return [
-        _departure(managed, observed.mounts[managed.id]) for managed in _deepest(alive, observed)
-    ]
-
-
-def differences(
-    wanted: DesiredMount,
-    mount: ObservedMount,
-    top: Top,
-    known: Managed | None,
-    *,
-    tells_idmaps: bool,
-) -> tuple[Drift, ...]:
-    """The fields in which a mount at its target isn't what is wanted.
-
-    Where the kernel tells no idmappings, the record's word counts; without one, the owner it shows.
-    """
-    found: list[Drift] = []
-    if (top.device, top.inode) != (wanted.device, wanted.inode):
-        found.append(Drift("source", wanted.source, f"{mount.root} of its {mount.fs_type}"))
-    if tells_idmaps or known:
-        idmap = mount.idmap if tells_idmaps else known.idmap if known else None
-        if idmap != wanted.idmap:
-            found.append(Drift("idmap", in_words(wanted.idmap), in_words(idmap)))
-    elif top.owner != wanted.shown:
-        found.append(Drift("idmap", f"owner seen as {wanted.shown}", f"as {top.owner}"))
-    if mount.flags != wanted.flags:
-        found.append(Drift("flags", str(wanted.flags), str(mount.flags)))
-    return tuple(found)
-
-
-def record_entry(mount: DesiredMount, mount_id: int, manifest: str) -> Managed:
-    """What the record says of a mount that is, or is about to be, as desired."""
-    return Managed(
-        mount_id, mount.volume.name, mount.source, mount.target, manifest, mount.owner, mount.idmap
-    )
-
-
-def _action(desired: Desired, scene: _Scene) -> Action:
+def _action(desired: Desired, scene: Scene) -> Action:
     target = desired.target
-    if not isinstance(desired, DesiredMount):
-        nested = _nested_source(desired.volume.name, desired.volume.source, scene)
-        return _stopped(desired, scene, nested or desired.fault)  # which may follow from it
     if scene.claims[target] != desired.volume.name:
         return _stopped(desired, scene, faults.same_target(target, scene.claims[target]))
+    if isinstance(desired, Unready):
+        return _stopped(desired, scene, desired.fault)
+    if isinstance(desired, Later):
+        return _put_off(_stopped(desired, scene, None), [f"{desired.volume.type} is mounted"])
     top = scene.observed.tops.get(target)
-    if top is None:
+    if top is None or _is_own_source(desired, top, scene):
         return _mount_action(desired, scene)
     mount = scene.observed.mounts.get(top.id)
     if mount is None:  # it came between two looks: the next pass sees it whole
@@ -164,44 +221,76 @@ def _action(desired: Desired, scene: _Scene) -> Action:
     return _action_on_mount(desired, top, mount, scene)
 
 
-def _action_on_mount(
-    desired: DesiredMount, top: Top, mount: ObservedMount, scene: _Scene
-) -> Action:
+def _is_own_source(desired: DesiredMount, top: Top, scene: Scene) -> bool:
+    """Whether what is mounted at an in-place target is the source itself, not a mount of ours."""
+    if not desired.is_in_place or desired.through == top.id:
+        return False
+    return all(scene.point(each) != desired.target for each in scene.mine(desired.target))
+
+
+def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scene: Scene) -> Action:
     """For a volume at whose target something is mounted."""
-    target = desired.target
+    target, observed = desired.target, scene.observed
     mine = {each.id: each for each in scene.mine(target)}
     stray = scene.leaving.get(target)
     old = mine.get(top.id) or (stray if stray and stray.id == top.id else None)
-    drift = differences(desired, mount, top, old, tells_idmaps=scene.observed.tells_idmaps)
-    if fault := _intrusion(target, top, mount, scene, is_equal=not drift, is_known=bool(old)):
+    drift = differences(desired, mount, top, old, tells_idmaps=observed.tells_idmaps)
+    if fault := _intrusion(desired, top, mount, scene, is_equal=not drift, is_known=bool(old)):
         return _stopped(desired, scene, fault)
     beneath = mine.get(mount.parent)
     fields = {each.field for each in drift}
     verb: Verb = "adjust" if fields else "keep"
     if beneath or fields & {"source", "idmap"}:
         verb = "replace"
-    if verb == "keep":  # in the record from now on, and under its present name
-        old = record_entry(desired, top.id, scene.manifest)
-    elif fault := _obstacle(desired, scene, is_building=verb == "replace"):
+    if verb != "replace":  # in the record from now on, and under its present name
+        submounts = old.submounts if old else submounts_of(desired, top.id, observed)
+        old = record_entry(desired, top.id, scene.manifest, submounts)
+    elif fault := _obstacle(desired, scene, top.id):
         return _stopped(desired, scene, fault)._replace(drift=drift)
-    has = mount.idmap if scene.observed.tells_idmaps or not old else old.idmap
+    has = mount.idmap if observed.tells_idmaps or not old else old.idmap
     action = _planned(desired, verb, "mounted", has, old, drift)
+    if verb == "replace":
+        assert old
+        action = action._replace(carried=scene.carried(target, old.id))
+        if not observed.can_go_beneath or needs_gap_in_place(desired, observed):
+            action = _with_note(action, f"gap: for a moment {target} shows what lies under it")
     if not beneath:
         return action
     note = "a replacement was interrupted: what is on top is the old mount"
-    return action._replace(beneath=beneath, notes=(*action.notes, note))
+    return _with_note(action._replace(beneath=beneath), note)
 
 
-def _mount_action(desired: DesiredMount, scene: _Scene) -> Action:
+def needs_gap_in_place(mount: DesiredMount, observed: Observed) -> bool:
+    """Whether our own mount, in place, has to go before its source can be cloned: before 6.15."""
+    is_remapped = mount.through_idmap not in (None, mount.idmap)
+    return mount.through is not None and is_remapped and not observed.can_remap
+
+
+def _mount_action(desired: DesiredMount, scene: Scene) -> Action:
+    target = desired.target
     drift: tuple[Drift, ...] = ()
-    points = [scene.observed.mounts[each.id].point for each in scene.mine(desired.target)]
-    if desired.target in points:
-        return _stopped(desired, scene, faults.covered_above(desired.target))
-    if points or desired.target in scene.lost:
-        drift = (Drift("mount", desired.target, points[0] if points else "nothing"),)
-    if fault := _obstacle(desired, scene, is_building=True):
+    points = [scene.point(each) for each in scene.mine(target)]
+    if target in points:
+        return _stopped(desired, scene, faults.covered_above(target))
+    if points or target in scene.lost:
+        drift = (Drift("mount", target, points[0] if points else "nothing"),)
+    if fault := _obstacle(desired, scene, None):
         return _stopped(desired, scene, fault)._replace(drift=drift)
-    return _planned(desired, "mount", "unmounted", None, None, drift)
+    action = _planned(desired, "mount", "unmounted", None, None, drift)
+    if carried := scene.carried(target):
+        if desired.is_in_place and desired.volume.recursive:
+            return _stopped(desired, scene, faults.volume_below_recursive(carried[0][0]))
+        action = _with_note(action._replace(carried=carried), _gap_of(carried))
+    return action
+
+
+def _gap_of(carried: tuple[tuple[str, Managed], ...]) -> str:
+    points = ", ".join(point for point, _ in carried[:3]) + ", …" * (len(carried) > 3)
+    return f"gap: {points} is away for a moment"
+
+
+def _with_note(action: Action, note: str) -> Action:
+    return action._replace(notes=(*action.notes, note))
 
 
 def _planned(
@@ -219,59 +308,49 @@ def _planned(
     )  # fmt: skip
 
 
-def _stopped(desired: Desired, scene: _Scene, fault: Fault) -> Action:
+def _stopped(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
     volume = desired.volume
     old = next(iter(scene.mine(desired.target)), None)
     mount = scene.observed.mounts[old.id] if old else None
     return Action(
-        volume.name, volume.source, desired.target, volume.required, None, fault.state,
-        mount.idmap if mount else None, old=old, fault=fault,
-        notes=("what is mounted there stays",) if old else (),
+        volume.name, volume.source, desired.target, volume.required, None,
+        fault.state if fault else "unmounted", mount.idmap if mount else None, old=old,
+        fault=fault, notes=("what is mounted there stays",) if old else (),
     )  # fmt: skip
 
 
-def _obstacle(desired: DesiredMount, scene: _Scene, *, is_building: bool) -> Fault | None:
-    """What else lies where this volume's mount would go, or where its source comes from."""
-    target = desired.target
-    if fault := _nested_source(desired.volume.name, desired.source, scene):
-        return fault
-    for path in folders_above(target):
-        if path in scene.claims:
-            return faults.nested_target(target, scene.claims[path], path)
-        if path in scene.unclaimed:
-            return faults.leaving_above(target, scene.unclaimed[path].volume, path)
-    if is_building and (below := scene.below.get(target)):
-        return faults.mount_below(below.point, below.fs_type)
-    return None
-
-
-def _nested_source(volume: str, source: str, scene: _Scene) -> Fault | None:
-    for path in (source, *folders_above(source)):
-        if scene.claims.get(path, volume) != volume:
-            return faults.nested_source(source, scene.claims[path], path)
+def _obstacle(desired: DesiredMount, scene: Scene, old: int | None) -> Fault | None:
+    """What isn't ours and lies below where this volume's mount would go."""
+    points = {f"{desired.target}/{each}" for each in desired.submounts if desired.is_in_place}
+    for mount in scene.strangers.get(desired.target, ()):
+        if mount.point not in points and scene.is_under(mount.id, old):
+            return faults.mount_below(mount.point, mount.fs_type)
     return None
 
 
 def _intrusion(
-    target: str, top: Top, mount: ObservedMount, scene: _Scene, *, is_equal: bool, is_known: bool
+    desired: DesiredMount,
+    top: Top,
+    mount: ObservedMount,
+    scene: Scene,
+    *,
+    is_equal: bool,
+    is_known: bool,
 ) -> Fault | None:
     """What is mounted at the target that isn't ours; ours, if the record is lost, `is_equal`."""
+    target = desired.target
     mine = {each.id for each in scene.mine(target)}
     under = scene.observed.mounts.get(mount.parent)
-    if under and under.point == target and under.id not in mine:
+    is_stacked = under and under.point == target and under.id not in mine
+    if under and is_stacked and not desired.is_in_place:
         return faults.foreign_mount(target, under.fs_type, covers=False)
     if is_known:
         return None
-    if other := _owner_of(top.id, scene):
+    if other := scene.by_id.get(top.id):
         return faults.managed_elsewhere(target, other.volume, other.manifest)
     if mine or not is_equal:
         return faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
     return None
-
-
-def _owner_of(mount_id: int, scene: _Scene) -> Managed | None:
-    every = (each for several in scene.managed.values() for each in several)
-    return next((each for each in every if each.id == mount_id), None)
 
 
 def _leaving(
@@ -281,7 +360,7 @@ def _leaving(
 
     A volume that means no mount now keeps the one it has.
     """
-    targets = {each.target for each in desired}
+    targets = claims_of(desired)
     unready = {each.volume.name for each in desired if not isinstance(each, DesiredMount)}
     for managed in _deepest(alive, observed):
         if managed.manifest != manifest or managed.volume in unready:
@@ -290,11 +369,13 @@ def _leaving(
             yield managed
 
 
-def _departure(managed: Managed, mount: ObservedMount) -> Action:
+def _departure(managed: Managed, scene: Scene) -> Action:
     """What left the manifest counts as required."""
+    mount = scene.observed.mounts[managed.id]
+    carried = scene.carried(mount.point, managed.id)
     return Action(
         managed.volume, managed.source, mount.point, True, "unmount", "mounted", mount.idmap,
-        old=managed,
+        old=managed, carried=carried, notes=(_gap_of(carried),) if carried else (),
     )  # fmt: skip
 
 
@@ -303,7 +384,8 @@ def _parted(record: Iterable[Managed], observed: Observed) -> tuple[list[Managed
     alive: list[Managed] = []
     gone: list[Managed] = []
     for managed in record:
-        (alive if managed.id in observed.mounts else gone).append(managed)
+        mount = observed.mounts.get(managed.id)
+        (alive if mount and is_same(managed, mount) else gone).append(managed)
     return alive, gone
 
 
@@ -311,21 +393,3 @@ def _deepest(alive: Sequence[Managed], observed: Observed) -> list[Managed]:
     """By target, those below another before it, and of two that are stacked the upper before."""
     parents = {observed.mounts[managed.id].parent for managed in alive}
     return sorted(alive, key=lambda it: (-it.target.count("/"), it.target, it.id in parents))
-
-
-def _by_target(alive: Iterable[Managed]) -> dict[str, list[Managed]]:
-    found: dict[str, list[Managed]] = {}
-    for managed in alive:
-        found.setdefault(managed.target, []).append(managed)
-    return found
-
-
-def _claims(desired: Iterable[Desired]) -> dict[str, str]:
-    claims: dict[str, str] = {}
-    for each in desired:
-        claims.setdefault(each.target, each.volume.name)
-    return claims
-
-
-def _below(mounts: Iterable[ObservedMount]) -> dict[str, ObservedMount]:
-    return {folder: mount for mount in mounts for folder in folders_above(mount.point)}

@@ -2,17 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from mountd.kernel.observe import observe_mount
-from mountd.kernel.syscalls import listmount, reusable_mount_id, statmount
-
-
-class _Line(NamedTuple):
-    """What a line of mountinfo (proc(5)) tells of a mount and its propagation."""
-
-    id: int
-    tags: set[str]
+from mountd.core.mountinfo import Line, parse_mountinfo
+from mountd.kernel.observe import children_of, mountinfo
+from mountd.kernel.syscalls import HAS_STATMOUNT, reusable_mount_id, statmount
 
 
 def holders_of(mount: int, *, writing: bool = False) -> list[str]:
@@ -21,8 +14,9 @@ def holders_of(mount: int, *, writing: bool = False) -> list[str]:
     umount2(2) says only EBUSY. A process in a copy of the mount, which propagation made in another
     namespace, is in the way too. `writing`: only who has a file there open for writing.
     """
-    mounts = [] if writing else [observe_mount(each).point for each in listmount(mount)]
-    return [f"the mount at {point}" for point in mounts] + list(_processes(mount, writing))
+    mounts = [] if writing else children_of(mount)
+    points = [f"the mount at {each.point}" for each in mounts]
+    return points + list(_processes(mount, writing))
 
 
 def _processes(mount: int, writing: bool) -> Iterator[str]:
@@ -42,36 +36,32 @@ def _processes(mount: int, writing: bool) -> Iterator[str]:
 
 def _copies(mount: int, processes: list[str]) -> set[int]:
     """The mount's reusable id, and those of its copies: peers, slaves, and slaves of those."""
-    found = statmount(mount)
-    ids = {found.reusable_id}
-    groups = {found.peer_group} - {0}
+    ids = {statmount(mount).reusable_id if HAS_STATMOUNT else mount}
+    own = (line.tags for line in parse_mountinfo(mountinfo()) if line.mount.id in ids)
+    groups = {group for tags in own for group in _groups(tags)}
     lines = list(_lines_of_all_namespaces(processes)) if groups else []
     while True:
         tags = {f"{kind}:{group}" for group in groups for kind in ("shared", "master")}
         kin = [line for line in lines if line.tags & tags]
-        ids |= {line.id for line in kin}
-        more = {
-            int(tag.removeprefix("shared:"))
-            for line in kin
-            for tag in line.tags
-            if tag.startswith("shared:")
-        }
+        ids |= {line.mount.id for line in kin}
+        more = {group for line in kin for group in _groups(line.tags)}
         if more <= groups:
             return ids
         groups |= more
 
 
-def _lines_of_all_namespaces(processes: list[str]) -> Iterator[_Line]:
+def _groups(tags: frozenset[str]) -> list[str]:
+    """The groups of peers that a mount with these tags is in: one at most."""
+    return [tag.removeprefix("shared:") for tag in tags if tag.startswith("shared:")]
+
+
+def _lines_of_all_namespaces(processes: list[str]) -> Iterator[Line]:
     seen = set()
     for process in processes:
         try:
             namespace = os.readlink(f"/proc/{process}/ns/mnt")
-            if namespace in seen:
-                continue
-            with open(f"/proc/{process}/mountinfo", errors="replace") as lines:
-                for line in lines:
-                    words = line.split()
-                    yield _Line(int(words[0]), set(words[6 : words.index("-")]))
+            if namespace not in seen:
+                yield from parse_mountinfo(mountinfo(process))
             seen.add(namespace)
         except OSError:
             continue

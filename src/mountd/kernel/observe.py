@@ -1,12 +1,20 @@
-"""The mount table, by listmount(2) and statmount(2) (Linux 6.8)."""
+"""The mount table, by listmount(2) and statmount(2) (Linux 6.8), before that by mountinfo.
 
+Both ways tell the same, under other ids: statx(2) answers with those of the way that is gone.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
 from errno import ENOENT
 
 from mountd.core.idmapping import Idmapping, parsed_text
 from mountd.core.model import Atime, Flags, Ids, Observed, ObservedMount, Top
+from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
+    HAS_STATMOUNT,
     MOUNT_ATTR__ATIME,
+    MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NOATIME,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
@@ -30,34 +38,45 @@ _ATIME_OF = {value: word for word, value in ATIMES.items()}
 
 def observe() -> Observed:
     """Every mount that can be reached from our root; it waits for no server."""
+    if not HAS_STATMOUNT:
+        lines = parse_mountinfo(mountinfo())
+        return Observed({mount.id: mount for mount, _ in lines}, {}, tells_idmaps=False)
     mounts: dict[int, ObservedMount] = {}
     tells_idmaps = True
-    for mount_id in listmount():
-        try:
-            found = statmount(mount_id)
-        except OSError as error:
-            if error.errno != ENOENT:
-                raise
-            continue  # taken off since the list was made
-        mounts[mount_id] = _observed(found)
+    for found in _stats(listmount()):
+        mounts[found.id] = _observed(found)
         tells_idmaps = found.tells_maps
     return Observed(mounts, {}, tells_idmaps)
 
 
 def observe_mount(mount_id: int) -> ObservedMount:
-    """One mount by its unique id; ENOENT where it isn't, or no longer is, in this namespace."""
-    return _observed(statmount(mount_id))
+    """One mount by its id; ENOENT where it isn't, or no longer is, in this namespace.
+
+    By mountinfo that reads the whole table: 1 ms for 1,000 mounts.
+    """
+    if HAS_STATMOUNT:
+        return _observed(statmount(mount_id))
+    mount = parse_mount(mountinfo(), mount_id)
+    if not mount:
+        raise FileNotFoundError(ENOENT, f"mountinfo: {os.strerror(ENOENT)} (mount {mount_id})")
+    return mount
 
 
 def is_mounted(mount_id: int) -> bool:
-    """Whether a mount with this unique id is attached in this namespace."""
+    """Whether a mount with this id is attached in this namespace; it costs as `observe_mount`."""
     try:
-        statmount(mount_id)
-    except OSError as error:
-        if error.errno != ENOENT:
-            raise
+        observe_mount(mount_id)
+    except FileNotFoundError:
         return False
     return True
+
+
+def children_of(mount_id: int) -> list[ObservedMount]:
+    """The mounts that lie right on this one, stacked ones too; by mountinfo that reads it all."""
+    if not HAS_STATMOUNT:
+        return list(parse_children(mountinfo(), mount_id))
+    below = map(_observed, _stats(listmount(mount_id)))  # the children's children too
+    return [mount for mount in below if mount.parent == mount_id]
 
 
 def is_at(path: str, mount_id: int) -> bool:
@@ -83,6 +102,20 @@ def top_at(path: str) -> Top | None:
     return Top(found.mount, found.device, found.inode, Ids(found.uid, found.gid))
 
 
+def mountinfo(process: str = "self") -> str:
+    """The mount table of a process's namespace, as text."""
+    with open(f"/proc/{process}/mountinfo", "rb") as file:
+        return os.fsdecode(file.read())
+
+
+def _stats(ids: Iterable[int]) -> Iterator[MountStat]:
+    for mount_id in ids:
+        try:
+            yield statmount(mount_id)
+        except FileNotFoundError:
+            continue  # taken off since the list was made
+
+
 def _observed(found: MountStat) -> ObservedMount:
     is_mapped = found.uid_map is not None or found.gid_map is not None
     return ObservedMount(
@@ -103,4 +136,5 @@ def _observed(found: MountStat) -> ObservedMount:
         Idmapping(parsed_text(found.uid_map or ()), parsed_text(found.gid_map or ()))
         if is_mapped
         else None,
+        bool(found.attributes & MOUNT_ATTR_IDMAP),
     )

@@ -19,6 +19,7 @@ from mountd.core.model import Kind
 from mountd.kernel.observe import observe_mount
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
+    RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
@@ -94,17 +95,44 @@ def spot(path: str) -> Spot:
     return Spot(walk.folder, walk.path, walk.rest, there)
 
 
+def spot_below(root: Fd, path: str, rest: str) -> Spot:
+    """Find `rest`, a relative path, from an open folder whose own path is `path`; no link is taken.
+
+    It works in a mount that is detached, or covered. Raises OSError as openat2(2) does.
+    """
+    folder = openat2(root, ".", os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
+    names = rest.split("/")
+    while len(names) > 1:
+        try:
+            flags = os.O_PATH | os.O_DIRECTORY
+            inner = openat2(folder, names[0], flags, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+        except FileNotFoundError:
+            return Spot(folder, path, tuple(names), None)
+        except OSError:
+            folder.close()
+            raise
+        folder.close()
+        folder, path = inner, f"{path}/{names.pop(0)}"
+    return Spot(folder, path, tuple(names), _stat(folder, names[0]))
+
+
 def made(path: str, kind: Kind) -> Spot:
-    """Find a path's end, and make it and the folders above it where they are missing.
+    """Find a path's end, and make it and the folders above it where they are missing."""
+    found = spot(path)
+    if found.there:
+        return found
+    with found:
+        make(found, kind)
+    return spot(path)
+
+
+def make(found: Spot, kind: Kind) -> None:
+    """Make what is missing at a path's end.
 
     Each is 0755 (our umask permitting) and belongs to whom the nearest existing folder belongs to,
     for it is made as that user: nothing has to be given away by name afterwards.
     """
-    found = spot(path)
-    if found.there:
-        return found
-    owner = statx(found.folder)
-    with found, ExitStack() as held, _acting_as(owner, found.path):
+    with ExitStack() as held, _acting_as(statx(found.folder), found.path):
         folder = found.folder
         for name in found.names[:-1]:
             os.mkdir(name, 0o755, dir_fd=folder.number)
@@ -115,7 +143,6 @@ def made(path: str, kind: Kind) -> Spot:
         else:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(found.name, flags, 0o755, dir_fd=folder.number))
-    return spot(path)
 
 
 @contextmanager
@@ -144,6 +171,19 @@ def open_path(path: str) -> tuple[Fd, str]:
             raise FileNotFoundError(ENOENT, f"openat2: {os.strerror(ENOENT)} ({found.whole_path})")
         end = openat2(found.folder, found.name or ".", os.O_PATH, RESOLVE_NO_SYMLINKS)
         return end, found.whole_path
+
+
+def open_below(root: Fd, path: str) -> Fd:
+    """An O_PATH descriptor of what a relative path leads to without leaving `root`.
+
+    Raises UnsafeLinkError where there is a link on the way.
+    """
+    try:
+        return openat2(root, path, os.O_PATH, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+    except OSError as error:
+        if error.errno != ELOOP:
+            raise
+        raise UnsafeLinkError(ELOOP, "is not followed here", path) from error
 
 
 def is_plain_folder(path: str) -> bool:

@@ -1,15 +1,17 @@
 """The calls of the mount API, by number through syscall(2), for glibc has wrappers for few of them.
 
 Constants, structs and arguments have their names from the man pages: open_tree(2), move_mount(2),
-mount_setattr(2), openat2(2), statx(2), statmount(2), listmount(2), umount2(2). Descriptors are
-close-on-exec. Each call raises OSError with `strerror` naming the call and its object.
+fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2), openat2(2), statx(2), statmount(2),
+listmount(2), umount2(2). Descriptors are close-on-exec. Each call raises OSError with `strerror`
+naming the call and its object.
 """
 
 import ctypes
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_void_p
-from errno import EOVERFLOW
+from errno import ENOSYS, EOVERFLOW, EPERM
 from functools import partial
 from struct import Struct
 from typing import Any, NamedTuple, Self
@@ -18,12 +20,19 @@ AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
+AT_RECURSIVE = 0x8000
 
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_BENEATH = 0x200  # Linux 6.5
+
+FSOPEN_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+FSMOUNT_CLOEXEC = 1
 
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
@@ -34,6 +43,8 @@ MOUNT_ATTR_NOATIME = 0x10
 MOUNT_ATTR_STRICTATIME = 0x20
 MOUNT_ATTR_IDMAP = 0x100000
 
+MS_REMOUNT = 32
+MS_BIND = 4096
 MS_PRIVATE = 1 << 18
 SB_RDONLY = 1
 
@@ -42,6 +53,7 @@ MNT_DETACH = 2
 
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 STATX_TYPE_MODE_UID_GID_INO = 0x01 | 0x02 | 0x08 | 0x10 | 0x100
@@ -61,8 +73,8 @@ STATMOUNT_MNT_GIDMAP = 0x4000
 LSMT_ROOT = 0xFFFFFFFFFFFFFFFF
 
 _NUMBERS = {  # those of before 5.1 differ from one architecture to another
-    "x86_64": {"umount2": 166, "statx": 332},
-}.get(os.uname().machine, {"umount2": 39, "statx": 291})
+    "x86_64": {"mount": 165, "umount2": 166, "statx": 332},
+}.get(os.uname().machine, {"mount": 40, "umount2": 39, "statx": 291})
 
 
 def _check(result: int, function: Any, arguments: tuple[Any, ...]) -> int:
@@ -106,12 +118,30 @@ def _bind(call: str, number: int, *argtypes: Any) -> Callable[..., int]:
 
 _open_tree = _bind("open_tree", 428, c_int, c_char_p, c_uint)
 _move_mount = _bind("move_mount", 429, c_int, c_char_p, c_int, c_char_p, c_uint)
+_fsopen = _bind("fsopen", 430, c_void_p, c_uint)  # no c_char_p: what it takes is not a path
+_fsconfig = _bind("fsconfig", 431, c_int, c_uint, c_void_p, c_void_p, c_int)
+_fsmount = _bind("fsmount", 432, c_int, c_uint, c_uint)
 _openat2 = _bind("openat2", 437, c_int, c_char_p, c_void_p, c_size_t)
 _mount_setattr = _bind("mount_setattr", 442, c_int, c_char_p, c_uint, c_void_p, c_size_t)
 _statmount = _bind("statmount", 457, c_void_p, c_void_p, c_size_t, c_uint)
 _listmount = _bind("listmount", 458, c_void_p, c_void_p, c_size_t, c_uint)
+_open_tree_attr = _bind("open_tree_attr", 467, c_int, c_char_p, c_uint, c_void_p, c_size_t)
 _statx = _bind("statx", _NUMBERS["statx"], c_int, c_char_p, c_int, c_uint, c_void_p)
+_mount = _bind("mount", _NUMBERS["mount"], c_void_p, c_char_p, c_void_p, c_long, c_void_p)
 _umount2 = _bind("umount2", _NUMBERS["umount2"], c_char_p, c_int)
+
+
+def _is_there(call: Callable[..., int], *arguments: Any) -> bool:
+    """Whether a call is there, and let through by seccomp; `arguments` are those it refuses."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno not in (ENOSYS, EPERM)
+    return True
+
+
+HAS_STATMOUNT = _is_there(_statmount, None, None, 0, 1) and _is_there(_listmount, None, None, 0, 1)
+"""Whether statmount(2) and listmount(2) tell of mounts (Linux 6.8), else /proc/self/mountinfo."""
 
 
 class Fd:
@@ -135,9 +165,12 @@ class Fd:
             os.close(number)
 
 
-def open_tree(folder: Fd) -> Fd:
-    """A detached clone of the mount that `folder` lies on, with `folder` as its root."""
-    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+def open_tree(folder: Fd, *, recursive: bool = False) -> Fd:
+    """A detached clone of the mount that `folder` lies on, with `folder` as its root.
+
+    `recursive`: with those of the mounts below it, here and in the calls below.
+    """
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE * recursive
     return Fd(_open_tree(folder.number, b"", flags))
 
 
@@ -151,14 +184,71 @@ def move_mount(tree: Fd, folder: Fd, name: str, *, beneath: bool = False) -> Non
 
 
 def mount_setattr(
-    mount: Fd, *, set_: int, clear: int = 0, propagation: int = 0, userns: Fd | None = None
+    mount: Fd,
+    *,
+    set_: int,
+    clear: int = 0,
+    propagation: int = 0,
+    userns: Fd | None = None,
+    recursive: bool = False,
 ) -> None:
     """Change a mount's attributes, all of them or none; MOUNT_ATTR_IDMAP takes `userns`'s map."""
     attr = _MOUNT_ATTR.pack(set_, clear, propagation, userns.number if userns else 0)
-    _mount_setattr(mount.number, b"", AT_EMPTY_PATH, attr, _MOUNT_ATTR.size)
+    flags = AT_EMPTY_PATH | AT_RECURSIVE * recursive
+    _mount_setattr(mount.number, b"", flags, attr, _MOUNT_ATTR.size)
+
+
+def open_tree_attr(
+    folder: Fd, *, set_: int, clear: int = 0, userns: Fd | None = None, recursive: bool = False
+) -> Fd:
+    """A clone as open_tree makes it, with other attributes from the start (Linux 6.15).
+
+    mount_setattr can't change the map of an idmapped mount, which a clone inherits; this can: set
+    and clear MOUNT_ATTR_IDMAP for another map, clear it for raw ids.
+    """
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE * recursive
+    attr = _MOUNT_ATTR.pack(set_, clear, 0, userns.number if userns else 0)
+    return Fd(_open_tree_attr(folder.number, b"", flags, attr, _MOUNT_ATTR.size))
 
 
 _MOUNT_ATTR = Struct("=4Q")
+
+
+def fsopen(fs_type: str) -> Fd:
+    """A context in which a filesystem of this type is configured; ENODEV where it isn't known."""
+    return Fd(_fsopen(os.fsencode(fs_type), FSOPEN_CLOEXEC))
+
+
+def fsconfig(context: Fd, command: int, key: str | None = None, value: str | None = None) -> None:
+    """Set a parameter, or carry out a command; EINVAL for a key or value of over 255 bytes.
+
+    What the kernel has to say beyond the errno is read from the context.
+    """
+    words = (None if word is None else os.fsencode(word) for word in (key, value))
+    _fsconfig(context.number, command, *words, 0)
+
+
+def fsmount(context: Fd, attributes: int) -> Fd:
+    """A detached mount, with these MOUNT_ATTR_*, of the filesystem that a context has created."""
+    return Fd(_fsmount(context.number, FSMOUNT_CLOEXEC, attributes))
+
+
+def remount(folder: Fd, name: str, attributes: int) -> None:
+    """Give an attached mount these MOUNT_ATTR_* flags and make it private, without mount_setattr.
+
+    That is mount(2) with MS_REMOUNT|MS_BIND: all there is before Linux 5.12.
+    """
+    path = os.fsencode(f"/proc/self/fd/{folder.number}/{name}")
+    flags = attributes & ~MOUNT_ATTR__ATIME | _MS_OF_ATIME[attributes & MOUNT_ATTR__ATIME]
+    _mount(None, path, None, MS_REMOUNT | MS_BIND | flags, None)
+    _mount(None, path, None, MS_PRIVATE, None)
+
+
+_MS_OF_ATIME = {
+    0: 1 << 21,
+    MOUNT_ATTR_NOATIME: 1 << 10,
+    MOUNT_ATTR_STRICTATIME: 1 << 24,
+}  # MS_RELATIME, MS_NOATIME, MS_STRICTATIME; the other flags have the same bits in both
 
 
 def umount2(folder: Fd, name: str, flags: int) -> None:
@@ -179,7 +269,8 @@ _OPEN_HOW = Struct("=3Q")
 class Stat(NamedTuple):
     """What statx(2) tells of a file, and of the mount through which it was reached.
 
-    `device` is equal where st_dev is; `mount` is the unique mount id.
+    `device` is equal where st_dev is; `mount` is the unique mount id, or where HAS_STATMOUNT is
+    false the reusable one.
     """
 
     attributes: int
@@ -205,7 +296,27 @@ def statx(folder: Fd | None, path: str = "", *, flags: int = 0) -> Stat:
     number = folder.number if folder else AT_FDCWD
     flags |= AT_SYMLINK_NOFOLLOW if path else AT_EMPTY_PATH
     _statx(number, os.fsencode(path), flags, _STATX_MASK, buffer)
-    return Stat._make(_STATX.unpack_from(buffer))
+    found = Stat._make(_STATX.unpack_from(buffer))
+    return found if found.mount else _with_mount(found, number, path)
+
+
+def _with_mount(found: Stat, folder: int, path: str) -> Stat:
+    """Before Linux 5.8 statx(2) tells no mount: fdinfo (proc(5)) does; it begins below another."""
+    above = os.path.dirname(path) or "." if path else ".."
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    with ExitStack() as held:
+
+        def mount_of(name: str) -> int:
+            file = held.enter_context(Fd(os.open(name, flags, dir_fd=folder))) if name else None
+            with open(f"/proc/self/fdinfo/{file.number if file else folder}") as lines:
+                return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+
+        found = found._replace(mount=mount_of(path))
+        with suppress(NotADirectoryError):  # of a file that is open nobody knows what is above
+            if above == path or mount_of(above) != found.mount:
+                attributes = found.attributes | STATX_ATTR_MOUNT_ROOT
+                found = found._replace(attributes=attributes)
+    return found
 
 
 def reusable_mount_id(path: str) -> int:
@@ -216,7 +327,7 @@ def reusable_mount_id(path: str) -> int:
 
 
 _STATX = Struct("=8xQ4xIIH2xQ96xQQ")
-_STATX_MASK = STATX_TYPE_MODE_UID_GID_INO | STATX_MNT_ID_UNIQUE
+_STATX_MASK = STATX_TYPE_MODE_UID_GID_INO | (STATX_MNT_ID_UNIQUE if HAS_STATMOUNT else STATX_MNT_ID)
 _STATX_BUFFER = ctypes.c_char * 256
 
 
@@ -227,7 +338,6 @@ class MountStat(NamedTuple):
     parent: int
     reusable_id: int
     attributes: int
-    peer_group: int
     sb_flags: int
     root: str
     point: str
@@ -259,7 +369,7 @@ def statmount(mount: int) -> MountStat:
 
 def _mount_stat(raw: bytes) -> MountStat:
     (
-        mask, major, minor, sb_flags, fs_type, id_, parent, reusable_id, attributes, peer_group, root, point,
+        mask, major, minor, sb_flags, fs_type, id_, parent, reusable_id, attributes, root, point,
         supported, uids, uids_at, gids, gids_at,
     ) = _STATMOUNT.unpack_from(raw)  # fmt: skip
 
@@ -275,7 +385,6 @@ def _mount_stat(raw: bytes) -> MountStat:
         parent,
         reusable_id,
         attributes,
-        peer_group,
         sb_flags,
         os.fsdecode(text(root)) if mask & STATMOUNT_MNT_ROOT else "",
         os.fsdecode(text(point)) if mask & STATMOUNT_MNT_POINT else "",
@@ -298,7 +407,7 @@ _STATMOUNT_ALL = (
     | STATMOUNT_MNT_UIDMAP
     | STATMOUNT_MNT_GIDMAP
 )
-_STATMOUNT = Struct("=8xQII8xIIQQI4xQ8xQ16xII32xQIIII")
+_STATMOUNT = Struct("=8xQII8xIIQQI4xQ32xII32xQIIII")
 _STATMOUNT_STRINGS = 512
 
 

@@ -4,15 +4,20 @@ Whatever can fail comes before move_mount(2); after it a target shows the whole 
 """
 
 import os
-from errno import EBUSY, EINVAL, ENOSPC, EPERM
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from errno import EBUSY, EINVAL, ENOSPC
 from typing import NamedTuple
 
 from mountd.core import faults
 from mountd.core.faults import VolumeError
-from mountd.core.model import DesiredMount, Flags, Ids
+from mountd.core.model import DesiredMount, Flags, Ids, Kind, ObservedMount, Volume
 from mountd.kernel.holders import holders_of
-from mountd.kernel.observe import ATIMES, is_at, is_mounted, observe_mount
-from mountd.kernel.paths import Spot
+from mountd.kernel.observe import ATIMES, children_of, is_at, is_mounted, observe_mount
+from mountd.kernel.paths import Spot, made, make, spot_below
+from mountd.kernel.paths import spot as find
+from mountd.kernel.probe import has_mount_setattr
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
     MNT_DETACH,
@@ -25,11 +30,12 @@ from mountd.kernel.syscalls import (
     MS_PRIVATE,
     RESOLVE_NO_SYMLINKS,
     Fd,
-    listmount,
     mount_setattr,
     move_mount,
     open_tree,
+    open_tree_attr,
     openat2,
+    remount,
     statx,
     umount2,
 )
@@ -44,86 +50,252 @@ _OURS = (
 
 
 class Tree(NamedTuple):
-    """A detached mount. Its unique id is the one that it keeps once attached."""
+    """A detached mount, with its submounts if it has any.
+
+    The unique ids are those that they keep once attached.
+    """
 
     fd: Fd
     id: int
+    submounts: tuple[int, ...] = ()
+
+
+class Carried(NamedTuple):
+    """A clone of a mount of ours, and of all below it, that takes its place somewhere else.
+
+    `ids`: of each of them, the old one and the new one.
+    """
+
+    point: str
+    tree: Tree
+    kind: Kind
+    ids: dict[int, int]
 
 
 def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
     """Clone the source with all that is wanted of it; its root shows the owner that it must.
 
-    Raises VolumeError where the filesystem can't idmap or does so untruly, OSError otherwise.
+    Raises VolumeError where the filesystem maps untruly, OSError otherwise.
     """
-    tree = _clone(source, wanted.source)
+    tree = _clone(source, wanted, userns)
     try:
-        _set(tree, wanted, userns)
+        _set(tree, wanted, None if wanted.through_idmap else userns)
         found = statx(tree, flags=AT_STATX_DONT_SYNC)
         if (found.uid, found.gid) != wanted.shown:
             shown = Ids(found.uid, found.gid)
             raise VolumeError(faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))
+        submounts = [statx(tree, path, flags=AT_STATX_DONT_SYNC) for path in wanted.submounts]
     except BaseException:
         tree.close()
         raise
-    return Tree(tree, found.mount)
+    return Tree(tree, found.mount, tuple(each.mount for each in submounts))
 
 
-def _clone(source: Fd, path: str) -> Fd:
+def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
+    """The clone; what it inherits an idmapping from, and shall have another, has it already."""
+    recursive = wanted.volume.recursive
     try:
-        return open_tree(source)
+        if wanted.through_idmap in (None, wanted.idmap):
+            return open_tree(source, recursive=recursive)
+        set_ = MOUNT_ATTR_IDMAP if userns else 0
+        return open_tree_attr(
+            source, set_=set_, clear=MOUNT_ATTR_IDMAP, userns=userns, recursive=recursive
+        )
     except OSError as error:
         if error.errno != EINVAL:
             raise
-        raise VolumeError(faults.unbindable(path)) from error
+        raise VolumeError(faults.unbindable(wanted.source)) from error
 
 
 def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:
+    if not has_mount_setattr():
+        return  # the flags follow once it is attached
     bits = _bits(wanted.flags)
-    try:
+    idmap = MOUNT_ATTR_IDMAP if userns else 0
+    if wanted.volume.recursive:
+        said, unsaid = _said(wanted.volume)
         mount_setattr(
-            tree,
-            set_=bits | (MOUNT_ATTR_IDMAP if userns else 0),
-            clear=_OURS,
-            propagation=MS_PRIVATE,  # or it is a peer of the source's mount
-            userns=userns,
-        )
-    except OSError as error:
-        if not userns or error.errno not in (EINVAL, EPERM):
-            raise
-        mount_setattr(tree, set_=bits, clear=_OURS)  # raises if the flags were to blame
-        if error.errno == EPERM:
-            raise VolumeError(faults.idmap_not_permitted(wanted.fs_type)) from error
-        fault = faults.filesystem_refuses(wanted.fs_type, os.uname().release)
-        raise VolumeError(fault) from error
+            tree, set_=said | idmap, clear=said | unsaid, propagation=MS_PRIVATE,
+            userns=userns, recursive=True,
+        )  # fmt: skip
+        idmap, userns = 0, None
+    mount_setattr(
+        tree,
+        set_=bits | idmap,
+        clear=_OURS,
+        propagation=MS_PRIVATE,  # or it is a peer of the source's mount
+        userns=userns,
+    )
 
 
-def attach(tree: Tree, spot: Spot) -> None:
-    """Mount it where nothing is mounted, and see that it is what the path now shows."""
-    if spot.there and spot.there.is_mount_root:  # it came after the plan, and would be buried
-        fs_type = observe_mount(spot.there.mount).fs_type
+def _said(volume: Volume) -> tuple[int, int]:
+    """The flags that a volume asks for, and those it forbids; the rest is as each source has it."""
+    said = unsaid = 0
+    for wish, bit in (
+        (volume.read_only, MOUNT_ATTR_RDONLY),
+        (volume.nosuid, MOUNT_ATTR_NOSUID),
+        (volume.nodev, MOUNT_ATTR_NODEV),
+        (volume.noexec, MOUNT_ATTR_NOEXEC),
+    ):
+        said |= bit if wish else 0
+        unsaid |= bit if wish is False else 0
+    if volume.atime:
+        said |= ATIMES[volume.atime]
+        unsaid |= MOUNT_ATTR__ATIME
+    return said, unsaid
+
+
+def attach(tree: Tree, spot: Spot, flags: Flags, onto: tuple[int, int] | None) -> None:
+    """Mount it where nothing is mounted, or in place its source, and see that the path shows it.
+
+    `onto` is that source's device and inode.
+    """
+    there = spot.there
+    if there and there.is_mount_root and (there.device, there.inode) != onto:
+        fs_type = observe_mount(there.mount).fs_type  # it came after the plan
         raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, covers=False))
+    _put(tree, spot, flags)
+
+
+def _put(tree: Tree, spot: Spot, flags: Flags) -> None:
     _move(tree, spot, beneath=False)
     try:
         _see(tree, spot)
-    except VolumeError:
+        if not has_mount_setattr():
+            remount(spot.folder, spot.name, _bits(flags))
+    except BaseException:
         detach(spot, tree.id)
         raise
 
 
-def replace(tree: Tree, spot: Spot, old: int) -> None:
+def replace(tree: Tree, spot: Spot, old: int, carried: Sequence[Carried]) -> None:
     """Put it in the place of our mount `old`, without a moment in which anything else shows.
 
-    It goes beneath the old one, which is then taken off; whoever is still inside stays there.
+    It goes beneath the old one, which is then taken off; whoever is still inside stays there. What
+    is carried lies on the new one before that shows. Needs Linux 6.5.
     """
-    _expect(old, spot)
-    if not is_at(spot.whole_path, old):  # before anything is changed
-        raise VolumeError(faults.moved_meanwhile(spot.whole_path))
-    if below := listmount(old):
-        mount = observe_mount(below[0])
-        raise VolumeError(faults.mount_below(mount.point, mount.fs_type))
-    _move(tree, spot, beneath=True)
+    with ExitStack() as held:
+        places = _places_in(tree, spot.whole_path, carried, held)
+        _move(tree, spot, beneath=True)
+        _attach_all(carried, places)
     detach(spot, old)
     _see(tree, spot)
+
+
+def swap(
+    build_anew: Callable[[], Tree], spot: Spot, spare: Carried, flags: Flags, carried: list[Carried]
+) -> None:
+    """The old one off, the new one on, with a gap; where that fails, the `spare` old one returns.
+
+    In place the new one can be built only once the old one is off.
+    """
+    detach(spot, next(iter(spare.ids)))
+    try:
+        tree = build_anew()
+        with tree.fd, ExitStack() as held:
+            places = _places_in(tree, spot.whole_path, carried, held)
+            _put(tree, spot, flags)
+            _attach_all(carried, places)
+    except BaseException:
+        _move(spare.tree, spot, beneath=False)
+        raise
+
+
+def expect(old: int, spot: Spot) -> None:
+    """See that what the path shows is our mount `old`, before anything is changed."""
+    _expect(old, spot)
+    if not is_at(spot.whole_path, old):
+        raise VolumeError(faults.moved_meanwhile(spot.whole_path))
+
+
+def see_no_strangers(old: int, known: set[int]) -> None:
+    """Below our mount `old` there must be nothing that isn't ours: it would go along with it."""
+    for below in descendants_of(old):
+        if below.id not in known:
+            raise VolumeError(faults.mount_below(below.point, below.fs_type))
+
+
+def cover(
+    tree: Tree, spot: Spot, flags: Flags, onto: tuple[int, int] | None, carried: list[Carried]
+) -> None:
+    """Attach it over mounts of ours, which go on above it. They are away for a moment."""
+    with ExitStack() as held:
+        places = _places_in(tree, spot.whole_path, carried, held)
+        _take_off(carried)
+        try:
+            attach(tree, spot, flags, onto)
+        except BaseException:
+            put_back(carried)
+            raise
+        _attach_all(carried, places)
+
+
+def uncover(spot: Spot, mount: int, submounts: Sequence[int], carried: list[Carried]) -> None:
+    """Take our mount off from under others of ours, which go on where they were."""
+    _take_off(carried)
+    try:
+        unmount(spot, mount, submounts)
+    finally:
+        put_back(carried)
+
+
+def clone_of(spot: Spot, mount: int) -> Carried:
+    """A detached copy of our mount, with all that lies below it."""
+    _expect(mount, spot)
+    with openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS) as root:
+        tree = open_tree(root, recursive=True)
+    try:
+        if has_mount_setattr():
+            mount_setattr(tree, set_=0, propagation=MS_PRIVATE, recursive=True)
+        found = statx(tree, flags=AT_STATX_DONT_SYNC)
+        ids = {mount: found.mount}
+        for each in descendants_of(mount):
+            path = each.point[len(spot.whole_path) + 1 :]
+            ids[each.id] = statx(tree, path, flags=AT_STATX_DONT_SYNC).mount
+    except BaseException:
+        tree.close()
+        raise
+    kind: Kind = "folder" if stat.S_ISDIR(found.mode) else "file"
+    return Carried(spot.whole_path, Tree(tree, found.mount), kind, ids)
+
+
+def descendants_of(mount: int) -> list[ObservedMount]:
+    """All that is mounted below a mount, those above before those below."""
+    found = children_of(mount)
+    for each in found:  # which grows
+        found += children_of(each.id)
+    return found
+
+
+def _places_in(tree: Tree, target: str, carried: Iterable[Carried], held: ExitStack) -> list[Spot]:
+    """Where in the new mount each of these goes; made, where it is missing."""
+    places = []
+    for each in carried:
+        rest = each.point[len(target) + 1 :]
+        found = held.enter_context(spot_below(tree.fd, target, rest))
+        if not found.there:
+            make(found, each.kind)
+            found = held.enter_context(spot_below(tree.fd, target, rest))
+        places.append(found)
+    return places
+
+
+def _attach_all(carried: Iterable[Carried], places: Iterable[Spot]) -> None:
+    for each, place in zip(carried, places, strict=True):
+        _move(each.tree, place, beneath=False)
+
+
+def _take_off(carried: Iterable[Carried]) -> None:
+    for each in carried:
+        with find(each.point) as found:
+            detach(found, next(iter(each.ids)))
+
+
+def put_back(carried: Iterable[Carried]) -> None:
+    """Attach clones where what they are clones of was."""
+    for each in carried:
+        with made(each.point, each.kind) as found:
+            _move(each.tree, found, beneath=False)
 
 
 def detach(spot: Spot, mount: int) -> None:
@@ -142,7 +314,10 @@ def adjust(spot: Spot, mount: int, flags: Flags) -> None:
     _expect(mount, spot)
     with openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS) as root:
         try:
-            mount_setattr(root, set_=_bits(flags), clear=_OURS)
+            if has_mount_setattr():
+                mount_setattr(root, set_=_bits(flags), clear=_OURS)
+            else:
+                remount(spot.folder, spot.name, _bits(flags))
         except OSError as error:
             if error.errno != EBUSY:
                 raise
@@ -150,11 +325,26 @@ def adjust(spot: Spot, mount: int, flags: Flags) -> None:
             raise VolumeError(fault) from error
 
 
-def unmount(spot: Spot, mount: int) -> None:
-    """Take our mount off, unless someone is inside: then `busy`, and who it is."""
-    if not is_mounted(mount):  # it went along with another: a peer's, whose copy it was
-        return
-    _expect(mount, spot)
+def unmount(spot: Spot, mount: int, submounts: Sequence[int] = ()) -> None:
+    """Take our mount off, unless someone is inside: then `busy`, and who it is.
+
+    Its submounts go first, the deepest before those above.
+    """
+    try:
+        _expect(mount, spot)
+    except VolumeError:
+        if is_mounted(mount):
+            raise
+        return  # it went along with another: a peer's, whose copy it was
+    below = [observe_mount(each) for each in submounts if is_mounted(each)]
+    for each in sorted(below, key=lambda each: -each.point.count("/")):
+        with find(each.point) as found:
+            _expect(each.id, found)
+            _umount(found, each.id)
+    _umount(spot, mount)
+
+
+def _umount(spot: Spot, mount: int) -> None:
     try:
         umount2(spot.folder, spot.name, 0)
     except OSError as error:

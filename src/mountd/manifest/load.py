@@ -1,4 +1,4 @@
-"""A manifest's file → volumes: read safely, parsed, validated, the defaults merged in."""
+"""A manifest's files → volumes: read safely, parsed, validated, merged."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -7,21 +7,34 @@ from pydantic import ValidationError
 
 from mountd.core.idmapping import IDENTITY, Extent, Extents, Idmapping, normalised
 from mountd.core.model import Ids, Volume
-from mountd.manifest.document import Document, dotted
-from mountd.manifest.positions import KeyPath
+from mountd.manifest.document import Document
+from mountd.manifest.layers import SEARCH_PATH, Layers
+from mountd.manifest.merge import MergedDocuments, Tables, merged
 from mountd.manifest.problem import ManifestError, Problem
-from mountd.manifest.schema import ExtentTable, IdmapTable, ManifestTable, normalised_path
+from mountd.manifest.rules import rule_problems
+from mountd.manifest.schema import (
+    ExtentTable,
+    IdmapTable,
+    ManifestTable,
+    normalised_path,
+)
 from mountd.manifest.wording import problems_in
 
 MOST_BYTES = 1 << 20
 
 
 class Manifest(NamedTuple):
-    """The volumes of a manifest in its order; `warnings` tell who else could have written it."""
+    """The volumes of a manifest in its order; `warnings` tell who else could have written it.
 
-    file: str
+    `files` are those that were read. Not `is_whole`: there are credentials that can't be read, so
+    what is missing may be in them.
+    """
+
+    id: str
+    files: tuple[str, ...]
     volumes: tuple[Volume, ...]
     warnings: tuple[str, ...]
+    is_whole: bool
 
 
 class Reading(NamedTuple):
@@ -32,106 +45,114 @@ class Reading(NamedTuple):
 
 
 class UnreadableError(Exception):
-    """A file can't be read: why, in words, and what to do about it."""
+    """A file can't be read: why, in words, and what to do about it.
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    `is_withheld`: it is there and may be as it should be, but this process doesn't get it.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, is_withheld: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.is_withheld = is_withheld
 
 
 def load_manifest(
-    file: str, read: Callable[[str], Reading], reserved: dict[str, str], *, is_acting: bool
+    layers: Layers, read: Callable[[str], Reading], reserved: Mapping[str, str], *, is_acting: bool
 ) -> Manifest:
-    """Read and validate a manifest; `reserved` is what no target may cover, by path.
+    """Read, validate and merge a manifest; `reserved` is what no target may cover, by path.
 
     Raises ManifestError with everything that is wrong. Where root is to act on it (`is_acting`), a
     file that someone else could have written is wrong; otherwise that is a warning.
     """
-    try:
-        content, distrusts = read(file)
-    except UnreadableError as error:
-        raise ManifestError([Problem(file, None, None, error.message, error.hint)]) from error
-    if distrusts and is_acting:
-        hint = "see that root owns it and the folders above it, and that nobody else can write them"
-        refused = [f"{each}; mountd would do as root what others wrote" for each in distrusts]
-        raise ManifestError([Problem(file, None, None, each, hint) for each in refused])
-    document = Document(file, content)
-    problems = list(_rule_problems(document))
-    try:
-        table = ManifestTable.model_validate(document.values, context=reserved)
-    except ValidationError as error:
-        problems += problems_in(document, error.errors(include_url=False))
+    files = _read(layers, read, is_acting=is_acting)
+    problems = files.problems
+    if not problems:  # else what is missing may be in a file that can't be read
+        problems += rule_problems(MergedDocuments(files.documents), is_whole=not files.withheld)
+    tables = []
+    for document in files.documents:
+        try:
+            tables.append(ManifestTable.model_validate(document.values, context=reserved))
+        except ValidationError as error:
+            problems += problems_in(document, error.errors(include_url=False))
     if problems:
-        raise ManifestError(problems)
-    warnings = tuple(f"{each}: a pass by root refuses that" for each in distrusts)
-    return Manifest(file, tuple(_volumes(table)), warnings)
+        raise ManifestError(problems, layers.files + layers.credentials)
+    withheld = [f"{each}; so nothing is unmounted in this pass" for each in files.withheld]
+    return Manifest(
+        layers.id,
+        tuple(document.file for document in files.documents),
+        tuple(_volumes(merged([_own(each) for each in tables]))),
+        tuple(dict.fromkeys(files.warnings + withheld)),  # drop-ins share folders
+        is_whole=not withheld,
+    )
 
 
-def _rule_problems(document: Document) -> Iterator[Problem]:
-    """What is wrong with tables as wholes; told beside whatever is wrong with their values."""
-    defaults = document.values.get("defaults")
-    if not isinstance(defaults, Mapping):
-        defaults = {}
-    if _has_user_and_extents(defaults):
-        yield _both(document, ("defaults", "user"))
-    targets: dict[str, KeyPath] = {}
-    volumes = document.values.get("volumes")
-    for name, table in volumes.items() if isinstance(volumes, Mapping) else ():
-        if not isinstance(table, Mapping):
-            continue
-        if table.get("enabled", defaults.get("enabled")) is False:
-            continue
-        for key in ("source", "target"):
-            if key not in table:
-                path: KeyPath = ("volumes", name, key)
-                hint = "every volume has a source and a target"
-                yield document.problem(path, f"`{dotted(path)}` is missing", hint)
-        if _has_user_and_extents(table):
-            yield _both(document, ("volumes", name, "user"))
-        yield from _target_problems(document, name, table, targets)
+class _Files(NamedTuple):
+    """What reading came to: the documents, and sentences on what stands in the way of others."""
+
+    documents: list[Document]
+    problems: list[Problem]
+    warnings: list[str]
+    withheld: list[str]
+    """Credentials that are there and can't be read."""
 
 
-def _target_problems(
-    document: Document, name: str, table: Mapping[str, Any], targets: dict[str, KeyPath]
-) -> Iterator[Problem]:
-    """Compare a target with the others so far, which it joins, and with its source."""
-    source, target = table.get("source"), table.get("target")
-    if not isinstance(target, str) or not target.startswith("/"):
-        return
-    target = normalised_path(target)
-    path: KeyPath = ("volumes", name, "target")
-    if target in targets:
-        other = targets[target]
-        message = f"`{dotted(path)}` is {target}, as `{dotted(other)}` is"
-        yield document.problem(path, message, f"which is in line {document.line_of(other)}")
-    targets.setdefault(target, path)
-    if isinstance(source, str) and normalised_path(source).startswith(f"{target}/"):
-        path = ("volumes", name, "source")
-        message = f"`{dotted(path)}` lies below its own target, which would cover it"
-        yield document.problem(path, message)
+def _read(layers: Layers, read: Callable[[str], Reading], *, is_acting: bool) -> _Files:
+    files = _Files([], [*layers.problems], [], [*layers.warnings])
+    for file in layers.files + layers.credentials:
+        try:
+            content, distrusts = read(file)
+            if distrusts and is_acting:
+                files.problems.extend(_distrusted(file, each) for each in distrusts)
+                continue
+            files.warnings.extend(f"{each}: a pass by root refuses that" for each in distrusts)
+            files.documents.append(Document(file, content))
+        except UnreadableError as error:
+            if error.is_withheld and file in layers.credentials:
+                files.withheld.append(f"the credential {file} can't be read: {error.message}")
+            else:
+                files.problems.append(Problem(file, None, None, error.message, error.hint))
+        except ManifestError as error:
+            files.problems.extend(error.problems)
+    if not any(files):
+        files.problems.append(_missing())
+    return files
 
 
-def _has_user_and_extents(table: Mapping[str, Any]) -> bool:
-    return "user" in table and isinstance(table.get("idmap"), Mapping)
+def _missing() -> Problem:
+    main, *others = SEARCH_PATH
+    message = (
+        f"there is no such file, nor {' nor '.join(others)}; no file in a folder mountd.toml.d "
+        "beside one of them, and no credential mountd.toml"
+    )
+    return Problem(main, None, None, message, "write it, or name another by --manifest FILE")
 
 
-def _both(document: Document, path: KeyPath) -> Problem:
-    message = f"`{dotted(path)}` can't stand beside the extents in `idmap`"
-    return document.problem(path, message, "either says who is seen", at_key=True)
+def _distrusted(file: str, distrust: str) -> Problem:
+    hint = "see that root owns it and the folders above it, and that nobody else can write them"
+    message = f"{distrust}; mountd would do as root what others wrote"
+    return Problem(file, None, None, message, hint)
 
 
-def _volumes(manifest: ManifestTable) -> Iterator[Volume]:
-    """The enabled volumes, each with the defaults for what it doesn't say itself."""
+def _own(manifest: ManifestTable) -> Tables:
+    """What a file says itself, without what the schema puts in for it."""
+    volumes = {
+        name: {key: getattr(table, key) for key in table.model_fields_set}
+        for name, table in manifest.volumes.items()
+    }
     defaults = {key: getattr(manifest.defaults, key) for key in manifest.defaults.model_fields_set}
-    for name, table in manifest.volumes.items():
-        own = {key: getattr(table, key) for key in table.model_fields_set}
-        values = {**defaults, **own}
+    return Tables(defaults, volumes)
+
+
+def _volumes(tables: Tables) -> Iterator[Volume]:
+    """The enabled volumes, each with the defaults for what it doesn't say itself."""
+    for name, own in tables.volumes.items():
+        values = {**tables.defaults, **own}
         if "user" in own and "idmap" not in own and isinstance(values.get("idmap"), IdmapTable):
             del values["idmap"]  # user and extents displace each other
         if "user" not in own and isinstance(own.get("idmap"), IdmapTable):
             values.pop("user", None)
-        if values.pop("enabled", True):
+        if values.pop("enabled", True) and "source" in own and "target" in own:
             yield _volume(name, values)
 
 
@@ -141,7 +162,10 @@ def _volume(name: str, values: dict[str, Any]) -> Volume:
     if owner := values.get("owner"):
         uid, gid = (int(digits.lstrip("0") or "0") for digits in owner.split(":"))
         values["owner"] = Ids(uid, gid)
-    values.pop("fallback", None)  # there is none yet: a filesystem that refuses fails its volume
+    if "options" in values:
+        values["options"] = tuple(values["options"])
+    if "type" not in values:
+        values["source"] = normalised_path(values["source"])
     return Volume(name=name, **values)
 
 

@@ -1,5 +1,6 @@
 """What is wrong with a manifest, where, and how a person is told."""
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mountd.core.printable import printable
@@ -30,11 +31,19 @@ class Problem(NamedTuple):
 
 
 class ManifestError(Exception):
-    """The manifest is missing or wrong: everything that is, in the order of the text."""
+    """The manifest is missing or wrong: everything that is, by file and in the order of its text.
 
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = sorted(problems, key=lambda each: (each.line or 0, each.column or 0))
+    `files` are those of the manifest, in their order.
+    """
+
+    def __init__(self, problems: Iterable[Problem], files: Sequence[str] = ()) -> None:
+        order = {file: number for number, file in enumerate(files)}
+        self.problems = sorted(
+            problems,
+            key=lambda each: (order.get(each.file, -1), each.line or 0, each.column or 0),
+        )
+        self.files = tuple(files)
+        super().__init__("\n".join(map(str, self.problems)))
 
 
 def problem_at(file: str, text: str, span: Span, message: str, hint: str | None = None) -> Problem:

@@ -37,13 +37,35 @@ def normalised_path(path: str) -> str:
     return "/" + "/".join(name for name in path.split("/") if name not in ("", "."))
 
 
-def _path(path: str) -> str:
-    if not path.startswith("/"):
-        _refuse(f"must be an absolute path, not `{_short(path)}`")
+def why_no_path(text: str) -> str | None:
+    """What is wrong with an absolute path, to follow its key's name."""
+    if not text.startswith("/"):
+        return f"must be an absolute path, not `{_short(text)}`"
+    if ".." in text or not text.isprintable():  # both are rare
+        return _why_unsafe(text)
+    return None
+
+
+def why_no_fs_source(text: str) -> str | None:
+    """What is wrong with a filesystem's own source: a tag, a device, whatever its driver takes."""
+    return _why_unprintable(text) if text else "must not be empty"
+
+
+def _why_unsafe(path: str) -> str | None:
     if ".." in path and ".." in path.split("/"):
-        _refuse("must have no `..` in it")
-    if not path.isprintable() and any(category(each) == "Cc" for each in path):
-        _refuse("must have no newline, NUL or other control character in it")
+        return "must have no `..` in it"
+    return _why_unprintable(path)
+
+
+def _why_unprintable(text: str) -> str | None:
+    if not text.isprintable() and any(category(each) == "Cc" for each in text):
+        return "must have no newline, NUL or other control character in it"
+    return None
+
+
+def _path(path: str) -> str:
+    if why := why_no_path(path):
+        _refuse(why)
     return normalised_path(path)
 
 
@@ -83,6 +105,29 @@ def _owner(value: str) -> str:
         _refuse(f"must be `uid:gid`, both numbers, not `{_short(value)}`")
     _check_ids(*parts)
     return value
+
+
+def _fs_type(name: str) -> str:
+    if not name or "/" in name or _why_unprintable(name):
+        _refuse(f"must be a filesystem type as in /proc/filesystems, not `{_short(name)}`")
+    return name
+
+
+def _option(option: str) -> str:
+    if not option.partition("=")[0]:
+        _refuse(f"must be `key=value` or `flag`, not `{_short(option)}`")
+    if why := _why_unprintable(option):
+        _refuse(why)
+    return option
+
+
+def _subdir(path: str) -> str:
+    if why := _why_unsafe(path):
+        _refuse(why)
+    folder = normalised_path(f"/{path}")[1:]
+    if path.startswith("/") or not folder:
+        _refuse(f"must be the relative path of a folder in the filesystem, not `{_short(path)}`")
+    return folder
 
 
 class _Table(BaseModel):
@@ -132,6 +177,9 @@ class DefaultsTable(_Table):
     user: Annotated[str, AfterValidator(_user), BeforeValidator(_number_as_text)] | None = None
     owner: Annotated[str, AfterValidator(_owner)] | None = None
     accounts: Path = "/"
+    type: Annotated[str, AfterValidator(_fs_type)] | None = None
+    options: list[Annotated[str, AfterValidator(_option)]] | None = None
+    subdir: Annotated[str, AfterValidator(_subdir)] | None = None
     idmap: Idmap = "auto"
     fallback: Literal["plain", "fail"] = "plain"
     recursive: bool = False
@@ -146,9 +194,9 @@ class DefaultsTable(_Table):
 
 
 class VolumeTable(DefaultsTable):
-    """`[volumes.NAME]`."""
+    """`[volumes.NAME]`. What its `source` may be depends on `type`, which may be elsewhere."""
 
-    source: Path | None = None
+    source: str | None = None
     target: Annotated[Path, AfterValidator(_target)] | None = None
 
 

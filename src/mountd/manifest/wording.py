@@ -35,7 +35,6 @@ _WANTED = {
     "model_attributes_type": "a table",
     "dict_type": "a table",
 }
-_LATER = ("type", "options", "subdir")
 
 
 def problems_in(document: Document, errors: list[ErrorDetails]) -> Iterator[Problem]:
@@ -92,9 +91,6 @@ def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
 
 
 def _unknown_key(document: Document, path: KeyPath) -> Problem:
-    if len(path) == 3 and path[0] == "volumes" and path[2] in _LATER:
-        message = f"`{dotted(path)}` is not supported by this version of mountd"
-        return document.problem(path, message, "only paths can be sources yet", at_key=True)
     from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
 
     known = _known_keys(path)

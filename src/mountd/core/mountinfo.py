@@ -1,0 +1,84 @@
+"""Text of /proc/PID/mountinfo (proc(5)) → observed mounts, as statmount(2) would tell them.
+
+A space alone parts the words: names may hold any other white space, and a source may be empty.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mountd.core.model import Atime, Flags, ObservedMount
+
+
+class Line(NamedTuple):
+    """A mount, and its propagation as tags like `shared:7` and `master:3`."""
+
+    mount: ObservedMount
+    tags: frozenset[str]
+
+
+def parse_mountinfo(text: str) -> Iterator[Line]:
+    """The mounts in the kernel's order, in which children may come before their parents.
+
+    Their ids are used again. Which idmapping a mount has is not told, only whether it has one.
+    """
+    for line in text.split("\n"):
+        if line:
+            yield _parse(line)
+
+
+def parse_mount(text: str, mount_id: int) -> ObservedMount | None:
+    """The mount with this id, without parsing the others."""
+    start = f"\n{text}".find(f"\n{mount_id} ")
+    return _parse(text[start : text.index("\n", start)]).mount if start >= 0 else None
+
+
+def parse_children(text: str, mount_id: int) -> Iterator[ObservedMount]:
+    """The mounts that lie right on this one, without parsing the others."""
+    word = f" {mount_id} "
+    at = text.find(word)
+    while at >= 0:
+        start = text.rfind("\n", 0, at) + 1
+        if text[start:at].isdigit():  # so it is the second word
+            yield _parse(text[start : text.index("\n", at)]).mount
+        at = text.find(word, at + 1)
+
+
+def unescape(word: str) -> str:
+    r"""A word as it was: the kernel writes space, tab, newline, `#` and `\` as `\` and octal."""
+    first, *others = word.split("\\")
+    return first + "".join(chr(int(each[:3], 8)) + each[3:] for each in others)
+
+
+def _parse(line: str) -> Line:
+    id_, parent, device, root, point, options, *rest = line.split(" ")
+    end = rest.index("-")  # the optional fields before it have a colon, or are words of their own
+    fs_type, _, fs_options = rest[end + 1 : end + 4]
+    major, _, minor = device.partition(":")
+    words = frozenset(options.split(","))
+    mount = ObservedMount(
+        int(id_),
+        int(parent),
+        unescape(point),
+        unescape(root),
+        unescape(fs_type).partition(".")[0],  # of `fuse.sshfs` the part that the kernel knows
+        _device_number(int(major), int(minor)),
+        Flags("ro" in words, "nosuid" in words, "nodev" in words, "noexec" in words, _atime(words)),
+        fs_options.split(",", 1)[0] == "ro",
+        None,
+        "idmapped" in words,
+    )
+    return Line(mount, frozenset(rest[:end]))
+
+
+def _atime(words: frozenset[str]) -> Atime:
+    if "noatime" in words:
+        return "noatime"
+    return "relatime" if "relatime" in words else "strictatime"
+
+
+def _device_number(major: int, minor: int) -> int:
+    """As makedev(3), which the core may not ask for."""
+    return (
+        (major & 0xFFFFF000) << 32 | (major & 0xFFF) << 8
+        | (minor & 0xFFFFFF00) << 12 | minor & 0xFF
+    )  # fmt: skip

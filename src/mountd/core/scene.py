@@ -1,0 +1,128 @@
+"""What the plan for one volume depends on besides the volume itself."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from mountd.core.model import Desired, DesiredMount, Managed, Observed, ObservedMount
+from mountd.core.targets import folders_above
+
+
+class Scene(NamedTuple):
+    """The machine and the manifest as a whole, by the paths that a volume's plan asks for."""
+
+    observed: Observed
+    manifest: str
+    claims: dict[str, str]
+    """Targets of this manifest, and which volume has each."""
+    by_target: dict[str, list[Managed]]
+    """Recorded mounts that are still there, by their target."""
+    by_id: dict[int, Managed]
+    leaving: dict[str, Managed]
+    """Mounts of ours that go in this pass, by where they are."""
+    strangers: dict[str, list[ObservedMount]]
+    """Mounts below this folder that aren't ours: a mount over the folder would bury them."""
+    ours: dict[str, list[tuple[str, Managed]]]
+    """Mounts of ours below this folder that stay, and where they are."""
+    lost: set[str]
+    """Targets whose recorded mount is gone."""
+
+    def mine(self, target: str) -> list[Managed]:
+        """The manifest's recorded mounts for a target, wherever they are now."""
+        return [each for each in self.by_target.get(target, ()) if each.manifest == self.manifest]
+
+    def point(self, managed: Managed) -> str:
+        """Where a recorded mount is now."""
+        return self.observed.mounts[managed.id].point
+
+    def carried(self, path: str, under: int | None = None) -> tuple[tuple[str, Managed], ...]:
+        """Our mounts right below a path, but not those below these; `under` a mount, if given."""
+        found: dict[str, Managed] = {}
+        for point, managed in sorted(self.ours.get(path, ()), key=lambda each: each[0].count("/")):
+            above = folders_above(point)
+            if not any(folder in found for folder in above) and self.is_under(managed.id, under):
+                found.setdefault(point, managed)
+        return tuple(found.items())
+
+    def is_under(self, mount_id: int, ancestor: int | None) -> bool:
+        """Whether a mount lies on another, or on one that does."""
+        mounts = self.observed.mounts
+        while ancestor is not None and mount_id != ancestor:
+            if mount_id not in mounts:
+                return False
+            mount_id = mounts[mount_id].parent
+        return True
+
+    def leaving_above(self, path: str) -> Iterator[Managed]:
+        """Mounts of ours that go from here, or from a folder above."""
+        return (self.leaving[each] for each in (path, *folders_above(path)) if each in self.leaving)
+
+
+def scene_of(
+    desired: Iterable[Desired],
+    observed: Observed,
+    alive: Sequence[Managed],
+    leaving: Sequence[Managed],
+    lost: set[str],
+    manifest: str,
+) -> Scene:
+    """The scene, where of the `alive` recorded mounts these are `leaving`."""
+    going = {managed.id for managed in leaving}
+    ours: dict[str, list[tuple[str, Managed]]] = {}
+    by_target: dict[str, list[Managed]] = {}
+    by_id: dict[int, Managed] = {}
+    for managed in alive:
+        by_id[managed.id] = managed
+        by_target.setdefault(managed.target, []).append(managed)
+        if managed.id not in going:
+            point = observed.mounts[managed.id].point
+            for folder in folders_above(point):
+                ours.setdefault(folder, []).append((point, managed))
+    return Scene(
+        observed,
+        manifest,
+        claims_of(desired),
+        by_target,
+        by_id,
+        {observed.mounts[managed.id].point: managed for managed in leaving},
+        _strangers(observed, by_id),
+        ours,
+        lost,
+    )
+
+
+def claims_of(desired: Iterable[Desired]) -> dict[str, str]:
+    """Which volume has each target: of two that lead to one place the first."""
+    claims: dict[str, str] = {}
+    for each in desired:
+        claims.setdefault(each.target, each.volume.name)
+    return claims
+
+
+def _strangers(observed: Observed, by_id: dict[int, Managed]) -> dict[str, list[ObservedMount]]:
+    """By folder; a recursive mount's own submounts count only where that stays."""
+    within = {each: managed for managed in by_id.values() for each in managed.submounts}
+    found: dict[str, list[ObservedMount]] = {}
+    for mount in observed.mounts.values():
+        if mount.id in by_id:
+            continue
+        top = within.get(mount.id)
+        limit = len(observed.mounts[top.id].point) if top else 0
+        for folder in folders_above(mount.point):
+            if len(folder) > limit:
+                found.setdefault(folder, []).append(mount)
+    return found
+
+
+def submounts_of(mount: DesiredMount, top: int, observed: Observed) -> tuple[int, ...]:
+    """The ids of a recursive mount's submounts that are there."""
+    if not mount.submounts:
+        return ()
+    points = {f"{mount.target}/{path}" for path in mount.submounts}
+    found = []
+    for each in observed.mounts.values():
+        above = each
+        while each.point in points and above.id != top and above.parent in observed.mounts:
+            above = observed.mounts[above.parent]
+        if each.point in points and above.id == top:
+            found.append(each.id)
+    return tuple(found)

@@ -1,0 +1,122 @@
+"""The raw mounts of volumes with a `type`: one for each filesystem, below the state directory.
+
+The folder is root's alone, so nobody reaches a filesystem but through the volumes cloned from it.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from mountd.core import faults
+from mountd.core.faults import VolumeError
+from mountd.core.model import Base, Fault, Filesystem, ObservedMount, Volume
+from mountd.kernel import tree
+from mountd.kernel.filesystem import make_filesystem
+from mountd.kernel.observe import top_at
+from mountd.kernel.paths import made, spot
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, move_mount, statx
+from mountd.patience import PATIENCE, Looker
+from mountd.record import Record
+
+
+def mounted_filesystems(
+    volumes: Iterable[Volume], mounts: Mapping[int, ObservedMount], state_dir: str
+) -> dict[Filesystem, str | Fault | None]:
+    """Where each that these volumes name is mounted; None where it isn't."""
+    wanted = dict.fromkeys(each.filesystem for each in volumes if each.filesystem)
+    if not wanted:
+        return {}
+    points = {mount.point for mount in mounts.values()}
+    paths = {each: _path(state_dir, each.name) for each in wanted}
+    return {each: path if path in points else None for each, path in paths.items()}
+
+
+def mount_filesystems(
+    volumes: Iterable[Volume],
+    mounts: Mapping[int, ObservedMount],
+    state_dir: str,
+    record: Record,
+) -> dict[Filesystem, str | Fault | None]:
+    """Mount what these volumes name and isn't mounted yet; where each is, or why it can't be."""
+    found = mounted_filesystems(volumes, mounts, state_dir)
+    missing = [each for each, path in found.items() if path is None]
+    for filesystem, path in found.items():
+        if isinstance(path, str) and (top := top_at(path)):  # known by its name, record or not
+            record.add_base(Base(top.id, filesystem.name))
+    made_ones: Sequence[Fd | Fault] = Looker(_make, _give_up, _drop).look_at(missing)
+    for filesystem, made_one in zip(missing, made_ones, strict=True):
+        found[filesystem] = (
+            made_one
+            if isinstance(made_one, Fault)
+            else _attach(made_one, filesystem, state_dir, record)
+        )
+    return found
+
+
+def take_off_unused(volumes: Iterable[Volume], state_dir: str, record: Record) -> tuple[str, ...]:
+    """Take off what neither these volumes nor any mount on record needs.
+
+    A sentence for each that can't be.
+    """
+    used = {each.filesystem.name for each in volumes if each.filesystem}
+    used |= {each.filesystem for each in record.managed.values()}
+    troubles = []
+    for base in [*record.bases.values()]:
+        if base.name in used:
+            continue
+        path = _path(state_dir, base.name)
+        try:
+            with spot(path) as found:
+                tree.unmount(found, base.id)
+                with suppress(OSError):
+                    os.rmdir(base.name, dir_fd=found.folder.number)
+        except VolumeError as error:
+            troubles.append(f"{error.fault.message}; it is tried again at the next pass")
+        except OSError as error:
+            troubles.append(f"{path} can't be taken off: {error.strerror}")
+        else:
+            record.remove_base(base.name)
+    with suppress(OSError):
+        record.write()
+    return tuple(troubles)
+
+
+def _make(filesystem: Filesystem) -> Fd | Fault:
+    try:
+        return make_filesystem(filesystem.type, filesystem.source, filesystem.options)
+    except VolumeError as error:
+        return error.fault
+    except OSError as error:
+        return faults.from_kernel(error, f"mount the {filesystem.type} of {filesystem.source}")
+
+
+def _give_up(filesystem: Filesystem) -> Fault:
+    return faults.filesystem_not_answering(filesystem.type, filesystem.source, PATIENCE)
+
+
+def _drop(answer: Fd | Fault) -> None:
+    if isinstance(answer, Fd):
+        answer.close()
+
+
+def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -> str | Fault:
+    """Put it below the state directory; its id is on record before."""
+    path = _path(state_dir, filesystem.name)
+    mount_id = statx(mount, flags=AT_STATX_DONT_SYNC).mount
+    try:
+        with mount:
+            record.add_base(Base(mount_id, filesystem.name))
+            record.write()
+            with made(os.path.dirname(path), "folder") as folder:
+                os.chmod(folder.name, 0o700, dir_fd=folder.folder.number)
+            with made(path, "folder") as found:
+                move_mount(mount, found.folder, found.name)
+    except VolumeError as error:
+        return error.fault
+    except OSError as error:
+        return faults.from_kernel(error, f"attach the {filesystem.type} of {filesystem.source}")
+    return path
+
+
+def _path(state_dir: str, name: str) -> str:
+    return f"{os.path.realpath(state_dir)}/fs/{name}"  # as the mount table has it

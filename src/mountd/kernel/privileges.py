@@ -1,0 +1,95 @@
+"""What we may do here: our capabilities, and the namespaces, filters and roots that we are in."""
+
+import os
+from collections.abc import Iterable
+from fcntl import ioctl
+
+from mountd.core import faults
+from mountd.core.model import Fault
+from mountd.kernel.observe import is_mounted
+from mountd.kernel.syscalls import Fd, statx
+
+_NS_GET_USERNS = 0xB701  # ioctl_nsfs(2)
+_INITIAL_USERNS = 0xEFFFFFFD  # its inode, fixed (linux/nsfs.h)
+_SECCOMP_MODE_FILTER = "2"
+_CAPABILITIES = {  # capabilities(7)
+    "CAP_DAC_READ_SEARCH": 2,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SETFCAP": 31,
+}
+
+
+def missing_capabilities(names: Iterable[str]) -> list[str]:
+    """Those of these capabilities that are not in effect."""
+    effective = int(_status()["CapEff"], 16)
+    return [name for name in names if not effective >> _CAPABILITIES[name] & 1]
+
+
+def is_filtered() -> bool:
+    """Whether a seccomp filter is in force."""
+    return _status().get("Seccomp") == _SECCOMP_MODE_FILTER
+
+
+def _status() -> dict[str, str]:
+    with open("/proc/self/status") as lines:
+        words = (line.partition(":") for line in lines)
+        return {key: value.strip() for key, _, value in words}
+
+
+def why_no_mount() -> Fault | None:
+    """What stops us from mounting anything, if our privileges do."""
+    if missing := missing_capabilities(["CAP_SYS_ADMIN"]):
+        return faults.capability_missing(*missing)
+    try:
+        with Fd(os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
+            Fd(ioctl(namespace.number, _NS_GET_USERNS)).close()
+    except PermissionError:  # its owner is none of ours
+        return faults.foreign_mount_namespace()
+    return None
+
+
+def max_user_namespaces() -> int | None:
+    """The sysctl of our own user namespace, where it can be read."""
+    try:
+        with open("/proc/sys/user/max_user_namespaces") as file:
+            return int(file.read())
+    except OSError:
+        return None
+
+
+def is_in_chroot() -> bool:
+    """Whether our root is certain not to be the mount namespace's."""
+    try:
+        root = statx(None, "/")
+        first = statx(None, "/proc/1/root/.")
+        return not root.is_mount_root or (first.mount != root.mount and is_mounted(first.mount))
+    except OSError:
+        return False
+
+
+def is_in_user_namespace() -> bool:
+    """Whether our user namespace is another than the machine's first."""
+    return os.stat("/proc/self/ns/user").st_ino != _INITIAL_USERNS
+
+
+def shares_mounts_with_init() -> bool | None:
+    """Whether pid 1 has our mount namespace; None where that can't be seen.
+
+    Where its namespace can't be compared (EACCES even to root, in some sandboxes), its mount table
+    often can: ids of mounts differ from one namespace to another.
+    """
+    try:
+        return os.stat("/proc/1/ns/mnt").st_ino == os.stat("/proc/self/ns/mnt").st_ino
+    except OSError:
+        pass
+    try:
+        return _first_mount("1") == _first_mount("self")
+    except OSError:
+        return None
+
+
+def _first_mount(process: str) -> str:
+    with open(f"/proc/{process}/mountinfo", errors="replace") as lines:
+        return lines.readline().partition(" ")[0]

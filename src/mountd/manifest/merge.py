@@ -1,0 +1,82 @@
+"""The documents of a manifest as one, which knows the document that each value came from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mountd.manifest.document import Document
+from mountd.manifest.positions import KeyPath
+from mountd.manifest.problem import Problem
+
+
+class Tables(NamedTuple):
+    """What merges: the keys of `[defaults]`, and those of each volume."""
+
+    defaults: dict[str, Any]
+    volumes: dict[str, dict[str, Any]]
+
+
+def merged(layers: Sequence[Tables]) -> Tables:
+    """Tables merged key by key: a later value replaces an earlier one whole.
+
+    Volumes are in the order in which they were first met.
+    """
+    if len(layers) == 1:
+        return layers[0]
+    result = Tables({}, {})
+    for defaults, volumes in layers:
+        result.defaults.update(defaults)
+        for name, table in volumes.items():
+            result.volumes.setdefault(name, {}).update(table)
+    return result
+
+
+class MergedDocuments:
+    """Documents in the order in which they are merged, and their values so, as they are written."""
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self.documents = documents
+        self.defaults, self.volumes = merged([_tables(each.values) for each in documents])
+
+    def has_type(self, volume: Mapping[str, Any]) -> bool:
+        """Whether a volume is of a filesystem, by its own word or by default."""
+        return "type" in volume or "type" in self.defaults
+
+    def problem(
+        self, path: KeyPath, message: str, hint: str | None = None, *, at_key: bool = False
+    ) -> Problem:
+        """A problem with a value, in the document that it is from; or with a table's header.
+
+        That is the header in the first document that has the table.
+        """
+        return self._origin(path).problem(path, message, hint, at_key=at_key)
+
+    def place(self, path: KeyPath, beside: KeyPath) -> str:
+        """Where a value is, for a sentence in the document that another one is from."""
+        origin = self._origin(path)
+        line = f"line {origin.line_of(path)}"
+        return line if origin is self._origin(beside) else f"{origin.file}, {line}"
+
+    def _origin(self, path: KeyPath) -> Document:
+        having = [each for each in self.documents if _has(each.values, path)]
+        if len(path) > 2 or path[0] == "defaults":
+            return having[-1]
+        return having[0]
+
+
+def _tables(values: Mapping[str, Any]) -> Tables:
+    defaults, volumes = values.get("defaults"), values.get("volumes")
+    if not isinstance(defaults, dict):
+        defaults = {}
+    if not isinstance(volumes, dict):
+        volumes = {}
+    return Tables(
+        defaults, {name: each for name, each in volumes.items() if isinstance(each, dict)}
+    )
+
+
+def _has(values: Any, path: KeyPath) -> bool:
+    for part in path:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True

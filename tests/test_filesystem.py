@@ -1,0 +1,246 @@
+"""A filesystem made into a mount: what the kernel takes, and what is said where it doesn't."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from errno import EINVAL
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from world import World, disks, run
+
+from mountd.core.faults import VolumeError
+from mountd.core.idmapping import Idmapping, swap
+from mountd.core.model import Fault
+from mountd.kernel.filesystem import make_filesystem
+from mountd.kernel.syscalls import MOUNT_ATTR_IDMAP, Fd, mount_setattr
+from mountd.kernel.userns import make_user_namespace
+
+Disk = Callable[..., str]
+GOLDEN = Path(__file__).parent / "golden/filesystem-refusals.txt"
+needs_loop = pytest.mark.needs_loop
+SWAPPED = Idmapping(swap(501, 1000), swap(20, 1000))
+
+
+@pytest.fixture
+def disk(world: World) -> Iterator[Disk]:
+    with disks(world) as make:
+        yield make
+
+
+def layers(world: World) -> list[str]:
+    """The options of an overlay of three folders, one with a comma in its name."""
+    for name in ("low,er", "lowest", "upper", "work"):
+        (world / name).mkdir()
+    lower = f"lowerdir={world / 'low,er'}:{world / 'lowest'}"
+    return [lower, f"upperdir={world / 'upper'}", f"workdir={world / 'work'}"]
+
+
+def owner_in(tree: Fd, name: str) -> tuple[int, int]:
+    found = os.stat(name, dir_fd=tree.number)
+    return found.st_uid, found.st_gid
+
+
+def write_in(tree: Fd, name: str) -> None:
+    os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=tree.number))
+    os.chown(name, 501, 20, dir_fd=tree.number)
+
+
+@pytest.mark.parametrize(
+    ("fs_type", "is_idmappable"),
+    [
+        ("tmpfs", True),
+        ("ramfs", False),
+        ("overlay", False),
+        pytest.param("ext4", True, marks=needs_loop),
+        pytest.param("ext3", False, marks=needs_loop),
+        pytest.param("ext2", False, marks=needs_loop),
+        pytest.param("xfs", True, marks=needs_loop),
+        pytest.param("btrfs", True, marks=needs_loop),
+        pytest.param("erofs", True, marks=needs_loop),
+        pytest.param("squashfs", True, marks=needs_loop),
+    ],
+)
+def test_each_filesystem_shows_its_files_and_is_idmapped_or_refuses(
+    world: World, disk: Disk, fs_type: str, *, is_idmappable: bool
+) -> None:
+    before = world.mounts()
+    is_on_disk = fs_type not in ("tmpfs", "ramfs", "overlay")
+    source = disk(fs_type) if is_on_disk else "none"
+    options = layers(world) if fs_type == "overlay" else []
+    with (
+        make_filesystem(fs_type, source, options) as tree,
+        make_user_namespace(SWAPPED) as userns,
+    ):
+        if not is_on_disk:
+            write_in(tree, "hello")
+        flags = os.fstatvfs(tree.number).f_flag
+        assert flags & os.ST_NOSUID and flags & os.ST_NODEV
+        assert owner_in(tree, "hello") == (501, 20)
+        if is_idmappable:
+            mount_setattr(tree, set_=MOUNT_ATTR_IDMAP, userns=userns)
+            assert owner_in(tree, "hello") == (1000, 1000)
+        else:
+            with pytest.raises(OSError, match=os.strerror(EINVAL)):
+                mount_setattr(tree, set_=MOUNT_ATTR_IDMAP, userns=userns)
+    assert world.mounts() == before
+
+
+def test_options_are_keys_with_values_or_words(world: World) -> None:
+    del world
+    with make_filesystem("tmpfs", "none", ["size=1m", "mode=710", "uid=5", "gid=6", "ro"]) as tree:
+        root = os.fstat(tree.number)
+        assert (root.st_mode & 0o7777, root.st_uid, root.st_gid) == (0o710, 5, 6)
+        room = os.fstatvfs(tree.number)
+        assert room.f_frsize * room.f_blocks == 1 << 20
+        with pytest.raises(OSError, match="Read-only file system"):
+            write_in(tree, "hello")
+
+
+def test_a_key_ends_at_the_first_equals_sign_and_a_value_keeps_the_rest(world: World) -> None:
+    (world / "a=b,c").mkdir()
+    (world / "a=b,c/hello").touch()
+    (world / "lowest").mkdir()
+    options = [f"lowerdir+={world / name}" for name in ("a=b,c", "lowest")]
+    with make_filesystem("overlay", "overlay", options) as tree:
+        assert os.stat("hello", dir_fd=tree.number)
+
+
+@needs_loop
+def test_a_subvolume_is_chosen_by_an_option(world: World, disk: Disk) -> None:
+    device = disk("btrfs")
+    (world / "top").mkdir()
+    run("mount", "-t", "btrfs", device, str(world / "top"))
+    run("btrfs", "subvolume", "create", str(world / "top/sub"))
+    (world / "top/sub/hello").touch()
+    with make_filesystem("btrfs", device, ["subvol=/sub"]) as tree:
+        assert os.listdir(f"/proc/self/fd/{tree.number}") == ["hello"]
+
+
+@needs_loop
+def test_a_device_mounted_already_shares_its_superblock_whatever_the_options(disk: Disk) -> None:
+    device = disk("ext4")
+    with (
+        make_filesystem("ext4", device, []) as one,
+        make_filesystem("ext4", device, ["data=journal", "noload"]) as other,
+    ):
+        write_in(one, "hello")
+        assert os.stat("hello", dir_fd=other.number)
+        assert os.fstat(one.number).st_dev == os.fstat(other.number).st_dev
+
+
+@needs_loop
+def test_links_that_root_made_lead_to_a_device(world: World, disk: Disk) -> None:
+    (world / "by-label").symlink_to(disk("ext4"))
+    make_filesystem("ext4", str(world / "by-label"), []).close()
+
+
+def refusal(fs_type: str, source: str, *options: str) -> Fault:
+    """Why a filesystem can't be made; nothing of the attempt is left open or mounted."""
+    before = os.listdir("/proc/self/fd"), Path("/proc/self/mountinfo").read_text()
+    with pytest.raises(VolumeError) as error:
+        make_filesystem(fs_type, source, options)
+    assert (os.listdir("/proc/self/fd"), Path("/proc/self/mountinfo").read_text()) == before
+    return error.value.fault
+
+
+def refusals() -> list[Any]:
+    """Each attempt of the golden file with what is said; `$ext4` is a device made as such."""
+    entries = [entry.split("\n", 1) for entry in GOLDEN.read_text().strip().split("\n\n")]
+    return [
+        pytest.param(attempt, said, id=attempt[:40], marks=[needs_loop] if "$" in attempt else [])
+        for attempt, said in entries
+    ]
+
+
+@pytest.mark.parametrize(("attempt", "said"), refusals())
+def test_each_refusal_says_what_the_kernel_said(
+    world: World, disk: Disk, attempt: str, said: str, pytestconfig: pytest.Config
+) -> None:
+    world.write("")
+    os.mknod(world / "undriven", 0o60600, os.makedev(250, 77))  # a number for local use
+    (world / "user-link").symlink_to("/dev/null")
+    os.chown(world / "user-link", 1000, 1000, follow_symlinks=False)
+    fs_type, source, *options = attempt.split()
+    name = "$"
+    if source.startswith("$"):
+        source = disk(*source[1:].split(":"))
+        name = source.removeprefix("/dev/")
+    fault = refusal(fs_type, source, *options)
+    told = f"    {fault.state}, {fault.code}: {fault.message}\n    {fault.hint}".replace(name, "$")
+    if pytestconfig.getoption("update_golden"):
+        changed = GOLDEN.read_text().replace(f"{attempt}\n{said}", f"{attempt}\n{told}")
+        GOLDEN.write_text(changed)
+    else:
+        assert told == said
+
+
+@needs_loop
+@pytest.mark.parametrize(
+    ("attempt", "said"),
+    [("ext4 ro", "@: Can't mount, would change RO state"), ("xfs", "$: Can't open blockdev")],
+)
+def test_a_device_that_something_else_has_is_busy(disk: Disk, attempt: str, said: str) -> None:
+    device = disk("ext4")
+    fs_type, *options = attempt.split()
+    with make_filesystem("ext4", device, []):
+        fault = refusal(fs_type, device, *options)
+    assert (fault.state, fault.code) == ("failed", "busy")
+    said = said.replace("$", device).replace("@", device.removeprefix("/dev/"))
+    busy = "Device or resource busy"
+    assert fault.message == f"{fs_type} can't be mounted from {device}: {said} ({busy})"
+    assert f"`findmnt {device}`" in (fault.hint or "")
+
+
+@needs_loop
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+def test_a_read_only_device_is_mounted_where_the_options_say_so(disk: Disk, fs_type: str) -> None:
+    device = disk(fs_type, "--read-only")
+    assert refusal(fs_type, device).code == "read-only-filesystem"
+    make_filesystem(fs_type, device, ["ro"]).close()
+
+
+WITHOUT_ADMIN = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--"]
+IN_CONTAINER = ["unshare", "--user", "--map-root-user", "--mount", "--"]
+
+
+@needs_loop
+@pytest.mark.parametrize(
+    ("around", "said"),
+    [
+        (WITHOUT_ADMIN, "the kernel doesn't let us mount ext4: it takes CAP_SYS_ADMIN"),
+        (IN_CONTAINER, "ext4 can't be mounted from $: Operation not permitted"),
+    ],
+    ids=["without CAP_SYS_ADMIN", "in a container"],
+)
+def test_who_may_not_mount_is_told_so(disk: Disk, around: list[str], said: str) -> None:
+    device = disk("ext4")
+    script = f"import test_filesystem as t; print(*t.refusal('ext4', {device!r})[:3], sep='|')"
+    program = [*around, sys.executable, "-c", script]
+    done = subprocess.run(
+        program, capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    assert done.stdout.strip() == f"failed|not-privileged|{said}".replace("$", device), done.stderr
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=300)))
+@example(["size=" + "1" * 251])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@pytest.mark.usefixtures("namespace")
+def test_whatever_the_options_there_is_a_mount_or_a_refusal_that_names_one(
+    options: list[str],
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    fault = None
+    try:
+        make_filesystem("tmpfs", "none", options).close()
+    except VolumeError as error:
+        fault = error.fault
+    assert os.listdir("/proc/self/fd") == before
+    if fault:
+        assert fault.code == "mount-refused"
+        assert any(f"`{each[:79]}" in fault.message for each in options)

@@ -1,0 +1,398 @@
+"""Volumes with a `type`: one raw mount of the filesystem, of which each volume shows a clone."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import Mount, World, acting_as, disks, mount_id, owner, run
+
+Disk = Callable[..., str]
+needs_loop = pytest.mark.needs_loop
+TMPFS = {"type": "tmpfs", "source": "scratch", "options": ["uid=501", "gid=20"]}
+
+
+@pytest.fixture
+def disk(world: World) -> Iterator[Disk]:
+    with disks(world) as make:
+        yield make
+
+
+def bases(world: World) -> list[Mount]:
+    """The raw mounts of filesystems that volumes are clones of."""
+    return [each for each in world.mounts() if each.point.startswith(f"{world.state}/fs/")]
+
+
+def base_id(world: World) -> int:
+    (base,) = bases(world)
+    return mount_id(base.point)
+
+
+def one(world: World, **keys: Any) -> Path:
+    """A manifest of the volume `work`, of a tmpfs unless the keys say otherwise."""
+    target = keys.pop("target", world / "work")
+    world.volumes(work={**TMPFS, "user": "1000:1000", "target": target, **keys})
+    return Path(target)
+
+
+def work(world: World, *words: str, status: int = 0) -> dict[str, Any]:
+    return world.reconcile(*words, status=status).volume("work")
+
+
+def create(path: Path, uid: int) -> None:
+    with acting_as(uid, uid):
+        path.write_text("kept\n")
+
+
+@pytest.mark.parametrize(
+    "fs_type",
+    ["tmpfs", *(pytest.param(each, marks=needs_loop) for each in ("ext4", "xfs", "btrfs"))],
+)
+def test_on_each_filesystem_the_owner_appears_as_the_user_who_can_write(
+    world: World, disk: Disk, fs_type: str
+) -> None:
+    disk_keys = {} if fs_type == "tmpfs" else {"source": disk(fs_type), "options": []}
+    target = one(world, type=fs_type, **disk_keys)
+    assert work(world)["state"] == "mounted"
+    assert owner(target) == (1000, 1000)
+    create(target / "made", 1000)
+    (base,) = bases(world)
+    assert owner(Path(base.point) / "made") == (501, 20)
+
+
+@needs_loop
+@pytest.mark.parametrize("fs_type", ["erofs", "squashfs"])
+def test_a_read_only_filesystem_is_idmapped_where_that_is_asked_for(
+    world: World, disk: Disk, fs_type: str
+) -> None:
+    keys = {"type": fs_type, "source": disk(fs_type), "options": []}
+    target = one(world, **keys, idmap="always")
+    work(world)
+    assert owner(target) == owner(target / "hello") == (1000, 1000)
+    one(world, **keys)
+    work(world)
+    assert owner(target) == (501, 20)  # whose mode bits let everyone read it
+
+
+@pytest.mark.parametrize("fs_type", ["ramfs", "overlay"])
+def test_a_filesystem_that_refuses_idmappings_is_mounted_as_it_is(
+    world: World, fs_type: str
+) -> None:
+    for name in ("lower", "upper", "work-folder"):
+        world.folder(name)
+    layers = [f"{key}dir={world / key}" for key in ("lower", "upper")]
+    options = [*layers, f"workdir={world / 'work-folder'}"] if fs_type == "overlay" else []
+    target = one(world, type=fs_type, options=options, idmap="never")
+    work(world)
+    (target / "made").touch()
+    assert owner(target / "made") == (0, 0)
+    if fs_type == "overlay":
+        assert (world / "upper/made").exists()
+
+
+def test_volumes_of_one_filesystem_share_it_each_with_an_idmapping_of_its_own(
+    world: World,
+) -> None:
+    users = {"one": 1000, "other": 2000}
+    world.volumes(
+        **{
+            name: {**TMPFS, "target": world / name, "user": f"{uid}:{uid}"}
+            for name, uid in users.items()
+        }
+    )
+    world.reconcile()
+    assert len(bases(world)) == 1
+    assert os.stat(world / "one").st_dev == os.stat(world / "other").st_dev
+    create(world / "one/made", 1000)
+    assert (world / "other/made").read_text() == "kept\n"
+    assert owner(world / "one/made") == (1000, 1000)
+    assert owner(world / "other/made") == (2000, 2000)
+
+
+@pytest.mark.parametrize(
+    "differs", [{"source": "second"}, {"options": ["uid=501", "gid=20", "size=1m"]}]
+)
+def test_another_source_or_other_options_are_another_filesystem(
+    world: World, differs: dict[str, Any]
+) -> None:
+    volumes = {"one": TMPFS, "other": TMPFS | differs}
+    world.volumes(**{name: {**keys, "target": world / name} for name, keys in volumes.items()})
+    world.reconcile()
+    assert len(bases(world)) == 2
+    assert os.stat(world / "one").st_dev != os.stat(world / "other").st_dev
+
+
+def test_the_raw_mount_is_out_of_others_reach_and_honours_no_setuid_and_no_device(
+    world: World,
+) -> None:
+    one(world)
+    work(world)
+    folder = os.stat(f"{world.state}/fs")
+    assert (folder.st_mode & 0o7777, folder.st_uid) == (0o700, 0)
+    (base,) = bases(world)
+    assert base.options >= {"rw", "nosuid", "nodev"}
+    assert "idmapped" not in base.options
+    assert not base.is_shared
+
+
+def test_nothing_is_shared_from_the_raw_mount_where_mounts_propagate(shared_world: World) -> None:
+    target = one(shared_world)
+    work(shared_world)
+    (base,) = bases(shared_world)
+    (target / "sub").mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", f"{base.point}/sub")
+    assert [each.point for each in shared_world.mounts()].count(str(target / "sub")) == 0
+
+
+def test_what_root_owns_on_a_filesystem_may_appear_as_the_users(world: World) -> None:
+    """Nobody but root reaches the raw mount, so no setuid file of root's can come of it."""
+    target = one(world, options=[])
+    work(world)
+    assert owner(target) == (1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("change", "verb"),
+    [
+        ({"user": "2000:2000"}, "replace"),
+        ({"idmap": "never"}, "replace"),
+        ({"read_only": True}, "replace"),  # and no idmapping, for all may read it
+        ({"noexec": True}, "adjust"),
+        ({"target": "/mnt/elsewhere"}, "mount"),
+    ],
+)
+def test_what_lies_on_a_tmpfs_stays_when_its_volume_changes(
+    world: World, change: dict[str, Any], verb: str
+) -> None:
+    target = one(world)
+    work(world)
+    create(target / "made", 1000)
+    base = base_id(world)
+    changed = one(world, **change)
+    (done,) = [
+        each
+        for each in world.reconcile().document["volumes"]
+        if each["target"] == str(changed)  # at another, it leaves the old one too
+    ]
+    assert done["action"] == verb
+    assert base_id(world) == base
+    assert (changed / "made").read_text() == "kept\n"
+    one(world)
+    world.reconcile()
+    assert (target / "made").read_text() == "kept\n"
+    assert [each.point for each in world.mounts()].count(str(target)) == 1
+    assert base_id(world) == base
+
+
+def test_a_filesystem_goes_with_the_last_of_its_volumes(world: World) -> None:
+    volumes = {name: {**TMPFS, "target": world / name} for name in ("one", "other")}
+    world.volumes(**volumes)
+    world.reconcile()
+    (world / "one/made").touch()
+    world.volumes(other=volumes["other"])
+    world.reconcile()
+    assert (world / "other/made").exists()
+    assert len(world.mounts()) == 2
+    world.volumes()
+    world.reconcile()
+    assert world.mounts() == []
+    assert os.listdir(f"{world.state}/fs") == []
+
+
+def test_unmount_takes_the_filesystem_off_too(world: World) -> None:
+    one(world)
+    work(world)
+    result = world.mountd("unmount", "--all")
+    assert result.status == 0, result.err
+    assert world.mounts() == []
+
+
+@needs_loop
+def test_a_filesystem_that_is_mounted_stays_where_its_successor_is_refused(
+    world: World, disk: Disk
+) -> None:
+    target = one(world, type="ext4", source=disk("ext4"), options=[])
+    work(world)
+    base = base_id(world)
+    one(world, type="ext4", source=disk("blank"), options=[])
+    failed = work(world, status=1)
+    assert (failed["state"], failed["reason"]) == ("failed", "mount-refused")
+    assert (target / "hello").read_text() == "hello\n"
+    assert base_id(world) == base
+
+
+@needs_loop
+def test_a_folder_of_the_filesystem_is_all_that_is_seen(world: World, disk: Disk) -> None:
+    keys = {"type": "ext4", "source": disk("ext4"), "options": []}
+    one(world, **keys)
+    work(world)
+    (base,) = bases(world)
+    folder = Path(base.point) / "a/b"
+    folder.mkdir(parents=True)
+    (folder / "inner").touch()
+    os.chown(folder, 501, 20)
+    target = one(world, **keys, subdir="a/b")
+    assert work(world)["action"] == "replace"
+    assert os.listdir(target) == ["inner"]
+    assert owner(target) == (1000, 1000)
+    assert work(world)["action"] == "keep"
+
+
+def test_a_folder_that_is_missing_is_waited_for(world: World) -> None:
+    world.volumes(
+        whole={**TMPFS, "target": world / "whole"},
+        work={**TMPFS, "target": world / "work", "subdir": "build"},
+    )
+    pending = work(world, status=1)
+    assert (pending["state"], pending["reason"]) == ("pending", "no-source")
+    assert "build" in pending["error"]["message"]
+    (world / "whole/build").mkdir()
+    assert work(world)["state"] == "mounted"
+
+
+@pytest.mark.parametrize("leads_to", ["/etc", f"{'../' * 9}etc", "inner"])
+@pytest.mark.parametrize("uid", [0, 501])
+def test_a_folder_is_not_reached_through_a_link_out_or_of_a_users(
+    world: World, leads_to: str, uid: int
+) -> None:
+    whole = {**TMPFS, "target": world / "whole"}
+    world.volumes(whole=whole)
+    world.reconcile()
+    (world / "whole/inner").mkdir()
+    link = world / "whole/build"
+    link.symlink_to(leads_to)
+    os.chown(link, uid, uid, follow_symlinks=False)
+    world.volumes(whole=whole, work={**TMPFS, "target": world / "work", "subdir": "build"})
+    failed = work(world, status=1)  # the tmpfs's root is 501's, who could swap any link in it
+    assert (failed["state"], failed["reason"]) == ("failed", "unsafe-path")
+    assert "build" in failed["error"]["message"]
+    assert str(world / "work") not in [each.point for each in world.mounts()]
+
+
+@pytest.mark.parametrize("leads_to", ["/etc", f"{'../' * 9}etc"])
+def test_a_link_that_is_roots_alone_does_not_lead_out_either(world: World, leads_to: str) -> None:
+    roots = TMPFS | {"options": []}
+    world.volumes(whole={**roots, "target": world / "whole"})
+    world.reconcile()
+    (world / "whole/build").symlink_to(leads_to)
+    world.volumes(
+        whole={**roots, "target": world / "whole"},
+        work={**roots, "target": world / "work", "subdir": "build"},
+    )
+    assert work(world, status=1)["reason"] == "unsafe-path"
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"options": ["size=1m", "bogus=1"]}, "bogus=1"),
+        ({"type": "virtiofs9", "options": []}, "virtiofs9"),
+        ({"type": "ext4", "source": "/mnt/mountd.toml", "options": []}, "/mnt/mountd.toml"),
+    ],
+)
+def test_a_filesystem_that_the_kernel_refuses_costs_its_own_volume_alone(
+    world: World, keys: dict[str, Any], named: str
+) -> None:
+    world.volumes(
+        work={**TMPFS, **keys, "target": world / "work"},
+        other={**TMPFS, "target": world / "other"},
+    )
+    result = world.reconcile(status=1)
+    failed = result.volume("work")
+    assert failed["state"] == "failed"
+    assert failed["reason"] in ("mount-refused", "wrong-kind")
+    assert named in failed["error"]["message"]
+    assert failed["error"]["hint"]
+    assert result.volume("other")["state"] == "mounted"
+    assert len(bases(world)) == 1
+    assert len(os.listdir(f"{world.state}/fs")) == 1
+
+
+@needs_loop
+def test_a_device_that_is_gone_is_waited_for(world: World, disk: Disk) -> None:
+    node = world / "node"
+    target = one(world, type="ext4", source=node, options=[])
+    pending = work(world, status=1)
+    assert (pending["state"], pending["reason"]) == ("pending", "no-source")
+    assert str(node) in pending["error"]["message"]
+    os.mknod(node, 0o60600, os.stat(disk("ext4")).st_rdev)
+    assert work(world)["state"] == "mounted"
+    before = mount_id(target)
+    node.unlink()
+    world.mountd("reconcile")
+    assert mount_id(target) == before
+    assert (target / "hello").read_text() == "hello\n"
+
+
+def test_a_dry_run_mounts_nothing_and_makes_nothing(world: World) -> None:
+    target = one(world)
+    before = sorted(os.listdir(world.path))
+    planned = work(world, "--dry-run")
+    assert planned["action"] == "mount"
+    assert world.mounts() == []
+    assert sorted(os.listdir(world.path)) == before
+    assert not target.exists()
+
+
+def test_a_dry_run_says_what_the_next_pass_does_once_the_filesystem_is_there(
+    world: World,
+) -> None:
+    one(world)
+    work(world)
+    one(world, user="2000:2000")
+    ids = [each.id for each in world.mounts()]
+    planned = work(world, "--dry-run")
+    assert [each.id for each in world.mounts()] == ids
+    done = work(world)
+    assert (planned["action"], planned["drift"]) == (done["action"], done["drift"])
+
+
+def test_a_second_pass_changes_nothing_and_status_finds_no_drift(world: World) -> None:
+    one(world)
+    work(world)
+    ids = [each.id for each in world.mounts()]
+    record = os.stat(f"{world.state}/record.json")
+    again = world.mountd("reconcile")
+    assert again.status == 0
+    assert again.out.endswith("nothing to do\n")
+    assert [each.id for each in world.mounts()] == ids
+    assert os.stat(f"{world.state}/record.json").st_ino == record.st_ino
+    assert world.mountd("status").status == 0
+
+
+def test_a_lost_record_costs_nothing_that_lies_on_the_filesystem(world: World) -> None:
+    target = one(world)
+    work(world)
+    create(target / "made", 1000)
+    ids = [each.id for each in world.mounts()]
+    os.unlink(f"{world.state}/record.json")
+    assert work(world)["action"] == "keep"
+    assert [each.id for each in world.mounts()] == ids
+    one(world, user="2000:2000")
+    work(world)
+    assert owner(target / "made") == (2000, 2000)
+    world.volumes()
+    world.reconcile()
+    assert world.mounts() == []
+
+
+def test_a_volume_that_was_unmounted_comes_back_with_its_data(world: World) -> None:
+    target = one(world)
+    work(world)
+    create(target / "made", 1000)
+    run("umount", str(target))
+    assert work(world)["action"] == "mount"
+    assert (target / "made").read_text() == "kept\n"
+
+
+def test_a_state_directory_behind_a_link_has_one_raw_mount_too(world: World) -> None:
+    (world / "real").mkdir()
+    Path(world.state).symlink_to("real")  # as /var/run is one
+    target = one(world)
+    work(world)
+    create(target / "made", 1000)
+    one(world, user="2000:2000")
+    work(world)
+    assert (target / "made").read_text() == "kept\n"
+    assert len(world.mounts()) == 2
