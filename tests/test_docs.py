@@ -73,6 +73,14 @@ def test_the_example_is_a_manifest(world: World) -> None:
     assert {key for volume in volumes for key in volume} <= named
 
 
+def test_each_manifest_in_the_readme_is_one(world: World) -> None:
+    manifests = [text for kind, text in _BLOCK.findall(README) if kind == "toml"]
+    assert len(manifests) > 1
+    for manifest in manifests:
+        world.write(manifest)
+        assert world.mountd("check").status == 0
+
+
 def test_the_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     done = subprocess.run(

@@ -17,15 +17,14 @@ import pytest
 from world import MOUNTD, Result, World, mount_id, owner, record_of, run
 
 _CALLS = (
-    "clone", "openat", "write", "fsync", "renameat", "mkdirat", "mount_setattr", "move_mount",
-    "umount2",
+    "openat", "write", "fsync", "renameat", "mkdirat", "mount_setattr", "move_mount", "umount2",
 )  # fmt: skip
 _OTHERS = (
     "rename,renameat2,mkdir,mknod,mknodat,unlink,unlinkat,rmdir,link,linkat,symlink,symlinkat,creat,"
     "truncate,ftruncate,fallocate,chmod,fchmod,fchmodat,chown,fchown,lchown,fchownat,setxattr,"
     "fsetxattr,utimensat,pwrite64,writev,pwritev,sendfile,mount,fsopen,fsmount,fsconfig,pivot_root"
 )
-# Nor does a write to an idmapping's namespace: that goes with the process, as after `clone`.
+# Nor does a write to an idmapping's namespace, which goes with the process.
 _CHANGES_NOTHING = re.compile(r"openat(?!.*O_CREAT)|write\([12],|write\(\d+, \"\d+ \d+ \d+")
 _USER = {"user": "1000:1000"}
 _NAMES = ("moved", "replaced", "adjusted", "left", "made")

@@ -253,6 +253,27 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
         libc.setfsgid(0)
 
 
+def mount_idmapped(source: Path, target: Path, *extents: tuple[int, int, int]) -> None:
+    """Mount a folder with these as its uids and gids: stored, seen, count.
+
+    Where something is mounted already it goes on top.
+    """
+    from mountd.core.idmapping import Extent, Idmapping
+    from mountd.kernel.syscalls import MOUNT_ATTR_IDMAP, Fd, mount_setattr, move_mount, open_tree
+    from mountd.kernel.userns import make_user_namespace
+
+    target.mkdir(exist_ok=True)
+    ids = tuple(Extent(*each) for each in extents)
+    with (
+        Fd(os.open(source, os.O_PATH)) as folder,
+        Fd(os.open(target, os.O_PATH)) as place,
+        make_user_namespace(Idmapping(ids, ids)) as userns,
+        open_tree(folder) as tree,
+    ):
+        mount_setattr(tree, set_=MOUNT_ATTR_IDMAP, userns=userns)
+        move_mount(tree, place, "")
+
+
 def let_users_reach(*paths: str) -> None:
     """Have every user reach these, though folders above them are root's alone.
 

@@ -219,8 +219,12 @@ class Applier:
             carried = self._take_along(action, held)
             if not old:
                 found = held.enter_context(made(action.target, action.mount.kind))
+                onto = _own_source(action.mount)
+                if not carried:
+                    tree.attach(built, found, flags, onto)
+                    return
                 try:
-                    tree.cover(built, found, flags, _own_source(action.mount), carried)
+                    tree.cover(built, found, flags, onto, carried)
                 finally:
                     self._forget_unless_mounted(*_ids(carried))
                 return

@@ -12,6 +12,7 @@ from mountd.core.model import Action
 from mountd.core.printable import printable
 from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
 from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
+from mountd.kernel.privileges import missing_capabilities
 from mountd.lock import LockedError, StateError
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
@@ -26,8 +27,6 @@ from mountd.report import (
     render_summary,
     to_document,
 )
-
-_CAP_SYS_ADMIN = 1 << 21
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,7 +67,7 @@ class _Command:
     def _run(self) -> int:
         command = self._arguments.command
         try:
-            if self._is_acting and not _is_privileged():
+            if self._is_acting and missing_capabilities(["CAP_SYS_ADMIN"]):
                 hint = "run it as root; `mountd reconcile --dry-run` is for anyone"
                 problem = _problem(f"`mountd {command}` needs CAP_SYS_ADMIN", hint)
                 return self._stopped(UNPRIVILEGED, [problem])
@@ -232,9 +231,3 @@ def _said(error: OSError) -> str:
         return f"{error.strerror}: mountd needs Linux 6.8, and this is {os.uname().release}"
     where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}"
-
-
-def _is_privileged() -> bool:
-    with open("/proc/self/status") as lines:
-        line = next(line for line in lines if line.startswith("CapEff:"))
-    return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)

@@ -42,47 +42,52 @@ class Namespaces:
 
 
 class Prober:
-    """Tells whether sources can have the idmappings wanted: once for each filesystem and map."""
+    """Tells whether sources can have the idmappings wanted: tried once for each filesystem."""
 
     def __init__(self, namespaces: Namespaces, *, is_privileged: bool) -> None:
         self._namespaces = namespaces
         self._is_privileged = is_privileged
-        self._known: dict[tuple[str, int, Idmapping], Fault | None] = {}
+        self._known: dict[tuple[str, int], Fault | None] = {}
 
     def __call__(self, source: Fd, wanted: DesiredMount) -> Fault | None:
         """Why this source can't have it. None where it can, and where we may not try."""
         assert wanted.idmap, "without one there is nothing to try"
         if not self._is_privileged or (wanted.through and wanted.through_idmap):
             return None  # what shows our own mount has had one
-        if wanted.submounts:
-            return self._why_not_below(source, wanted, wanted.idmap)
-        key = wanted.fs_type, wanted.device, wanted.idmap
-        if key not in self._known:
-            self._known[key] = self._why_not(source, wanted, wanted.idmap)
-        return self._known[key]
-
-    def _why_not(self, source: Fd, wanted: DesiredMount, idmap: Idmapping) -> Fault | None:
         try:
-            namespace = self._namespaces.carrying(idmap)
-            if fault := why_no_idmap(source, wanted.fs_type, namespace):
-                return fault
-            tree.build(source, wanted, namespace).fd.close()
+            namespace = self._namespaces.carrying(wanted.idmap)
         except UserNamespaceError as error:
             return why_no_namespace(error)
-        except VolumeError as error:
-            if error.fault.code == "idmap-untrue":
-                return error.fault
-            raise
-        return None
+        if wanted.submounts:
+            return _why_not_below(source, wanted, namespace)
+        key = wanted.fs_type, wanted.device
+        if key not in self._known:
+            self._known[key] = _why_not(source, wanted, namespace)
+        return self._known[key]
 
-    def _why_not_below(self, source: Fd, wanted: DesiredMount, idmap: Idmapping) -> Fault | None:
-        """All of a recursive volume's mounts have to take it."""
-        alone = wanted._replace(volume=wanted.volume._replace(recursive=False), submounts=())
-        if fault := self._why_not(source, alone, idmap):
-            return fault
-        for path in wanted.submounts:
-            with open_below(source, path) as submount:
-                fs_type = observe_mount(statx(submount).mount).fs_type
-                if fault := why_no_idmap(submount, fs_type, self._namespaces.carrying(idmap)):
-                    return faults.submount_refuses(f"{wanted.source}/{path}", fault)
-        return None
+
+def _why_not(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | None:
+    if fault := why_no_idmap(source, wanted.fs_type, namespace):
+        return fault
+    try:
+        tree.build(source, wanted, namespace).fd.close()
+    except VolumeError as error:
+        if error.fault.code != "idmap-untrue":
+            raise
+        return error.fault
+    return None
+
+
+def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | None:
+    """All of a recursive volume's mounts have to take it."""
+    alone = wanted._replace(volume=wanted.volume._replace(recursive=False), submounts=())
+    if fault := _why_not(source, alone, namespace):
+        return fault
+    for path in wanted.submounts:
+        with open_below(source, path) as submount:
+            mount = observe_mount(statx(submount).mount)
+            if mount.is_idmapped and wanted.through is None:
+                return faults.submount_is_idmapped(mount.point)
+            if fault := why_no_idmap(submount, mount.fs_type, namespace):
+                return faults.submount_refuses(mount.point, fault)
+    return None

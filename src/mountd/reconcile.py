@@ -102,6 +102,7 @@ def _converge(
             if is_first:
                 on_plan(actions)
             ready = [each for each in actions if not each.after]
+            assert ready or not actions, "volumes that wait for each other are in a circle"
             for outcome in applier.apply(ready, resolver.sources):
                 on_outcome(outcome)
                 if outcome.action.verb == "unmount":

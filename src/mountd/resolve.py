@@ -3,6 +3,7 @@
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from errno import ENOENT, ENOTDIR
+from functools import lru_cache
 from typing import Literal, NamedTuple, Self
 
 from mountd.accounts import Accounts
@@ -245,8 +246,8 @@ class Resolver:
             idmap = chosen_idmap(volume, root, user, known_ids())
         except ValueError:  # inside a user namespace
             fault = _unknown(volume.owner or seen, user)
-        if idmap:
-            _check_map(idmap)
+        if idmap and (impossible := _why_impossible(idmap)):
+            raise VolumeError(impossible)
         if (
             idmap
             and user
@@ -413,15 +414,18 @@ def _unknown(owner: Ids, user: User | None) -> Fault:
     return faults.unknown_owner("gid", owner.gid)
 
 
-def _check_map(idmap: Idmapping) -> None:
+@lru_cache(1024)  # volumes of one owner and one user have the same
+def _why_impossible(idmap: Idmapping) -> Fault | None:
     """What no kernel takes: ids that our user namespace doesn't have, or too many extents."""
     known = known_ids()
-    _check_extents("uid", idmap.uids, known.uids)
-    _check_extents("gid", idmap.gids, known.gids)
+    return _why_unwritable("uid", idmap.uids, known.uids) or _why_unwritable(
+        "gid", idmap.gids, known.gids
+    )
 
 
-def _check_extents(kind: Literal["uid", "gid"], extents: Extents, known: Extents) -> None:
+def _why_unwritable(kind: Literal["uid", "gid"], extents: Extents, known: Extents) -> Fault | None:
     if ids := unknown(extents, known):
-        raise VolumeError(faults.unknown_ids(kind, runs_in_words(ids)))
+        return faults.unknown_ids(kind, runs_in_words(ids))
     if refused := refusals(extents):
-        raise VolumeError(faults.map_refused(kind, refused[0].reason))
+        return faults.map_refused(kind, refused[0].reason)
+    return None

@@ -169,6 +169,12 @@ def submount_refuses(point: str, why: Fault) -> Fault:
     return why._replace(message=f"{point}, below the source: {why.message}")
 
 
+def submount_is_idmapped(point: str) -> Fault:
+    message = f"the mount at {point}, below the source, is idmapped already, and not as the source"
+    hint = "leave `recursive` out, and give what is mounted there a volume of its own"
+    return Fault("failed", "source-is-idmapped", message, hint)
+
+
 def link_in_subdir(subdir: str) -> Fault:
     message = f"there is a link in `subdir`, {subdir}, which could lead out of the filesystem"
     return Fault("failed", "unsafe-path", message, "name the folder that it leads to")

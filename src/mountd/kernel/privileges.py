@@ -61,12 +61,14 @@ def max_user_namespaces() -> int | None:
 
 def is_in_chroot() -> bool:
     """Whether our root is certain not to be the mount namespace's."""
+    root = statx(None, "/")
+    if not root.is_mount_root:
+        return True
     try:
-        root = statx(None, "/")
         first = statx(None, "/proc/1/root/.")
-        return not root.is_mount_root or (first.mount != root.mount and is_mounted(first.mount))
     except OSError:
         return False
+    return first.mount != root.mount and is_mounted(first.mount)
 
 
 def is_in_user_namespace() -> bool:
