@@ -35,9 +35,11 @@ class Accounts:
         self.root = root
         self.warnings: list[str] = []
         """Who but root could have written these files, where that is a warning only."""
+        self.missing: set[str] = set()
+        """The files that were looked for and are not there."""
         self._is_acting = is_acting
         self._passwd: _Passwd | None = None
-        self._groups: dict[bytes, int] | None = None
+        self._group: _Group | None = None
 
     def resolve_user(self, spec: str) -> User:
         """The ids that an OCI image's USER means: `name`, `uid`, `name:group`, `uid:gid`, any mix.
@@ -53,7 +55,7 @@ class Accounts:
         else:
             raise VolumeError(faults.no_user(name, self._path("passwd")))
         if group:
-            gid = _number(group) if _is_number(group) else self.groups.get(group.encode())
+            gid = _number(group) if _is_number(group) else self.group.by_name.get(group.encode())
             if gid is None:
                 raise VolumeError(faults.no_group(group, self._path("group")))
         return User(uid, gid)
@@ -61,6 +63,11 @@ class Accounts:
     def has_uid(self, uid: int) -> bool:
         """Whether there is an account with this uid."""
         return uid in self.passwd.group_of
+
+    def groups_of(self, uid: int) -> set[int]:
+        """The groups that have an account with this uid as a member."""
+        names = [name for name, ids in self.passwd.by_name.items() if ids[0] == uid]
+        return {gid for name in names for gid in self.group.with_member.get(name, ())}
 
     @property
     def passwd(self) -> "_Passwd":
@@ -70,14 +77,11 @@ class Accounts:
         return self._passwd
 
     @property
-    def groups(self) -> dict[bytes, int]:
-        """etc/group: gids by name; empty where it is missing."""
-        if self._groups is None:
-            rows = _rows(self._read("group"), numbers=(2,))
-            self._groups = {}
-            for row in rows:
-                self._groups.setdefault(row[0], int(row[2]))
-        return self._groups
+    def group(self) -> "_Group":
+        """etc/group; empty where it is missing."""
+        if self._group is None:
+            self._group = _Group(self._read("group"))
+        return self._group
 
     def _path(self, name: str) -> str:
         return os.path.join(self.root, "etc", name)
@@ -97,6 +101,7 @@ class Accounts:
                 self.warnings += [f"{each}: a pass by root refuses that" for each in distrusts]
                 return _content(file, path)
         except FileNotFoundError:
+            self.missing.add(path)
             return b""
         except (UnsafeLinkError, PermissionError):
             raise  # the resolver's sentences fit
@@ -114,6 +119,17 @@ class _Passwd:
             uid, gid = int(row[2]), int(row[3])
             self.by_name.setdefault(row[0], (uid, gid))
             self.group_of.setdefault(uid, gid)
+
+
+class _Group:
+    def __init__(self, content: bytes) -> None:
+        self.by_name: dict[bytes, int] = {}
+        self.with_member: dict[bytes, set[int]] = {}
+        for row in _rows(content, numbers=(2,)):
+            gid = int(row[2])
+            self.by_name.setdefault(row[0], gid)
+            for member in row[3].split(b",") if len(row) > 3 else ():
+                self.with_member.setdefault(member, set()).add(gid)
 
 
 def _rows(content: bytes, *, numbers: tuple[int, ...]) -> Iterator[list[bytes]]:

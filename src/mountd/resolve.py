@@ -2,7 +2,6 @@
 
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from errno import ENOENT, ENOTDIR
 from functools import lru_cache
 from typing import Literal, NamedTuple, Self
 
@@ -31,7 +30,6 @@ from mountd.core.model import (
     Desired,
     DesiredMount,
     Fault,
-    Filesystem,
     Flags,
     Ids,
     Kind,
@@ -46,22 +44,19 @@ from mountd.core.model import (
     root_at,
 )
 from mountd.core.targets import why_forbidden
-from mountd.kernel.observe import observe_mount, top_at
+from mountd.kernel.observe import top_at
 from mountd.kernel.paths import (
     UnsafeLinkError,
     is_plain_folder,
     kind_in_words,
-    open_below,
-    open_path,
     spot,
 )
-from mountd.kernel.syscalls import Fd, Stat, statx
+from mountd.kernel.syscalls import Fd, Stat
 from mountd.kernel.userns import known_ids
 from mountd.patience import PATIENCE, Looker
+from mountd.sources import Bases, Source, Sources
 
 _Answer = tuple[Desired, Fd | None]
-Bases = Mapping[Filesystem, str | Fault | None]
-"""Where each filesystem is mounted, or why it can't be; None: it would be, by a pass."""
 Probe = Callable[[Fd, DesiredMount], Fault | None]
 """Tells why a source can't have an idmapping, if so."""
 
@@ -83,20 +78,6 @@ class Context(NamedTuple):
     most_sources: int
 
 
-class _Source(NamedTuple):
-    """A source's root as it was reached, and the mount that is the source's own.
-
-    In place they differ once ours is there: what ours lies on is the source's own.
-    """
-
-    fd: Fd
-    path: str
-    found: Stat
-    idmap: Idmapping | None
-    own: ObservedMount
-    through: int | None
-
-
 class Resolver:
     """Works out desired mounts, and holds the sources it opened until the end of the `with`."""
 
@@ -106,7 +87,9 @@ class Resolver:
         self._sources_left = context.most_sources
         self._accounts: dict[str, Accounts] = {}
         self._users: dict[tuple[str, str], User] = {}
-        self._mounts: dict[int, ObservedMount] = {}
+        self._opener = Sources(
+            context.observed, context.managed, context.bases, is_record_lost=context.is_record_lost
+        )
         self.tops: dict[str, Top] = {}
         """What is on top at each target on which something is mounted."""
         self.sources: dict[str, Fd] = {}
@@ -142,7 +125,7 @@ class Resolver:
             if volume.filesystem and self._context.bases[volume.filesystem] is None:
                 return Later(volume, target), None
             user = self._user(volume)
-            source = self._source(volume, target)
+            source = self._opener.open(volume, target)
             try:
                 kind = _kind(source.found, source.path)
                 if there and there != kind:
@@ -173,61 +156,8 @@ class Resolver:
             return faults.not_visible(error)
         return faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
 
-    def _source(self, volume: Volume, target: str) -> _Source:
-        if volume.filesystem:
-            fd, path = self._in_filesystem(volume, volume.filesystem)
-        else:
-            fd, path = _open_source(volume.source)
-        try:
-            found = statx(fd)
-            mount = own = self._mount(found.mount)
-            idmap, through = mount.idmap, None
-            if path == target and found.is_mount_root and self._is_ours(mount, target):
-                through = mount.id
-                while self._is_ours(own, target) and own.parent in self._context.observed.mounts:
-                    own = self._context.observed.mounts[own.parent]
-                if not self._context.observed.tells_idmaps:
-                    managed = self._context.managed.get(mount.id)
-                    idmap = managed.idmap if managed else None
-        except BaseException:
-            fd.close()
-            raise
-        return _Source(fd, path, found, idmap, own, through)
-
-    def _in_filesystem(self, volume: Volume, filesystem: Filesystem) -> tuple[Fd, str]:
-        base = self._context.bases[filesystem]
-        if isinstance(base, Fault):
-            raise VolumeError(base)
-        assert base, "a filesystem that isn't mounted yet is for later"
-        root, path = _open_source(base)
-        if not volume.subdir:
-            return root, path
-        with root:
-            try:
-                return open_below(root, volume.subdir), f"{path}/{volume.subdir}"
-            except UnsafeLinkError as error:
-                raise VolumeError(faults.link_in_subdir(volume.subdir)) from error
-            except (FileNotFoundError, NotADirectoryError) as error:
-                fault = faults.no_subdir(volume.subdir, filesystem.type, filesystem.source)
-                raise VolumeError(fault) from error
-
-    def _is_ours(self, mount: ObservedMount, target: str) -> bool:
-        """Whether a mount at an in-place target is ours: on record, or as it shows what it covers.
-
-        A record that can be believed knows all of ours.
-        """
-        if mount.point != target:
-            return False
-        if managed := self._context.managed.get(mount.id):
-            return managed.target == target
-        parent = self._context.observed.mounts.get(mount.parent)
-        if not self._context.is_record_lost or parent is None:
-            return False
-        covered = parent.root.rstrip("/") + mount.point[len(parent.point.rstrip("/")) :]
-        return mount.device == parent.device and mount.root == (covered or "/")
-
     def _desired(
-        self, volume: Volume, target: str, source: _Source, kind: Kind, user: User | None
+        self, volume: Volume, target: str, source: Source, kind: Kind, user: User | None
     ) -> DesiredMount:
         found, own = source.found, source.own
         flags = Flags(
@@ -275,8 +205,8 @@ class Resolver:
             through_idmap=source.idmap,
             through=source.through,
             superblock=own.device,
-            root=root_at(self._mount(found.mount), source.path),
-            submounts=self._submounts(source) if volume.recursive else (),
+            root=root_at(source.mount, source.path),
+            submounts=self._opener.submounts(source) if volume.recursive else (),
             notes=_notes(idmap, owner, user),
         )
         if idmap:
@@ -301,19 +231,6 @@ class Resolver:
             return faults.source_is_idmapped(mount.source)
         return self._context.probe(source, mount)
 
-    def _submounts(self, source: _Source) -> tuple[str, ...]:
-        """The paths from the source of what is mounted below it, those above before those below."""
-        mounts = self._context.observed.mounts
-        found = []
-        for mount in mounts.values():
-            if mount.point.startswith(f"{source.path}/"):
-                above = mount
-                while above.id != source.found.mount and above.parent in mounts:
-                    above = mounts[above.parent]
-                if above.id == source.found.mount:
-                    found.append(mount.point[len(source.path) + 1 :])
-        return tuple(sorted(set(found), key=lambda path: (path.count("/"), path)))
-
     def _user(self, volume: Volume) -> User | None:
         if volume.user is None:
             return None
@@ -326,12 +243,6 @@ class Resolver:
         if root not in self._accounts:
             self._accounts[root] = Accounts(root, is_acting=self._context.is_acting)
         return self._accounts[root]
-
-    def _mount(self, mount_id: int) -> ObservedMount:
-        if mount_id not in self._mounts:
-            known = self._context.observed.mounts.get(mount_id)
-            self._mounts[mount_id] = known or observe_mount(mount_id)
-        return self._mounts[mount_id]
 
     def _target(self, volume: Volume) -> tuple[str, Kind | None]:
         """The target's path without links, and what is there; None where it has to be made."""
@@ -362,15 +273,6 @@ def _drop(answer: _Answer) -> None:
     _, source = answer
     if source:
         source.close()
-
-
-def _open_source(path: str) -> tuple[Fd, str]:
-    try:
-        return open_path(path)
-    except OSError as error:
-        if error.errno in (ENOENT, ENOTDIR):
-            raise VolumeError(faults.no_source(path)) from error
-        raise
 
 
 def _kind(found: Stat, path: str) -> Kind:

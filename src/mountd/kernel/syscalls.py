@@ -2,13 +2,13 @@
 
 Constants, structs and arguments have their names from the man pages: open_tree(2), move_mount(2),
 fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2), openat2(2), statx(2), statmount(2),
-listmount(2), umount2(2). Descriptors are close-on-exec. Each call raises OSError with `strerror`
+listmount(2), umount2(2), faccessat2(2), setgroups(2). Descriptors are close-on-exec. Each call raises OSError with `strerror`
 naming the call and its object.
 """
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_void_p
 from errno import ENOSYS, EOVERFLOW, EPERM
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
+AT_EACCESS = 0x200
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
 AT_RECURSIVE = 0x8000
@@ -51,6 +52,7 @@ SB_RDONLY = 1
 UMOUNT_NOFOLLOW = 8
 MNT_DETACH = 2
 
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
@@ -73,8 +75,8 @@ STATMOUNT_MNT_GIDMAP = 0x4000
 LSMT_ROOT = 0xFFFFFFFFFFFFFFFF
 
 _NUMBERS = {  # those of before 5.1 differ from one architecture to another
-    "x86_64": {"mount": 165, "umount2": 166, "statx": 332},
-}.get(os.uname().machine, {"mount": 40, "umount2": 39, "statx": 291})
+    "x86_64": {"setgroups": 116, "mount": 165, "umount2": 166, "statx": 332},
+}.get(os.uname().machine, {"setgroups": 159, "mount": 40, "umount2": 39, "statx": 291})
 
 
 def _check(result: int, function: Any, arguments: tuple[Any, ...]) -> int:
@@ -122,6 +124,7 @@ _fsopen = _bind("fsopen", 430, c_void_p, c_uint)  # no c_char_p: what it takes i
 _fsconfig = _bind("fsconfig", 431, c_int, c_uint, c_void_p, c_void_p, c_int)
 _fsmount = _bind("fsmount", 432, c_int, c_uint, c_uint)
 _openat2 = _bind("openat2", 437, c_int, c_char_p, c_void_p, c_size_t)
+_faccessat2 = _bind("faccessat2", 439, c_int, c_char_p, c_int, c_int)
 _mount_setattr = _bind("mount_setattr", 442, c_int, c_char_p, c_uint, c_void_p, c_size_t)
 _statmount = _bind("statmount", 457, c_void_p, c_void_p, c_size_t, c_uint)
 _listmount = _bind("listmount", 458, c_void_p, c_void_p, c_size_t, c_uint)
@@ -129,6 +132,7 @@ _open_tree_attr = _bind("open_tree_attr", 467, c_int, c_char_p, c_uint, c_void_p
 _statx = _bind("statx", _NUMBERS["statx"], c_int, c_char_p, c_int, c_uint, c_void_p)
 _mount = _bind("mount", _NUMBERS["mount"], c_void_p, c_char_p, c_void_p, c_long, c_void_p)
 _umount2 = _bind("umount2", _NUMBERS["umount2"], c_char_p, c_int)
+_setgroups = _bind("setgroups", _NUMBERS["setgroups"], c_size_t, c_void_p)
 
 
 def _is_there(call: Callable[..., int], *arguments: Any) -> bool:
@@ -264,6 +268,19 @@ def openat2(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
 
 
 _OPEN_HOW = Struct("=3Q")
+
+
+def faccessat2(path: str, mode: int) -> None:
+    """Ask whether this thread may have an absolute path, by its fsuid and groups (Linux 5.8).
+
+    EACCES where it may not; `mode` is made of os.R_OK, os.W_OK, os.X_OK.
+    """
+    _faccessat2(AT_FDCWD, os.fsencode(path), mode, AT_EACCESS)
+
+
+def setgroups(groups: Collection[int]) -> None:
+    """Give this thread, and no other, these supplementary groups; libc's gives them to all."""
+    _setgroups(len(groups), (ctypes.c_uint32 * len(groups))(*groups))
 
 
 class Stat(NamedTuple):

@@ -1,0 +1,94 @@
+"""What is legal in a volume but likely wrong, as a person reads it: what, and what to do.
+
+One function for each, so that all sentences can be read, and mended, in one sitting.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from mountd.core.model import Fault, Ids
+
+Key = Literal["source", "target", "user", "accounts", "idmap", "fallback", "recursive"]
+
+
+class Doubt(NamedTuple):
+    """One warning about a volume, and which of its keys it is about."""
+
+    volume: str
+    key: Key
+    text: str
+
+    def __str__(self) -> str:
+        return f"volumes.{self.volume}.{self.key}: {self.text}"
+
+
+def left_out(volume: str, source: str, points: Sequence[str]) -> Doubt:
+    what, them = ("mount", "it") if len(points) == 1 else ("mounts", "them")
+    verb = "is" if len(points) == 1 else "are"
+    text = f"the {what} below {source} {verb} left out ({_some(points, len(points))})"
+    return Doubt(volume, "recursive", f"{text}; set `recursive = true` to include {them}")
+
+
+def unmapped(volume: str, side: Literal["uids", "gids"], ids: Sequence[int], path: str) -> Doubt:
+    """`ids` are those left out, and to the first of them belongs `path`."""
+    first, *others = ids
+    more = f" and {len(others)} more" if others else ""
+    text = f"`{side}` leaves out id {first} ({path}){more}, which shows as 65534 and can't be"
+    return Doubt(volume, "idmap", f"{text} written; add an extent with `stored = {first}`")
+
+
+def hides(volume: str, target: str, names: Sequence[str], count: int | None) -> Doubt:
+    """`count`: of how many these names are the first; None: too many to be counted."""
+    text = f"{target} isn't empty, and its files are hidden by the mount ({_some(names, count)})"
+    return Doubt(volume, "target", f"{text}; move them away, or choose another target")
+
+
+def raw_ids(volume: str, why: Fault) -> Doubt:
+    hint = f"; {why.hint}" if why.hint else ""
+    return Doubt(volume, "fallback", f"ids stay raw, for {why.message}{hint}")
+
+
+def overflow_user(volume: str, user: str, ids: Ids) -> Doubt:
+    text = f"`{user}` is {ids}, and 65534 is as what ids show that have no place in a map"
+    return Doubt(volume, "user", f"{text}; name an account of its own")
+
+
+def no_accounts(volume: str, file: str, uid: int) -> Doubt:
+    text = f"there is no {file} to tell the group of uid {uid}, so gids stay as they are"
+    return Doubt(volume, "accounts", f'{text}; mend the path, or write `user = "{uid}:GID"`')
+
+
+def no_account(volume: str, file: str, uid: int) -> Doubt:
+    text = f"{file} has no account with uid {uid}, so gids stay as they are"
+    return Doubt(volume, "user", f'{text}; give the group too, `user = "{uid}:GID"`')
+
+
+def out_of_reach(volume: str, target: str, uid: int, folder: str, owner: Ids, mode: int) -> Doubt:
+    who = "u" if uid == owner.uid else "o"
+    is_open = mode & (0o100 if who == "u" else 0o001)
+    remedy = f"`getfacl {folder}` may tell why" if is_open else f"`chmod {who}+x {folder}`"
+    text = f"uid {uid} can't reach {target} through {folder}, which is {mode & 0o7777:04o}"
+    return Doubt(volume, "target", f"{text} of {owner}; {remedy}, or choose another target")
+
+
+def closed_to_us(volume: str, key: Key, path: str) -> Doubt:
+    return Doubt(volume, key, f"we may not look into {path}; run it as root to be told more")
+
+
+def not_answering(volume: str, source: str, target: str, seconds: float) -> Doubt:
+    text = f"no answer within {seconds:g} s from {source} (or {target})"
+    hint = "see whether the server behind it is alive"
+    return Doubt(volume, "source", f"{text}, so not all was looked at; {hint}")
+
+
+def not_looked_at(volume: str, said: str) -> Doubt:
+    hint = "`mountd check --system` tells what is allowed here"
+    return Doubt(volume, "source", f"not all could be looked at: {said}; {hint}")
+
+
+def _some(names: Sequence[str], count: int | None) -> str:
+    """The first three, and how many more there are."""
+    shown = ", ".join(names[:3])
+    if count is None:
+        return f"{shown} and many more"
+    return f"{shown} and {count - 3} more" if count > 3 else shown

@@ -1,0 +1,271 @@
+"""What is legal but likely wrong with volumes, as this machine is: what `mountd check` warns of.
+
+Each look is bounded in entries and in time, and a server that hangs costs its own volume only.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from time import monotonic
+from typing import Literal, NamedTuple
+
+from mountd.accounts import Accounts
+from mountd.core import doubt
+from mountd.core.doubt import Doubt
+from mountd.core.faults import VolumeError
+from mountd.core.idmapping import OVERFLOW_ID, Extents, Idmapping, inverse, is_whole, seen_as
+from mountd.core.model import Action, DesiredMount, Fault, Filesystem, Ids, ObservedMount, User
+from mountd.core.targets import folders_above
+from mountd.filesystems import mounted_filesystems
+from mountd.kernel.access import Person, can_act_as_others, first_closed
+from mountd.kernel.contents import Bound, files_below, names_in
+from mountd.kernel.observe import observe
+from mountd.kernel.privileges import missing_capabilities
+from mountd.kernel.syscalls import Stat, statx
+from mountd.kernel.userns import known_ids
+from mountd.patience import PATIENCE, Looker
+from mountd.reconcile import Pass
+from mountd.sources import Source, Sources
+
+MOST_ENTRIES = 10_000
+"""Files of one source whose owners are looked at."""
+_MOST_SECONDS = 1.0
+_MOST_SECONDS_IN_ALL = 10.0
+_MOST_NAMES = 1_000
+
+
+class Doubts(NamedTuple):
+    """What was found, and sentences about what could not be looked at."""
+
+    found: tuple[Doubt, ...]
+    unseen: tuple[str, ...]
+
+
+def find_doubts(result: Pass, state_dir: str) -> Doubts:
+    """What is to be doubted of volumes that nothing else is wrong with; `result` is a dry pass's."""
+    actions = [each.action for each in result.outcomes if each.action.verb != "unmount"]
+    sound = [each for each in actions if each.verb and not each.fault]
+    doubter = _Doubter([each.action for each in result.outcomes], state_dir)
+    looker = Looker[Action, list[Doubt]](doubter.look, _give_up, lambda _: None)
+    found = [each for answers in looker.look_at(sound) for each in answers]
+    return Doubts(tuple(found), tuple(_unseen(sound, doubter.skipped)))
+
+
+def with_doubts(result: Pass, found: Sequence[Doubt]) -> Pass:
+    """The pass with what was found among its volumes' notes."""
+    texts: dict[str, list[str]] = {}
+    for each in found:
+        texts.setdefault(each.volume, []).append(each.text)
+    outcomes = (
+        each._replace(action=_with_notes(each.action, texts.get(each.action.volume, ())))
+        for each in result.outcomes
+    )
+    return result._replace(outcomes=tuple(outcomes))
+
+
+def _with_notes(action: Action, notes: Sequence[str]) -> Action:
+    return action if action.verb == "unmount" else action._replace(notes=(*action.notes, *notes))
+
+
+def _give_up(action: Action) -> list[Doubt]:
+    return [doubt.not_answering(action.volume, action.source, action.target, PATIENCE)]
+
+
+def _unseen(sound: Sequence[Action], skipped: int) -> Iterator[str]:
+    mounts = [each.mount for each in sound if each.mount]
+    if missing_capabilities(["CAP_SYS_ADMIN"]) and any(_wants_idmap(each) for each in mounts):
+        yield (
+            "whether the filesystems take the idmappings was not tried: that needs CAP_SYS_ADMIN;"
+            " run it as root"
+        )
+    if not can_act_as_others() and any(each.user and each.user.uid for each in mounts):
+        yield (
+            "whether the users reach their targets was not looked at: only root may ask that;"
+            " run it as root"
+        )
+    if skipped:
+        what = "1 more volume" if skipped == 1 else f"{skipped} more volumes"
+        yield (
+            f"the files of {what} were not looked at, for the others' took"
+            f" {_MOST_SECONDS_IN_ALL:g} s; check such volumes in a manifest of their own"
+        )
+
+
+def _wants_idmap(mount: DesiredMount) -> bool:
+    return mount.idmap is not None and not mount.inherited
+
+
+class _Doubter:
+    """Looks at one volume after the other, and remembers what they have in common."""
+
+    def __init__(self, actions: Sequence[Action], state_dir: str) -> None:
+        observed = observe()
+        self._mounts = observed.mounts
+        self._below: dict[str, list[ObservedMount]] = {}
+        for mount in self._mounts.values():
+            for folder in (*folders_above(mount.point), "/"):
+                self._below.setdefault(folder, []).append(mount)
+        targets = [each.target for each in actions]
+        self._ways = {folder for each in targets for folder in (each, *folders_above(each))}
+        self._changing = {each.target for each in actions if each.verb != "keep"}
+        volumes = [each.mount.volume for each in actions if each.mount]
+        bases: dict[Filesystem, str | Fault | None] = mounted_filesystems(
+            volumes, self._mounts, state_dir
+        )
+        self._sources = Sources(observed, {}, bases, is_record_lost=False)
+        self._accounts: dict[str, Accounts] = {}
+        self._closed: dict[tuple[str, Person], str | None] = {}
+        self._can_act_as_others = can_act_as_others()
+        self._seconds_left = _MOST_SECONDS_IN_ALL
+        self.skipped = 0
+        """Volumes whose files there was no time for."""
+
+    def look(self, action: Action) -> list[Doubt]:
+        found: list[Doubt] = []
+        try:
+            found += self._hidden(action)
+            if mount := action.mount:
+                found += self._about_user(mount)
+                found += self._about_source(mount)
+        except VolumeError as error:  # it changed since it was resolved
+            found.append(doubt.not_looked_at(action.volume, error.fault.message))
+        except OSError as error:
+            found.append(doubt.not_looked_at(action.volume, error.strerror or str(error)))
+        return found
+
+    def _hidden(self, action: Action) -> Iterator[Doubt]:
+        """What lies in the target's folder, if a first mount is to come over it."""
+        target = action.target
+        if action.verb != "mount" or action.source == target or self._is_later(target):
+            return
+        try:
+            names = names_in(target, _MOST_NAMES)
+        except PermissionError:
+            yield doubt.closed_to_us(action.volume, "target", target)
+            return
+        names = sorted(each for each in names if f"{target}/{each}" not in self._ways)
+        if names:
+            count = len(names) if len(names) < _MOST_NAMES else None
+            yield doubt.hides(action.volume, target, names, count)
+
+    def _is_later(self, path: str) -> bool:
+        """Whether it lies below a target at which something else is mounted first."""
+        return any(folder in self._changing for folder in folders_above(path))
+
+    def _about_user(self, mount: DesiredMount) -> Iterator[Doubt]:
+        volume, user = mount.volume, mount.user
+        if user is None or volume.user is None:
+            return
+        if OVERFLOW_ID in user:
+            gid = OVERFLOW_ID if user.gid is None else user.gid
+            yield doubt.overflow_user(volume.name, volume.user, Ids(user.uid, gid))
+        accounts = self._accounts_of(volume.accounts)
+        if user.gid is None:
+            file = os.path.join(volume.accounts, "etc/passwd")
+            is_known = accounts.passwd and file not in accounts.missing
+            say = doubt.no_account if is_known else doubt.no_accounts
+            yield say(volume.name, file, user.uid)
+        yield from self._out_of_reach(mount, user, accounts)
+
+    def _accounts_of(self, root: str) -> Accounts:
+        if root not in self._accounts:
+            self._accounts[root] = Accounts(root, is_acting=False)
+        return self._accounts[root]
+
+    def _out_of_reach(
+        self, mount: DesiredMount, user: User, accounts: Accounts
+    ) -> Iterator[Doubt]:
+        """The folder above the target through which the user can't go."""
+        if not self._can_act_as_others or user.uid == 0:
+            return
+        ways = ["/"]
+        for folder in reversed(folders_above(mount.target)):
+            if folder in self._changing:
+                break  # what comes there decides
+            ways.append(folder)
+        gid = user.gid or 0  # as for an OCI image's user without a group
+        person = Person(user.uid, gid, tuple(sorted(accounts.groups_of(user.uid))))
+        key = ways[-1], person
+        if key not in self._closed:
+            self._closed[key] = first_closed(ways, person)
+        if folder := self._closed[key] or "":
+            found = statx(None, folder)
+            owner = Ids(found.uid, found.gid)
+            yield doubt.out_of_reach(
+                mount.volume.name, mount.target, user.uid, folder, owner, found.mode
+            )
+
+    def _about_source(self, mount: DesiredMount) -> Iterator[Doubt]:
+        volume = mount.volume
+        if mount.refused:
+            yield doubt.raw_ids(volume.name, mount.refused.fault)
+        source = self._sources.open(volume, mount.target)
+        with source.fd:
+            yield from self._left_out(mount, source)
+            if isinstance(volume.idmap, Idmapping) and _wants_idmap(mount):
+                yield from self._unmapped(mount, source)
+
+    def _left_out(self, mount: DesiredMount, source: Source) -> Iterator[Doubt]:
+        """The mounts below the source, which a clone that isn't recursive has not."""
+        if mount.volume.recursive or mount.is_in_place:
+            return
+        points = {
+            each.point
+            for each in self._below.get(source.path, ())
+            if not f"{each.point}/".startswith(f"{mount.target}/")
+            and self._lies_on(each, source.mount.id)
+        }
+        if points:
+            yield doubt.left_out(mount.volume.name, source.path, sorted(points))
+
+    def _lies_on(self, mount: ObservedMount, below: int) -> bool:
+        """Whether it lies on the mount with the id `below`, or on one that does."""
+        while mount.parent != below:
+            if mount.parent not in self._mounts or mount.parent == mount.id:
+                return False
+            mount = self._mounts[mount.parent]
+        return True
+
+    def _unmapped(self, mount: DesiredMount, source: Source) -> Iterator[Doubt]:
+        """Ids of files that the extents leave out."""
+        lacking = _Lacking(mount)
+        if not lacking.extents:
+            return
+        if self._seconds_left <= 0:
+            self.skipped += 1
+            return
+        place = mount.target if mount.volume.type else source.path
+        begun = monotonic()
+        bound = Bound(MOST_ENTRIES, begun + min(_MOST_SECONDS, self._seconds_left))
+        closed: list[str] = []
+        try:
+            lacking.see(place, source.found)
+            for path, found in files_below(source.fd, bound, closed):
+                lacking.see(f"{place}/{path}", found)
+        finally:
+            self._seconds_left -= monotonic() - begun
+        for side, ids in lacking.ids.items():
+            yield doubt.unmapped(mount.volume.name, side, ids, lacking.example[side])
+        if closed:
+            yield doubt.closed_to_us(mount.volume.name, "idmap", f"{place}/{closed[0]}".rstrip("/"))
+
+
+class _Lacking:
+    """Which stored ids a volume's extents leave out, and the first file of each side."""
+
+    def __init__(self, mount: DesiredMount) -> None:
+        assert mount.idmap
+        self.extents: dict[Side, Extents] = {
+            side: extents
+            for side, extents, known in zip(SIDES, mount.idmap, known_ids(), strict=True)
+            if not is_whole(extents, known)
+        }
+        through = mount.through_idmap or known_ids()
+        self._stored_of = dict(zip(SIDES, map(inverse, through), strict=True))
+        self.ids: dict[Side, list[int]] = {}
+        self.example: dict[Side, str] = {}
+
+    def see(self, path: str, found: Stat) -> None:
+        for side, extents in self.extents.items():
+            shown = found.uid if side == "uids" else found.gid
+            stored = seen_as(self._stored_of[side], shown)
+            ...

@@ -1,0 +1,125 @@
+"""Where a volume's files come from: the source opened, and the mount that is the source's own."""
+
+from collections.abc import Mapping
+from errno import ENOENT, ENOTDIR
+from typing import NamedTuple
+
+from mountd.core import faults
+from mountd.core.faults import VolumeError
+from mountd.core.idmapping import Idmapping
+from mountd.core.model import Fault, Filesystem, Managed, Observed, ObservedMount, Volume
+from mountd.kernel.observe import observe_mount
+from mountd.kernel.paths import UnsafeLinkError, open_below, open_path
+from mountd.kernel.syscalls import Fd, Stat, statx
+
+Bases = Mapping[Filesystem, str | Fault | None]
+"""Where each filesystem is mounted, or why it can't be; None: it would be, by a pass."""
+
+
+class Source(NamedTuple):
+    """A source's root as it was reached, by which mount, and which idmapping that has.
+
+    `own` is the mount that the source lies on by itself. In place that is another once ours is
+    there: `through` is ours then.
+    """
+
+    fd: Fd
+    path: str
+    found: Stat
+    mount: ObservedMount
+    idmap: Idmapping | None
+    own: ObservedMount
+    through: int | None
+
+
+class Sources:
+    """Opens sources, as the machine is in this round of a pass."""
+
+    def __init__(
+        self,
+        observed: Observed,
+        managed: Mapping[int, Managed],
+        bases: Bases,
+        *,
+        is_record_lost: bool,
+    ) -> None:
+        self._observed = observed
+        self._managed = managed
+        self._bases = bases
+        self._is_record_lost = is_record_lost
+
+    def open(self, volume: Volume, target: str) -> Source:
+        """Open a volume's source. Raises VolumeError, or OSError as openat2(2) does."""
+        if volume.filesystem:
+            fd, path = self._in_filesystem(volume, volume.filesystem)
+        else:
+            fd, path = _opened(volume.source)
+        try:
+            found = statx(fd)
+            mount = own = self._observed.mounts.get(found.mount) or observe_mount(found.mount)
+            idmap, through = mount.idmap, None
+            if path == target and found.is_mount_root and self._is_ours(mount, target):
+                through = mount.id
+                while self._is_ours(own, target) and own.parent in self._observed.mounts:
+                    own = self._observed.mounts[own.parent]
+                if not self._observed.tells_idmaps:
+                    managed = self._managed.get(mount.id)
+                    idmap = managed.idmap if managed else None
+        except BaseException:
+            fd.close()
+            raise
+        return Source(fd, path, found, mount, idmap, own, through)
+
+    def submounts(self, source: Source) -> tuple[str, ...]:
+        """The paths from the source of what is mounted below it, those above before those below."""
+        mounts = self._observed.mounts
+        found = set()
+        for mount in mounts.values():
+            if mount.point.startswith(f"{source.path}/"):
+                above = mount
+                while above.id != source.mount.id and above.parent in mounts:
+                    above = mounts[above.parent]
+                if above.id == source.mount.id:
+                    found.add(mount.point[len(source.path) + 1 :])
+        return tuple(sorted(found, key=lambda path: (path.count("/"), path)))
+
+    def _in_filesystem(self, volume: Volume, filesystem: Filesystem) -> tuple[Fd, str]:
+        base = self._bases[filesystem]
+        if isinstance(base, Fault):
+            raise VolumeError(base)
+        assert base, "a filesystem that isn't mounted yet is for later"
+        root, path = _opened(base)
+        if not volume.subdir:
+            return root, path
+        with root:
+            try:
+                return open_below(root, volume.subdir), f"{path}/{volume.subdir}"
+            except UnsafeLinkError as error:
+                raise VolumeError(faults.link_in_subdir(volume.subdir)) from error
+            except (FileNotFoundError, NotADirectoryError) as error:
+                fault = faults.no_subdir(volume.subdir, filesystem.type, filesystem.source)
+                raise VolumeError(fault) from error
+
+    def _is_ours(self, mount: ObservedMount, target: str) -> bool:
+        """Whether a mount at an in-place target is ours: on record, or as it shows what it covers.
+
+        A record that can be believed knows all of ours.
+        """
+        if mount.point != target:
+            return False
+        if managed := self._managed.get(mount.id):
+            return managed.target == target
+        parent = self._observed.mounts.get(mount.parent)
+        if not self._is_record_lost or parent is None:
+            return False
+        covered = parent.root.rstrip("/") + mount.point[len(parent.point.rstrip("/")) :]
+        return mount.device == parent.device and mount.root == (covered or "/")
+
+
+def _opened(path: str) -> tuple[Fd, str]:
+    try:
+        return open_path(path)
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR):
+            raise VolumeError(faults.no_source(path)) from error
+        raise
