@@ -1,161 +1,54 @@
 """The plan as a pure function: what each difference means, and what holds of every plan."""
 
-from itertools import count
-from random import Random
-from typing import NamedTuple
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from machine import DEBIAN_12, DEBIAN_13, NEW, OURS, THEIRS, Kernel, KilledError, Machine, Round
 
-from mountd.core import faults
-from mountd.core.drift import record_entry
-from mountd.core.idmapping import Idmapping, swap
+from mountd.core.drift import differences, record_entry
 from mountd.core.model import (
     Action,
-    Desired,
     DesiredMount,
-    Flags,
-    Ids,
     Managed,
     Observed,
     ObservedMount,
-    Top,
-    Unready,
-    User,
+    Outcome,
     Volume,
 )
-from mountd.core.plan import plan
+from mountd.core.nesting import circle, needs
+from mountd.core.plan import departures, plan
 
-OURS, THEIRS = "/etc/mountd.toml", "/srv/other.toml"
-RW = Flags(read_only=False, nosuid=True, nodev=True, noexec=False, atime="relatime")
-RO = RW._replace(read_only=True)
-OWNER = Ids(501, 20)
-INODES = {"/s/1": 1, "/s/2": 2, "/s/3": 3}
-TARGETS = ("/t/a", "/t/b", "/t/c", "/t/d/e")
-
-
-def volume(
-    name: str, target: str, source: str = "/s/1", *, uid: int | None = 1000, flags: Flags = RW
-) -> DesiredMount:
-    """The mount that a volume of this name means; it shows the owner as `uid`, or None: as is."""
-    idmap = None if uid is None else Idmapping(swap(501, uid), swap(20, uid))
-    shown = OWNER if uid is None else Ids(uid, uid)
-    return DesiredMount(
-        Volume(name, source, target), source, target, "folder", "ext4", 7, INODES[source], OWNER,
-        None if uid is None else User(uid, uid), OWNER, shown, idmap, uid is None, flags,
-    )  # fmt: skip
+KERNELS = [
+    pytest.param(NEW, id="new"),
+    pytest.param(DEBIAN_13, id="debian13"),
+    pytest.param(DEBIAN_12, id="debian12"),
+]
 
 
-def unready(mount: DesiredMount) -> Unready:
-    """The same volume while its source isn't there."""
-    return Unready(mount.volume, mount.target, faults.no_source(mount.source))
+def volume(name: str, target: str, source: str = "/s/1", **keys: Any) -> Volume:
+    """A volume whose owner shall be seen as 1000, unless the keys say otherwise."""
+    return Volume(name, source, target, **{"user": "1000", **keys})
 
 
-class Placed(NamedTuple):
-    """A mount of the machine, seen from outside."""
-
-    id: int
-    point: str
-    device: int
-    inode: int
-    shown: Ids
-    idmap: Idmapping | None
-    flags: Flags
-    fs_type: str
-
-
-class Machine:
-    """What the kernel and the record would hold: actions carried out on values."""
-
-    def __init__(self, *, tells_idmaps: bool = True) -> None:
-        self.tells_idmaps = tells_idmaps
-        self.mounts: list[Placed] = []  # of two at one point the later is on top
-        self.record: dict[int, Managed] = {}
-        self._ids = count(1 << 32)  # as the kernel's unique ids
-
-    def put(self, mount: DesiredMount, manifest: str | None = OURS, *, at: str = "") -> Placed:
-        """A mount as this one, recorded for a manifest (or for none), now `at` another place."""
-        placed = self._made(mount)._replace(point=at or mount.target)
-        self.mounts.append(placed)
-        if manifest:
-            self.record[placed.id] = record_entry(mount, placed.id, manifest)
-        return placed
-
-    def put_foreign(self, point: str) -> Placed:
-        """Somebody's mount, of which mountd knows nothing."""
-        placed = Placed(next(self._ids), point, 9, 9, Ids(0, 0), None, RW, "xfs")
-        self.mounts.append(placed)
-        return placed
-
-    def plan(self, *desired: Desired, manifest: str = OURS) -> list[Action]:
-        tops = {m.point: Top(m.id, m.device, m.inode, m.shown) for m in self.mounts}
-        wanted = {each.target for each in desired}
-        below: dict[str, int] = {}
-        mounts = {}
-        for each in self.mounts:
-            idmap = each.idmap if self.tells_idmaps else None
-            mounts[each.id] = ObservedMount(
-                each.id, below.get(each.point, 1), each.point, "/", each.fs_type, each.device, each.flags,
-                False, idmap,
-            )  # fmt: skip
-            below[each.point] = each.id
-        seen = {target: top for target, top in tops.items() if target in wanted}
-        observed = Observed(mounts, seen, self.tells_idmaps)
-        return plan(desired, observed, self.record.values(), manifest)
-
-    def carry_out(self, actions: list[Action]) -> None:
-        """Do what the kernel would do, and fail where a mount would be buried, or lost."""
-        for action in actions:
-            old, wanted = action.old, action.mount
-            if action.verb == "mount":
-                assert wanted and not self._at(action.target), "it would be stacked"
-                assert not self._below(action.target), "it would bury a mount"
-                self.put(wanted)
-            elif action.verb in ("replace", "adjust"):
-                assert wanted and old and self._at(action.target)[-1].id == old.id
-                if action.verb == "replace":
-                    assert not self._below(action.target), "it would take a mount along"
-                    self._change(old.id, self._made(wanted))
-                    del self.record[old.id]
-                    placed = self._at(action.target)[-1]
-                    self.record[placed.id] = record_entry(wanted, placed.id, OURS)
-                else:
-                    placed = self._at(action.target)[-1]
-                    self._change(old.id, placed._replace(flags=wanted.flags))
-            elif action.verb == "unmount":
-                assert old and self._at(action.target)[-1].id == old.id
-                self.mounts = [each for each in self.mounts if each.id != old.id]
-                del self.record[old.id]
-            elif action.verb == "keep":
-                assert old
-                self.record[old.id] = old
-        mounted = {each.id for each in self.mounts}
-        self.record = {each: entry for each, entry in self.record.items() if each in mounted}
-
-    def recorded(self, mount: Placed) -> Managed:
-        """What the record says of a mount; one without names where it says nothing."""
-        nothing = Managed(mount.id, "", "", "", "", OWNER, None)
-        return self.record.get(mount.id, nothing)
-
-    def _made(self, mount: DesiredMount) -> Placed:
-        return Placed(
-            next(self._ids), mount.target, mount.device, mount.inode, mount.shown, mount.idmap,
-            mount.flags, mount.fs_type,
-        )  # fmt: skip
-
-    def _at(self, point: str) -> list[Placed]:
-        return [each for each in self.mounts if each.point == point]
-
-    def _below(self, point: str) -> list[Placed]:
-        return [each for each in self.mounts if each.point.startswith(f"{point}/")]
-
-    def _change(self, old: int, new: Placed) -> None:
-        self.mounts = [new if each.id == old else each for each in self.mounts]
-
-
-def verbs(actions: list[Action]) -> list[tuple[str, str | None, str]]:
+def verbs(actions: Iterable[Action]) -> list[tuple[str, str | None, str]]:
     return [(action.volume, action.verb, action.target) for action in actions]
+
+
+def carried_out(rounds: Iterable[Round]) -> list[list[tuple[str, str | None, str]]]:
+    """By round, what was done in it."""
+    return [verbs(each for each in one.actions if not each.after) for one in rounds]
+
+
+def first_plan(machine: Machine, *volumes: Volume, **how: Any) -> list[Action]:
+    """What a dry run would show."""
+    (first, *_), _, _ = deepcopy(machine).run(volumes, **how)
+    return first.actions
 
 
 # examples ------------------------------------------------------------------------------------
@@ -164,15 +57,14 @@ def verbs(actions: list[Action]) -> list[tuple[str, str | None, str]]:
 def test_what_is_not_there_is_mounted_and_what_is_as_desired_is_kept() -> None:
     machine = Machine()
     work = volume("work", "/t/a")
-    assert verbs(machine.plan(work)) == [("work", "mount", "/t/a")]
-    machine.carry_out(machine.plan(work))
-    assert verbs(machine.plan(work)) == [("work", "keep", "/t/a")]
+    assert carried_out(machine.run([work])[0]) == [[("work", "mount", "/t/a")]]
+    assert carried_out(machine.run([work])[0]) == [[("work", "keep", "/t/a")]]
 
 
 def test_a_renamed_volume_is_kept_and_recorded_under_its_new_name() -> None:
     machine = Machine()
     machine.put(volume("old", "/t/a"))
-    (action,) = machine.plan(volume("new", "/t/a"))
+    (action,) = first_plan(machine, volume("new", "/t/a"))
     assert verbs([action]) == [("new", "keep", "/t/a")]
     assert action.old and action.old.volume == "new"
 
@@ -181,7 +73,7 @@ def test_two_volumes_that_exchange_targets_are_two_replacements() -> None:
     machine = Machine()
     machine.put(volume("a", "/t/a", "/s/1"))
     machine.put(volume("b", "/t/b", "/s/2"))
-    actions = machine.plan(volume("a", "/t/b", "/s/1"), volume("b", "/t/a", "/s/2"))
+    actions = first_plan(machine, volume("a", "/t/b", "/s/1"), volume("b", "/t/a", "/s/2"))
     assert verbs(actions) == [("a", "replace", "/t/b"), ("b", "replace", "/t/a")]
     assert [[each.field for each in action.drift] for action in actions] == [["source"]] * 2
 
@@ -189,14 +81,14 @@ def test_two_volumes_that_exchange_targets_are_two_replacements() -> None:
 def test_a_moved_target_is_mounted_before_the_old_one_leaves() -> None:
     machine = Machine()
     machine.put(volume("work", "/t/a"))
-    actions = machine.plan(volume("work", "/t/b"))
+    actions = first_plan(machine, volume("work", "/t/b"))
     assert verbs(actions) == [("work", "mount", "/t/b"), ("work", "unmount", "/t/a")]
 
 
 def test_a_managed_mount_found_elsewhere_leaves_there_once_its_target_has_one() -> None:
     machine = Machine()
     machine.put(volume("work", "/t/a"), at="/t/x")
-    actions = machine.plan(volume("work", "/t/a"))
+    actions = first_plan(machine, volume("work", "/t/a"))
     assert verbs(actions) == [("work", "mount", "/t/a"), ("work", "unmount", "/t/x")]
     assert [(each.field, each.found) for each in actions[0].drift] == [("mount", "/t/x")]
 
@@ -205,80 +97,80 @@ def test_one_found_at_another_volumes_target_makes_way_for_that_in_the_same_pass
     machine = Machine()
     a, b = volume("a", "/t/a", "/s/1"), volume("b", "/t/b", "/s/2")
     machine.put(a, at="/t/b")
-    machine.carry_out(machine.plan(a, b))
-    assert {action.verb for action in machine.plan(a, b)} == {"keep"}
+    machine.run([a, b])
+    assert carried_out(machine.run([a, b])[0]) == [[("a", "keep", "/t/a"), ("b", "keep", "/t/b")]]
 
 
 def test_a_volume_that_left_the_manifest_or_is_disabled_is_unmounted() -> None:
     machine = Machine()
     machine.put(volume("work", "/t/a"))
-    (action,) = machine.plan()
+    (action,) = first_plan(machine)
     assert verbs([action]) == [("work", "unmount", "/t/a")]
     assert action.required
+    assert first_plan(machine, removes=False) == []
 
 
 def test_what_leaves_from_below_a_new_target_goes_first() -> None:
     machine = Machine()
     machine.put(volume("deep", "/t/a/deep"))
-    actions = machine.plan(volume("work", "/t/a"))
+    actions = first_plan(machine, volume("work", "/t/a"))
     assert verbs(actions) == [("deep", "unmount", "/t/a/deep"), ("work", "mount", "/t/a")]
+
+
+_BASE: dict[str, Any] = {"source": "/s/1"}
 
 
 @pytest.mark.parametrize(
     ("had", "verb", "fields"),
     [
-        (volume("work", "/t/a", flags=RO), "adjust", ["flags"]),
-        (volume("work", "/t/a", uid=1001), "replace", ["idmap"]),
-        (volume("work", "/t/a", uid=None), "replace", ["idmap"]),
-        (volume("work", "/t/a", "/s/2"), "replace", ["source"]),
+        ({"read_only": True}, "adjust", ["flags"]),
+        ({"user": "1001"}, "replace", ["idmap"]),
+        ({"user": None}, "replace", ["idmap"]),
+        ({"source": "/s/2"}, "replace", ["source"]),
         (
-            volume("work", "/t/a", "/s/2", uid=1001, flags=RO),
+            {"source": "/s/2", "user": "1001", "read_only": True},
             "replace",
             ["source", "idmap", "flags"],
         ),
     ],
 )
-@pytest.mark.parametrize("tells_idmaps", [True, False])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_a_difference_is_adjusted_where_flags_are_all_and_else_replaced(
-    had: DesiredMount, verb: str, fields: list[str], *, tells_idmaps: bool
+    kernel: Kernel, had: dict[str, Any], verb: str, fields: list[str]
 ) -> None:
-    machine = Machine(tells_idmaps=tells_idmaps)
-    machine.put(had)
-    (action,) = machine.plan(volume("work", "/t/a"))
+    machine = Machine(kernel)
+    machine.put(volume("work", "/t/a", **had))
+    (action,) = first_plan(machine, volume("work", "/t/a"))
     assert (action.verb, [each.field for each in action.drift]) == (verb, fields)
+    is_bare = verb == "replace" and kernel == DEBIAN_12
+    assert [note.startswith("gap: ") for note in action.notes] == [True] * is_bare
 
 
-@pytest.mark.parametrize("tells_idmaps", [True, False])
-def test_without_a_record_what_equals_the_desired_mount_is_adopted(*, tells_idmaps: bool) -> None:
-    machine = Machine(tells_idmaps=tells_idmaps)
-    placed = machine.put(volume("work", "/t/a"), None)
-    (action,) = machine.plan(volume("work", "/t/a"))
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_without_a_record_what_equals_the_desired_mount_is_adopted(kernel: Kernel) -> None:
+    machine = Machine(kernel)
+    work = volume("work", "/t/a")
+    placed = machine.put(work, None)
+    (action,) = first_plan(machine, work)
     assert action.verb == "keep"
-    assert action.old == record_entry(volume("work", "/t/a"), placed.id, OURS)
+    assert action.old == record_entry(machine.means(work), placed.id, OURS)
 
 
-@pytest.mark.parametrize(
-    "there",
-    [
-        volume("work", "/t/a", flags=RO),
-        volume("work", "/t/a", uid=1001),
-        volume("work", "/t/a", "/s/2"),
-    ],
-)
-@pytest.mark.parametrize("tells_idmaps", [True, False])
+@pytest.mark.parametrize("there", [{"read_only": True}, {"user": "1001"}, {"source": "/s/2"}])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_without_a_record_any_other_mount_is_a_conflict_and_left_alone(
-    there: DesiredMount, *, tells_idmaps: bool
+    kernel: Kernel, there: dict[str, Any]
 ) -> None:
-    machine = Machine(tells_idmaps=tells_idmaps)
-    machine.put(there, None)
-    (action,) = machine.plan(volume("work", "/t/a"))
+    machine = Machine(kernel)
+    machine.put(volume("work", "/t/a", **there), None)
+    (action,) = first_plan(machine, volume("work", "/t/a"))
     assert (action.verb, action.state) == (None, "conflict")
 
 
 def test_a_mount_of_another_manifest_is_a_conflict_that_names_it_though_it_is_equal() -> None:
     machine = Machine()
     machine.put(volume("theirs", "/t/a"), THEIRS)
-    (action,) = machine.plan(volume("work", "/t/a"))
+    (action,) = first_plan(machine, volume("work", "/t/a"))
     assert (action.verb, action.state) == (None, "conflict")
     assert action.fault and THEIRS in action.fault.message and "`theirs`" in action.fault.message
 
@@ -287,7 +179,7 @@ def test_a_foreign_mount_over_ours_is_a_conflict_that_says_so() -> None:
     machine = Machine()
     machine.put(volume("work", "/t/a"))
     machine.put_foreign("/t/a")
-    (action,) = machine.plan(volume("work", "/t/a"))
+    (action,) = first_plan(machine, volume("work", "/t/a"))
     assert action.fault and "(xfs) covers" in action.fault.message
 
 
@@ -295,134 +187,639 @@ def test_a_foreign_mount_over_ours_is_a_conflict_that_says_so() -> None:
 def test_a_foreign_mount_below_is_a_conflict_that_names_it(*, is_mounted: bool) -> None:
     machine = Machine()
     if is_mounted:
-        machine.put(volume("work", "/t/a", uid=1001))
+        machine.put(volume("work", "/t/a", user="1001"))
     machine.put_foreign("/t/a/deep")
-    (action,) = machine.plan(volume("work", "/t/a"))
+    (action,) = first_plan(machine, volume("work", "/t/a"))
     assert action.verb is None
     assert action.fault and "/t/a/deep (xfs)" in action.fault.message
 
 
 def test_the_second_of_two_volumes_at_one_target_is_a_conflict() -> None:
-    actions = Machine().plan(volume("a", "/t/a"), volume("b", "/t/a"))
+    actions = first_plan(Machine(), volume("a", "/t/a"), volume("b", "/t/a"))
     assert verbs(actions) == [("a", "mount", "/t/a"), ("b", None, "/t/a")]
     assert actions[1].fault and "`a`" in actions[1].fault.message
 
 
-# what holds of every plan --------------------------------------------------------------------
+# nesting -------------------------------------------------------------------------------------
 
-_AT_ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-_USERS = st.sampled_from([None, 1000, 1001])
-_FLAGS = st.sampled_from([RW, RO])
-_NAMES = st.sampled_from(["a", "b", "c", "d", "gone", "old"])
+NEST = [
+    volume("parent", "/t/a"),
+    volume("child", "/t/a/b", "/s/2"),
+    volume("grandchild", "/t/a/b/c", "/s/3"),
+    volume("from-child", "/t/d", "/t/a/b/x"),
+    volume("from-that", "/t/e", "/t/d"),
+]
 
 
-def _mounts(targets: st.SearchStrategy[str]) -> st.SearchStrategy[DesiredMount]:
-    return st.builds(
-        volume, _NAMES, targets, st.sampled_from(list(INODES)), uid=_USERS, flags=_FLAGS
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 4, 0, 3, 1)])
+def test_each_volume_waits_for_those_above_its_target_and_its_source(order: Sequence[int]) -> None:
+    machine = Machine()
+    rounds, done, _ = machine.run([NEST[each] for each in order])
+    assert [sorted(name for name, _, _ in each) for each in carried_out(rounds)] == [
+        ["parent"],
+        ["child"],
+        ["from-child", "grandchild"],
+        ["from-that"],
+    ]
+    assert not any(each.fault for each in done.values())
+    assert machine.file("/t/e") == machine.file("/s/2/x")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("manifest", [OURS, THEIRS])
+@pytest.mark.parametrize("had", [None, "1001"])
+def test_a_parent_that_appears_or_is_replaced_takes_the_topmost_of_ours_along(
+    kernel: Kernel, manifest: str, had: str | None
+) -> None:
+    machine = Machine(kernel)
+    if had:
+        machine.put(volume("parent", "/t/a", user=had))
+    child = machine.put(volume("child", "/t/a/b", "/s/2"), manifest)
+    machine.put(volume("grandchild", "/t/a/b/c", "/s/3"), manifest)
+    rest = NEST[1:3] if manifest == OURS else []
+    rounds, done, left = machine.run([NEST[0], *rest])
+    (action,) = [each for each in rounds[0].actions if each.volume == "parent"]
+    assert (action.verb, not left) == ("replace" if had else "mount", True)
+    assert [(point, each.id) for point, each in action.carried] == [("/t/a/b", child.id)]
+    assert [note.startswith("gap: /t/a/b is away") for note in action.notes] == (
+        [] if had and kernel != DEBIAN_12 else [not had]
     )
+    assert [machine.file(each) for each in ("/t/a", "/t/a/b", "/t/a/b/c")] == [
+        machine.file(each) for each in ("/s/1", "/s/2", "/s/3")
+    ]
+    assert not any(each.fault for each in done.values())
 
 
-_DESIRED = st.lists(
-    st.tuples(_mounts(st.sampled_from(TARGETS)), st.integers(0, 3)),
-    unique_by=(lambda each: each[0].target, lambda each: each[0].volume.name),
-).map(lambda several: [mount if ready else unready(mount) for mount, ready in several])
+def test_a_parent_goes_from_under_what_stays_and_says_that_there_is_a_gap() -> None:
+    machine = Machine()
+    machine.run(NEST[:3])
+    rounds, _, (left,) = machine.run(NEST[1:3])
+    assert verbs(rounds[0].actions)[-1] == ("parent", "unmount", "/t/a")
+    assert left.fault is None
+    assert [point for point, _ in left.action.carried] == ["/t/a/b"]
+    assert left.action.notes == ("gap: /t/a/b is away for a moment",)
+    assert machine.file("/t/a") != machine.file("/s/1")
+    assert machine.file("/t/a/b/c") == machine.file("/s/3")
 
 
-@st.composite
-def _machines(draw: st.DrawFn) -> Machine:
-    """Mounts at targets and beside them, ours and others', covered, moved, dead, below targets."""
-    machine = Machine(tells_idmaps=draw(st.booleans()))
-    for target in draw(st.lists(st.sampled_from([*TARGETS, "/t/left", "/t/a/deep"]), unique=True)):
-        mount = draw(_mounts(st.just(target)))
-        match draw(
-            st.sampled_from(["ours", "ours", "theirs", "unknown", "foreign", "moved", "dead"])
-        ):
-            case "ours":
-                machine.put(mount)
-            case "theirs":
-                machine.put(mount, THEIRS)
-            case "unknown":
-                machine.put(mount, None)
-            case "foreign":
-                machine.put_foreign(target)
-            case "moved":
-                machine.put(mount, draw(st.sampled_from([OURS, THEIRS])), at=f"/moved{target}")
-            case _:
-                machine.put(mount)
-                machine.mounts.pop()
+def test_where_all_leave_the_deepest_goes_first() -> None:
+    machine = Machine()
+    machine.run(NEST)
+    _, _, left = machine.run([])
+    assert not any(each.fault for each in left)
+    places = [each.action.target for each in left]
+    assert places.index("/t/a/b/c") < places.index("/t/a/b") < places.index("/t/a")
+
+
+def test_what_waits_for_a_volume_that_cannot_be_mounted_says_so_unless_that_has_a_mount() -> None:
+    machine = Machine()
+    parent, child = NEST[:2]
+    _, done, _ = machine.run([parent, child], unready=["parent"])
+    assert done["child"].state == "pending"
+    assert done["child"].fault and "`parent`" in done["child"].fault.message
+    machine.run([parent])
+    _, done, _ = machine.run([parent, child], unready=["parent"])
+    assert (done["child"].state, done["parent"].state) == ("mounted", "pending")
+
+
+def test_volumes_in_a_circle_once_links_are_followed_are_conflicts_that_name_each_other() -> None:
+    first, second = volume("a", "/t/a", "/t/b/x"), volume("b", "/t/b", "/t/a/x")
+    _, done, _ = Machine().run([first, second, volume("c", "/t/c", "/t/a/y")])
+    assert {each.state for each in done.values()} == {"conflict", "pending"}
+    for name in "ab":
+        fault = done[name].fault
+        assert fault and "`a`" in fault.message and "`b`" in fault.message
+
+
+def test_a_source_on_what_leaves_is_looked_at_again_once_that_is_gone() -> None:
+    machine = Machine()
+    child = volume("work", "/t/d", "/t/a/x")
+    machine.run([NEST[0], child])
+    rounds, done, (left,) = machine.run([child])
+    assert [each.after for each in rounds[0].actions if each.volume == "work"] == [
+        ("/t/a is taken off",)
+    ]
+    assert (left.fault, done["work"].fault, done["work"].action.verb) == (None, None, "replace")
+
+
+def test_what_is_for_later_waits_for_its_filesystem_and_others_for_it() -> None:
+    raw = volume("raw", "/t/a", "tag", type="virtiofs")
+    actions = first_plan(Machine(), raw, NEST[1], later=["raw"])
+    assert [each.after for each in actions] == [("virtiofs is mounted",), ("raw",)]
+
+
+# in place ------------------------------------------------------------------------------------
+
+
+def in_place(machine: Machine, **keys: Any) -> Volume:
+    """A volume on a mount of its own, to be mounted in place."""
+    machine.put_foreign("/m")
+    return volume("here", "/m", "/m", **keys)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_in_place_one_of_ours_lies_on_the_source_and_is_replaced_and_taken_off_alone(
+    kernel: Kernel,
+) -> None:
+    machine = Machine(kernel)
+    here = in_place(machine)
+    raw = machine.top("/m")
+    for user, verb in ((None, "mount"), ("1000", "replace"), ("1001", "replace"), ("1001", "keep")):
+        rounds, _, _ = machine.run([here._replace(user=user)])
+        assert carried_out(rounds) == [[("here", verb, "/m")]]
+        top = machine.top("/m")
+        assert raw and top and top.parent == raw.id
+    machine.run([])
+    assert machine.top("/m") == raw
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_without_a_record_one_on_the_very_folder_it_shows_is_ours_in_place(
+    *, is_lost: bool
+) -> None:
+    machine = Machine()
+    here = in_place(machine)
+    machine.run([here])
+    machine.lose_record()
+    machine.is_record_lost = is_lost
+    ((first,), _, _) = deepcopy(machine).run([here])
+    assert verbs(first.actions) == [("here", "keep" if is_lost else "mount", "/m")]
+
+
+def test_a_recursive_volume_in_place_may_not_take_another_volumes_mount_for_its_sources() -> None:
+    machine = Machine()
+    here = in_place(machine, recursive=True)
+    below = volume("below", "/m/b")
+    machine.run([below])
+    _, done, _ = machine.run([here, below])
+    assert done["here"].state == "conflict"
+    assert done["here"].fault and "/m/b" in done["here"].fault.message
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_what_lies_below_a_source_in_place_is_in_the_way_unless_it_is_recursive(
+    *, recursive: bool
+) -> None:
+    machine = Machine()
+    here = in_place(machine, recursive=recursive)
+    machine.put_foreign("/m/sub")
+    _, done, _ = machine.run([here])
+    assert done["here"].state == ("mounted" if recursive else "conflict")
+    machine.run([])
+    top = machine.top("/m/sub")
+    assert top and machine.manifest_of(top) is None
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("user", [None, "1000"])
+def test_a_recursive_volumes_submounts_are_its_own_when_it_is_replaced_or_leaves(
+    kernel: Kernel, user: str | None
+) -> None:
+    machine = Machine(kernel)
+    machine.put_foreign("/m")
+    machine.put_foreign("/m/sub")
+    tree = volume("tree", "/t/a", "/m", recursive=True, user=user)
+    machine.run([tree])
+    rounds, done, _ = machine.run([tree._replace(user="1001")])
+    assert (carried_out(rounds), done["tree"].fault) == ([[("tree", "replace", "/t/a")]], None)
+    assert machine.file("/t/a/sub") == machine.file("/m/sub")
+    _, _, (left,) = machine.run([])
+    assert (left.fault, len(machine.mounts)) == (None, 3)
+
+
+# what holds of every pass --------------------------------------------------------------------
+
+PLACES = ["/t/a", "/t/a/b", "/t/a/b/c", "/t/d", "/t/d/e", "/m", "/m/b", "/i"]
+SOURCES = ["/s/1", "/s/2", "/t/a", "/t/a/x", "/t/a/b/x", "/t/d", "/t/d/e/x", "/m", "/m/b", "/id/x"]
+
+
+def _is_legal(volumes: Sequence[Volume]) -> bool:
+    """What the manifest's own rules leave."""
+    places = {each.name: (None if each.type else each.source, each.target) for each in volumes}
+    return circle(needs(places)) is None
+
+
+_VOLUME = st.builds(
+    Volume,
+    st.sampled_from("abcdef"),
+    st.one_of(st.sampled_from(SOURCES), st.just("in place")),
+    st.sampled_from(PLACES),
+    user=st.sampled_from([None, "1000", "1001"]),
+    read_only=st.sampled_from([None, True]),
+    recursive=st.sampled_from([False, False, False, True]),
+    type=st.sampled_from([None, None, None, None, "virtiofs"]),
+).map(
+    lambda each: each._replace(
+        source="tag" if each.type else each.source.replace("in place", each.target),
+        recursive=each.recursive and not each.type,
+    )
+)
+_VOLUMES = (
+    st.lists(_VOLUME, max_size=5, unique_by=(lambda each: each.target, lambda each: each.name))
+    .map(lambda each: [one for one in each if not one.source.startswith(f"{one.target}/")])
+    .filter(_is_legal)
+)
+_NAMES = st.sets(st.sampled_from("abcdef"), max_size=2)
+_KERNEL = st.sampled_from([NEW, NEW, DEBIAN_13, DEBIAN_12])
+
+Step = tuple[Any, ...]
+_KIND_STEPS: list[st.SearchStrategy[Step]] = [
+    st.tuples(st.just("pass"), _VOLUMES),
+    st.tuples(st.just("kill"), _VOLUMES, st.integers(0, 5)),
+    st.tuples(st.just("move"), st.integers(0, 5)),
+    st.tuples(st.just("take off"), st.integers(0, 5)),
+]
+_ROUGH_STEPS: list[st.SearchStrategy[Step]] = [
+    *_KIND_STEPS,
+    st.tuples(st.just("theirs"), _VOLUMES),
+    st.tuples(st.just("foreign"), st.sampled_from([*PLACES, "/t/a/x", "/moved/1"])),
+    st.just(("lose",)),
+    st.tuples(st.just("busy"), st.sampled_from(PLACES)),
+]
+
+
+def machine_after(kernel: Kernel, steps: Iterable[Step]) -> Machine:
+    """A machine on which this has happened."""
+    machine = Machine(kernel)
+    machine.put_foreign("/run/mountd/fs/tag", fs_type="virtiofs")
+    machine.put_foreign("/m")
+    for step in steps:
+        ours = [machine.mounts[each] for each in machine.record if each in machine.mounts]
+        match step:
+            case ("pass", volumes):
+                machine.run(volumes)
+            case ("theirs", volumes):
+                machine.run(volumes, THEIRS)
+            case ("kill", volumes, after):
+                machine.steps_left = after
+                with suppress(KilledError):
+                    machine.run(volumes)
+                machine.steps_left = None
+                machine.is_record_lost &= not machine.record
+            case ("foreign", point):
+                machine.put_foreign(point)
+            case ("lose",):
+                machine.lose_record()
+            case ("busy", point):
+                machine.busy.add(point)
+            case ("move", which) if ours:
+                machine.rename(ours[which % len(ours)], f"/moved/{which}")
+            case ("take off", which) if ours:
+                machine.take_off(ours[which % len(ours)])
     return machine
 
 
-@_AT_ANY_SPEED
-@given(_DESIRED, _machines())
-def test_once_it_is_carried_out_there_is_nothing_left_but_conflicts(
-    desired: list[Desired], machine: Machine
-) -> None:
-    machine.carry_out(machine.plan(*desired))
-    again = machine.plan(*desired)
-    assert {action.verb for action in again} <= {"keep", None}
-    for action in again:
-        assert action.verb != "keep" or not action.drift
-        assert action.verb or action.fault
-    ours = [each.point for each in machine.mounts if machine.recorded(each).manifest == OURS]
-    assert len(ours) == len(set(ours)), "they are stacked"
+def _histories(
+    steps: list[st.SearchStrategy[Step]], kernels: st.SearchStrategy[Kernel] = _KERNEL
+) -> st.SearchStrategy[Machine]:
+    return st.builds(machine_after, kernels, st.lists(st.one_of(steps), max_size=4))
 
 
-@_AT_ANY_SPEED
-@given(_DESIRED, _machines(), st.randoms())
-def test_the_order_of_volumes_does_not_change_what_is_done(
-    desired: list[Desired], machine: Machine, random: Random
-) -> None:
-    shuffled = random.sample(desired, len(desired))
-    assert set(machine.plan(*desired)) == set(machine.plan(*shuffled))
+class Done(NamedTuple):
+    """A pass that was seen to keep what holds of every pass."""
+
+    before: Machine
+    rounds: list[Round]
+    outcomes: dict[str, Outcome]
+    departed: list[Outcome]
 
 
-@_AT_ANY_SPEED
-@given(_DESIRED, _machines())
-def test_what_is_not_this_manifests_is_never_touched(
-    desired: list[Desired], machine: Machine
-) -> None:
-    for action in machine.plan(*desired):
+def run(machine: Machine, volumes: Sequence[Volume], **how: Any) -> Done:
+    before = deepcopy(machine)
+    done = Done(before, *machine.run(volumes, **how))
+    chain = {each.name: (None if each.type else each.source, each.target) for each in volumes}
+    assert len(done.rounds) <= _depth(needs(chain)) + 2
+    for each in done.rounds:
+        _see_that_it_is_ours_to_change(each)
+        _see_what_is_carried(each)
+    return done
+
+
+def _depth(needed: dict[str, tuple[str, ...]]) -> int:
+    depths: dict[str, int] = {}
+
+    def depth(name: str) -> int:
+        if name not in depths:
+            depths[name] = 1 + max(map(depth, needed[name]), default=0)
+        return depths[name]
+
+    return max(map(depth, needed), default=0)
+
+
+def _see_that_it_is_ours_to_change(one: Round) -> None:
+    recorded = {each.id: each for each in one.record}
+    for action in one.actions:
         if action.verb in ("unmount", "replace", "adjust"):
-            assert action.old and machine.record[action.old.id].manifest == OURS
-    before = [m for m in machine.mounts if machine.recorded(m).manifest != OURS]
-    machine.carry_out(machine.plan(*desired))
-    assert [mount for mount in before if mount not in machine.mounts] == []
+            assert action.old and recorded[action.old.id].manifest == OURS
+        assert action.verb != "unmount" or one.progress.removes
 
 
-@_AT_ANY_SPEED
-@given(_DESIRED, _machines())
-def test_a_pending_volume_keeps_the_mount_that_it_has(
-    desired: list[Desired], machine: Machine
-) -> None:
-    pending = [each for each in desired if isinstance(each, Unready)]
-    ready = {each.target for each in desired if isinstance(each, DesiredMount)}
-    names, targets = {each.volume.name for each in pending}, {each.target for each in pending}
-    before = [
-        mount
-        for mount in machine.mounts
-        if mount.point in targets
-        or (mount.point not in ready and machine.recorded(mount).volume in names)
+def _see_what_is_carried(one: Round) -> None:
+    """The topmost of ours below what is mounted, replaced or taken off, and none but these."""
+    mounts = one.observed.mounts
+    used = {each.old.id for each in one.actions if each.verb and each.old and not each.carried}
+    leaving = {each.old.id for each in one.actions if each.verb == "unmount" and each.old}
+    ours = [
+        mounts[each.id]
+        for each in one.record
+        if each.id in mounts and each.id not in leaving and _is_seen(mounts[each.id], mounts)
     ]
-    machine.carry_out(machine.plan(*desired))
-    assert [mount for mount in before if mount not in machine.mounts] == []
+    assert used is not None
+    for action in one.actions:
+        if action.after or action.beneath or action.verb not in ("mount", "replace", "unmount"):
+            continue
+        below = [each for each in ours if each.point.startswith(f"{action.target}/")]
+        if action.old:
+            below = [each for each in below if _lies_on(each, action.old.id, mounts)]
+        points = {each.point for each in below}
+        wanted = {
+            each.id
+            for each in below
+            if not any(each.point.startswith(f"{point}/") for point in points)
+        }
+        assert {managed.id for _, managed in action.carried} == wanted
 
 
-@_AT_ANY_SPEED
-@given(_DESIRED, _machines())
-def test_a_conflict_names_the_mount_in_the_way(desired: list[Desired], machine: Machine) -> None:
-    for action in machine.plan(*desired):
-        if action.fault and action.state == "conflict":
-            words = action.fault.message
-            near = [
-                mount
-                for mount in machine.mounts
-                if mount.point == action.target or mount.point.startswith(f"{action.target}/")
-            ]
-            names = [
-                (machine.recorded(mount).manifest or mount.fs_type, mount.point) for mount in near
-            ]
-            assert any(
-                point in words and (who in words or "a mount lies below" in words)
-                for who, point in names
-            ), f"{words}: {names}"
+def _is_seen(mount: ObservedMount, mounts: dict[int, ObservedMount]) -> bool:
+    """Whether a mount is what its path leads to."""
+    return not any(
+        mount.id != each.id
+        and (mount.point == each.point or mount.point.startswith(f"{each.point}/"))
+        and not _lies_on(mount, each.id, mounts)
+        and (each.parent == mount.id or _lies_on(mount, each.parent, mounts))
+        for each in mounts.values()
+    )
+
+
+def _lies_on(mount: ObservedMount, other: int, mounts: dict[int, ObservedMount]) -> bool:
+    while mount.id != other:
+        if mount.parent not in mounts:
+            return False
+        mount = mounts[mount.parent]
+    return True
+
+
+_BOUNDED = settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+@_BOUNDED
+@given(_histories(_ROUGH_STEPS), _VOLUMES, _NAMES)
+def test_each_volume_without_a_fault_shows_its_mount_and_nothing_is_stacked(
+    machine: Machine, volumes: list[Volume], unready: set[str]
+) -> None:
+    done = run(machine, volumes, unready=unready)
+    observed = machine.observed([each.target for each in volumes])
+    for each in volumes:
+        outcome = done.outcomes[each.name]
+        if outcome.fault:
+            continue
+        wanted, top = machine.means(each), observed.tops[each.target]
+        mount, known = observed.mounts[top.id], machine.record[top.id]
+        tells = observed.tells_idmaps
+        assert differences(wanted, mount, top, known, tells_idmaps=tells) == ()
+        assert (known.volume, known.target, known.manifest) == (each.name, each.target, OURS)
+        under = machine.mounts[mount.parent]
+        assert under.point != each.target or (wanted.is_in_place and under.id not in machine.record)
+
+
+@_BOUNDED
+@given(_histories(_ROUGH_STEPS), _VOLUMES, _NAMES)
+def test_what_is_foreign_stays_where_it_is_and_as_visible_as_it_was(
+    machine: Machine, volumes: list[Volume], unready: set[str]
+) -> None:
+    done = run(machine, volumes, unready=unready)
+    before = done.before
+    known = {each for one in before.record.values() for each in (one.id, *one.submounts)}
+    here = {
+        path
+        for each in volumes
+        if each.source == each.target and not done.outcomes[each.name].fault
+        for path in (
+            each.target,
+            *(f"{each.target}/{one}" for one in machine.means(each).submounts),
+        )
+    }
+    for mount in before.mounts.values():
+        if mount.id in known:
+            continue
+        assert machine.mounts.get(mount.id) == mount
+        if before.top(mount.point) == mount and mount.point not in here:
+            assert machine.top(mount.point) == mount
+
+
+@_BOUNDED
+@given(_histories(_ROUGH_STEPS), _VOLUMES, _NAMES)
+def test_another_manifests_mounts_go_on_where_they_were(
+    machine: Machine, volumes: list[Volume], unready: set[str]
+) -> None:
+    before = run(machine, volumes, unready=unready).before
+    for managed in before.record.values():
+        mount = before.mounts.get(managed.id)
+        if managed.manifest != THEIRS or not mount or before.top(mount.point) != mount:
+            continue
+        top = machine.top(mount.point)
+        assert top and top._replace(id=0, parent=0) == mount._replace(id=0, parent=0)
+        assert machine.record[top.id]._replace(id=0, submounts=()) == managed._replace(
+            id=0, submounts=()
+        )
+
+
+@_BOUNDED
+@given(_histories(_ROUGH_STEPS), _VOLUMES, _NAMES, st.booleans())
+def test_what_leaves_is_what_no_volume_means_and_none_of_it_where_a_layer_is_unknown(
+    machine: Machine, volumes: list[Volume], unready: set[str], *, removes: bool
+) -> None:
+    done = run(machine, volumes, unready=unready, removes=removes)
+    blocked = {name for name, each in done.outcomes.items() if each.fault}
+    assert removes or not done.departed
+    stuck = {each.action.old.id for each in done.departed if each.fault and each.action.old}
+    targets = {each.target for each in volumes}
+    for managed in machine.record.values():
+        if managed.manifest == OURS and managed.id in machine.mounts and removes:
+            is_meant = managed.target in targets
+            assert is_meant or managed.id in stuck or managed.volume in blocked
+
+
+@_BOUNDED
+@given(_histories(_ROUGH_STEPS), _VOLUMES, st.sets(st.sampled_from("abcdef"), min_size=2))
+def test_a_volume_that_means_no_mount_keeps_the_one_it_has(
+    machine: Machine, volumes: list[Volume], unready: set[str]
+) -> None:
+    before = run(machine, volumes, unready=unready).before
+    ready = {each.target for each in volumes if each.name not in unready}
+    waiting = {each.target for each in volumes if each.name in unready}
+    names = {each.name for each in volumes if each.name in unready}
+    for managed in before.record.values():
+        mount = before.mounts.get(managed.id)
+        if managed.manifest != OURS or not mount or before.top(mount.point) != mount:
+            continue
+        if mount.point in waiting or (managed.volume in names and mount.point not in ready):
+            top = machine.top(mount.point)
+            assert top and top._replace(id=0, parent=0) == mount._replace(id=0, parent=0)
+
+
+@_BOUNDED
+@given(_histories(_ROUGH_STEPS), _VOLUMES, _NAMES)
+def test_a_second_pass_has_nothing_to_do(
+    machine: Machine, volumes: list[Volume], unready: set[str]
+) -> None:
+    machine.busy.clear()
+    first = run(machine, volumes, unready=unready)
+    again = run(machine, volumes, unready=unready)
+    assert not again.departed
+    assert {each.action.verb for each in again.outcomes.values()} <= {"keep", None}
+    assert all(each.action.drift == () for each in again.outcomes.values() if not each.fault)
+    faults = [{name: each.fault for name, each in one.outcomes.items()} for one in (first, again)]
+    assert faults[0] == faults[1]
+
+
+@_BOUNDED
+@given(_histories(_KIND_STEPS), _VOLUMES)
+def test_where_nobody_else_mounts_every_volume_gets_its_mount_and_all_else_leaves(
+    machine: Machine, volumes: list[Volume]
+) -> None:
+    volumes = [each._replace(recursive=False) for each in volumes]
+    done = run(machine, volumes)
+    assert {name: each.fault for name, each in done.outcomes.items() if each.fault} == {}
+    assert [each for each in done.departed if each.fault] == []
+    assert {each.target for each in volumes} == {
+        each.target for each in machine.record.values() if each.id in machine.mounts
+    }
+
+
+@_BOUNDED
+@given(_KERNEL, _VOLUMES)
+def test_a_lost_record_changes_no_mount(kernel: Kernel, volumes: list[Volume]) -> None:
+    machine = machine_after(kernel, [("pass", volumes)])
+    ours = {each.target for each in machine.record.values()}
+    mounts = {**machine.mounts}
+    machine.lose_record()
+    done = run(machine, volumes)
+    assert machine.mounts == mounts
+    assert {each.target for each in machine.record.values()} == ours
+    assert not done.departed
+
+
+@_BOUNDED
+@given(_histories(_ROUGH_STEPS), _VOLUMES, _NAMES, st.randoms(use_true_random=False))
+def test_a_plan_is_the_same_whatever_order_record_and_mounts_come_in(
+    machine: Machine, volumes: list[Volume], unready: set[str], random: Any
+) -> None:
+    for one in run(machine, volumes, unready=unready).rounds:
+        record = random.sample(one.record, len(one.record))
+        mounts = dict(random.sample([*one.observed.mounts.items()], len(one.observed.mounts)))
+        observed = one.observed._replace(mounts=mounts)
+        assert plan(one.desired, observed, record, OURS, one.progress) == one.actions
+        desired = random.sample(one.desired, len(one.desired))
+        shuffled = plan(desired, observed, record, OURS, one.progress)
+        assert {each._replace(after=(), notes=()) for each in shuffled} == {
+            each._replace(after=(), notes=()) for each in one.actions
+        }
+
+
+@_BOUNDED
+@given(_histories(_ROUGH_STEPS), _NAMES)
+def test_unmounting_by_the_record_takes_off_the_chosen_and_leaves_the_rest(
+    machine: Machine, names: set[str]
+) -> None:
+    machine.busy.clear()
+    before = deepcopy(machine)
+    ours = {each.id for each in machine.record.values() if each.manifest == OURS}
+    chosen = {each for each in ours if machine.record[each].volume in names}
+    seen = {
+        each.id: before.mounts[each.id]
+        for each in before.record.values()
+        if each.id not in chosen
+        and each.id in before.mounts
+        and before.top(before.mounts[each.id].point) == before.mounts[each.id]
+    }
+    actions = departures([*machine.record.values()], machine.observed(), chosen)
+    gone = {each.old.id for each in actions if each.old}
+    assert gone == {each for each in chosen if each in machine.mounts}
+    with suppress(AssertionError):  # what is covered can't be taken off
+        list(machine.apply(actions))
+    for mount in seen.values():
+        top = machine.top(mount.point)
+        assert top and top._replace(id=0, parent=0) == mount._replace(id=0, parent=0)
+
+
+# cost ----------------------------------------------------------------------------------------
+
+
+def lines_run(work: Callable[[], object]) -> int:
+    """How many lines of Python a piece of work takes, each time round a loop counted."""
+    found = 0
+
+    def trace(_: object, event: str, __: object) -> Any:
+        nonlocal found
+        found += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return found
+
+
+class Flat(NamedTuple):
+    """Volumes side by side, the mounts that there are, and the record."""
+
+    desired: list[DesiredMount]
+    observed: Observed
+    record: list[Managed]
+
+
+def flat(count: int, had: str, *, parent: bool = False) -> Flat:
+    """So many volumes, none of which, each of which, or others of which are mounted."""
+    machine = Machine()
+    root = next(iter(machine.mounts.values()))
+    one = machine.means(volume("v", "/t/v"))
+    desired, record, mounts, tops = [], [], {root.id: root}, {}
+    if parent:
+        desired.append(machine.means(volume("parent", "/t")))
+    observed = machine.observed()
+    template = machine.put(volume("v", "/t/v"))
+    for number in range(count):
+        target = f"/t/v{number}"
+        wanted = one._replace(volume=one.volume._replace(name=f"v{number}"), target=target)
+        wanted = wanted._replace(submounts=("sub",) if had == "recursive" else ())
+        there = f"/t/w{number}" if had == "elsewhere" else target
+        mount = template._replace(id=1000 + (1 << 33) + number, point=there)
+        mounts[mount.id] = mount
+        desired.append(wanted)
+        record.append(record_entry(wanted, mount.id, THEIRS if had == "theirs" else OURS))
+        if there == target:
+            tops[target] = observed.tops.get(target) or machine.observed(["/t/v"]).tops[
+                "/t/v"
+            ]._replace(id=mount.id)
+        if had == "recursive":
+            record[-1] = record[-1]._replace(submounts=(mount.id + (1 << 20),))
+            below = mount._replace(id=mount.id + (1 << 20), parent=mount.id, point=f"{there}/sub")
+            mounts[below.id] = below
+    if had == "none":
+        record, mounts, tops = [], {root.id: root}, {}
+    if had == "leaving":
+        desired = []
+    if had == "foreign":
+        record = []
+    return Flat([*desired], observed._replace(mounts=mounts, tops=tops), record)
+
+
+@pytest.mark.parametrize("parent", [False, True])
+@pytest.mark.parametrize(
+    "had", ["none", "same", "elsewhere", "leaving", "theirs", "foreign", "recursive"]
+)
+def test_a_plan_costs_each_volume_the_same_however_many_there_are(
+    had: str, *, parent: bool
+) -> None:
+    few, many = (flat(count, had, parent=parent) for count in (250, 1000))
+    cost = [lines_run(lambda it=it: plan(*it, OURS)) for it in (few, many)]  # type: ignore[misc]
+    assert cost[1] <= 4.4 * cost[0]

@@ -266,12 +266,12 @@ def mount_idmapped(source: Path, target: Path, *extents: tuple[int, int, int]) -
     ids = tuple(Extent(*each) for each in extents)
     with (
         Fd(os.open(source, os.O_PATH)) as folder,
-        Fd(os.open(target, os.O_PATH)) as place,
+        Fd(os.open(target.parent, os.O_PATH)) as place,
         make_user_namespace(Idmapping(ids, ids)) as userns,
         open_tree(folder) as tree,
     ):
         mount_setattr(tree, set_=MOUNT_ATTR_IDMAP, userns=userns)
-        move_mount(tree, place, "")
+        move_mount(tree, place, target.name)
 
 
 def let_users_reach(*paths: str) -> None:

@@ -214,29 +214,34 @@ class Applier:
 
     def _attach(self, action: Action, built: Tree) -> None:
         assert action.mount
-        flags, old = action.mount.flags, action.old
-        with ExitStack() as held:
+        if action.old:
+            self._replace(action, action.old, action.mount, built)
+        elif action.carried:
+            self._cover(action, action.mount, built)
+        else:
+            with made(action.target, action.mount.kind) as found:
+                tree.attach(built, found, action.mount.flags, _own_source(action.mount))
+
+    def _cover(self, action: Action, mount: DesiredMount, built: Tree) -> None:
+        """Mount over other volumes' mounts, which go on above it."""
+        with made(action.target, mount.kind) as found, ExitStack() as held:
             carried = self._take_along(action, held)
-            if not old:
-                found = held.enter_context(made(action.target, action.mount.kind))
-                onto = _own_source(action.mount)
-                if not carried:
-                    tree.attach(built, found, flags, onto)
-                    return
-                try:
-                    tree.cover(built, found, flags, onto, carried)
-                finally:
-                    self._forget_unless_mounted(*_ids(carried))
-                return
             try:
-                found = held.enter_context(spot(action.target))
+                tree.cover(built, found, mount.flags, _own_source(mount), carried)
+            finally:
+                self._forget_unless_mounted(*_ids(carried))
+
+    def _replace(self, action: Action, old: Managed, mount: DesiredMount, built: Tree) -> None:
+        with spot(action.target) as found, ExitStack() as held:
+            carried = self._take_along(action, held)
+            try:
                 self._see_no_strangers(old, carried)
                 tree.expect(old.id, found)
                 if self._observed.can_go_beneath:
                     tree.replace(built, found, old.id, carried)
                 else:
                     spare = self._spare(action.target, old, held)
-                    tree.swap(lambda: built, found, spare, flags, carried)
+                    tree.swap(lambda: built, found, spare, mount.flags, carried)
                     self._record.remove(*spare.ids.values())
             except BaseException:
                 self._forget_unless_mounted(old.id, *_ids(carried))

@@ -10,6 +10,7 @@ from errno import ENOSYS
 from mountd.check import find_system, render_system, system_document
 from mountd.core.model import Action
 from mountd.core.printable import printable
+from mountd.doubts import find_doubts, with_doubts
 from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
 from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
 from mountd.kernel.privileges import missing_capabilities
@@ -117,7 +118,9 @@ class _Command:
         if self._arguments.system:
             return self._check_system()
         result = preview(self._settings)
-        self._warn(result.warnings)
+        doubts = find_doubts(result, self._settings.state_dir)
+        result = with_doubts(result, doubts.found)
+        self._warn([*result.warnings, *doubts.unseen, *map(str, doubts.found)])
         if self._arguments.json:
             self._show_document(result)
         else:

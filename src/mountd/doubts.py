@@ -6,28 +6,26 @@ Each look is bounded in entries and in time, and a server that hangs costs its o
 import os
 from collections.abc import Iterator, Sequence
 from time import monotonic
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from mountd.accounts import Accounts
 from mountd.core import doubt
-from mountd.core.doubt import Doubt
+from mountd.core.doubt import Doubt, Who
 from mountd.core.faults import VolumeError
-from mountd.core.idmapping import OVERFLOW_ID, Extents, Idmapping, inverse, is_whole, seen_as
+from mountd.core.idmapping import OVERFLOW_ID, Idmapping
 from mountd.core.model import Action, DesiredMount, Fault, Filesystem, Ids, ObservedMount, User
 from mountd.core.targets import folders_above
 from mountd.filesystems import mounted_filesystems
 from mountd.kernel.access import Person, can_act_as_others, first_closed
-from mountd.kernel.contents import Bound, files_below, names_in
+from mountd.kernel.contents import names_in
 from mountd.kernel.observe import observe
 from mountd.kernel.privileges import missing_capabilities
-from mountd.kernel.syscalls import Stat, statx
-from mountd.kernel.userns import known_ids
+from mountd.kernel.syscalls import statx
 from mountd.patience import PATIENCE, Looker
 from mountd.reconcile import Pass
 from mountd.sources import Source, Sources
+from mountd.unmapped import Unmapped
 
-MOST_ENTRIES = 10_000
-"""Files of one source whose owners are looked at."""
 _MOST_SECONDS = 1.0
 _MOST_SECONDS_IN_ALL = 10.0
 _MOST_NAMES = 1_000
@@ -41,7 +39,7 @@ class Doubts(NamedTuple):
 
 
 def find_doubts(result: Pass, state_dir: str) -> Doubts:
-    """What is to be doubted of volumes that nothing else is wrong with; `result` is a dry pass's."""
+    """What is to be doubted of volumes that nothing else is wrong with, after a dry pass."""
     actions = [each.action for each in result.outcomes if each.action.verb != "unmount"]
     sound = [each for each in actions if each.verb and not each.fault]
     doubter = _Doubter([each.action for each in result.outcomes], state_dir)
@@ -106,7 +104,7 @@ class _Doubter:
                 self._below.setdefault(folder, []).append(mount)
         targets = [each.target for each in actions]
         self._ways = {folder for each in targets for folder in (each, *folders_above(each))}
-        self._changing = {each.target for each in actions if each.verb != "keep"}
+        self._changing = {each.target for each in actions if each.verb not in ("keep", "adjust")}
         volumes = [each.mount.volume for each in actions if each.mount]
         bases: dict[Filesystem, str | Fault | None] = mounted_filesystems(
             volumes, self._mounts, state_dir
@@ -124,8 +122,8 @@ class _Doubter:
         try:
             found += self._hidden(action)
             if mount := action.mount:
-                found += self._about_user(mount)
                 found += self._about_source(mount)
+                found += self._about_user(mount)
         except VolumeError as error:  # it changed since it was resolved
             found.append(doubt.not_looked_at(action.volume, error.fault.message))
         except OSError as error:
@@ -161,8 +159,8 @@ class _Doubter:
         accounts = self._accounts_of(volume.accounts)
         if user.gid is None:
             file = os.path.join(volume.accounts, "etc/passwd")
-            is_known = accounts.passwd and file not in accounts.missing
-            say = doubt.no_account if is_known else doubt.no_accounts
+            accounts.has_uid(user.uid)  # so that the file has been read
+            say = doubt.no_accounts if file in accounts.missing else doubt.no_account
             yield say(volume.name, file, user.uid)
         yield from self._out_of_reach(mount, user, accounts)
 
@@ -171,9 +169,7 @@ class _Doubter:
             self._accounts[root] = Accounts(root, is_acting=False)
         return self._accounts[root]
 
-    def _out_of_reach(
-        self, mount: DesiredMount, user: User, accounts: Accounts
-    ) -> Iterator[Doubt]:
+    def _out_of_reach(self, mount: DesiredMount, user: User, accounts: Accounts) -> Iterator[Doubt]:
         """The folder above the target through which the user can't go."""
         if not self._can_act_as_others or user.uid == 0:
             return
@@ -187,12 +183,13 @@ class _Doubter:
         key = ways[-1], person
         if key not in self._closed:
             self._closed[key] = first_closed(ways, person)
-        if folder := self._closed[key] or "":
-            found = statx(None, folder)
+        if closed := self._closed[key]:
+            found = statx(None, closed)
             owner = Ids(found.uid, found.gid)
-            yield doubt.out_of_reach(
-                mount.volume.name, mount.target, user.uid, folder, owner, found.mode
-            )
+            is_member = owner.gid in (person.gid, *person.groups)
+            who: Who = "u" if owner.uid == person.uid else "g" if is_member else "o"
+            name, spec = mount.volume.name, mount.volume.user or ""
+            yield doubt.out_of_reach(name, spec, mount.target, closed, (owner, found.mode), who)
 
     def _about_source(self, mount: DesiredMount) -> Iterator[Doubt]:
         volume = mount.volume
@@ -227,45 +224,19 @@ class _Doubter:
 
     def _unmapped(self, mount: DesiredMount, source: Source) -> Iterator[Doubt]:
         """Ids of files that the extents leave out."""
-        lacking = _Lacking(mount)
-        if not lacking.extents:
+        unmapped = Unmapped(mount)
+        if not unmapped.is_possible:
             return
         if self._seconds_left <= 0:
             self.skipped += 1
             return
+        name = mount.volume.name
         place = mount.target if mount.volume.type else source.path
         begun = monotonic()
-        bound = Bound(MOST_ENTRIES, begun + min(_MOST_SECONDS, self._seconds_left))
-        closed: list[str] = []
-        try:
-            lacking.see(place, source.found)
-            for path, found in files_below(source.fd, bound, closed):
-                lacking.see(f"{place}/{path}", found)
-        finally:
-            self._seconds_left -= monotonic() - begun
-        for side, ids in lacking.ids.items():
-            yield doubt.unmapped(mount.volume.name, side, ids, lacking.example[side])
-        if closed:
-            yield doubt.closed_to_us(mount.volume.name, "idmap", f"{place}/{closed[0]}".rstrip("/"))
-
-
-class _Lacking:
-    """Which stored ids a volume's extents leave out, and the first file of each side."""
-
-    def __init__(self, mount: DesiredMount) -> None:
-        assert mount.idmap
-        self.extents: dict[Side, Extents] = {
-            side: extents
-            for side, extents, known in zip(SIDES, mount.idmap, known_ids(), strict=True)
-            if not is_whole(extents, known)
-        }
-        through = mount.through_idmap or known_ids()
-        self._stored_of = dict(zip(SIDES, map(inverse, through), strict=True))
-        self.ids: dict[Side, list[int]] = {}
-        self.example: dict[Side, str] = {}
-
-    def see(self, path: str, found: Stat) -> None:
-        for side, extents in self.extents.items():
-            shown = found.uid if side == "uids" else found.gid
-            stored = seen_as(self._stored_of[side], shown)
-            ...
+        unmapped.look(source.fd, place, min(_MOST_SECONDS, self._seconds_left))
+        self._seconds_left -= monotonic() - begun
+        for side, ids in unmapped.ids.items():
+            yield doubt.unmapped(name, side, ids, unmapped.examples[side])
+        if unmapped.closed:
+            path = f"{place}/{unmapped.closed[0]}".rstrip("/")
+            yield doubt.closed_to_us(name, "idmap", path)

@@ -234,7 +234,7 @@ def _here() -> tuple[str, str]:
 
 
 def _to_json(managed: Managed) -> str:
-    fields = managed._asdict()
+    fields: dict[str, Any] = dict(zip(managed._fields, managed, strict=True))
     idmap = fields.pop("idmap")
     if refused := managed.refused:
         fields["refused"] = {

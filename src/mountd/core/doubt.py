@@ -3,12 +3,17 @@
 One function for each, so that all sentences can be read, and mended, in one sitting.
 """
 
+# ruff: noqa: D103 - each function's name is what its sentence says
+
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from mountd.core.model import Fault, Ids
 
 Key = Literal["source", "target", "user", "accounts", "idmap", "fallback", "recursive"]
+
+
+Who = Literal["u", "g", "o"]
 
 
 class Doubt(NamedTuple):
@@ -29,12 +34,16 @@ def left_out(volume: str, source: str, points: Sequence[str]) -> Doubt:
     return Doubt(volume, "recursive", f"{text}; set `recursive = true` to include {them}")
 
 
-def unmapped(volume: str, side: Literal["uids", "gids"], ids: Sequence[int], path: str) -> Doubt:
-    """`ids` are those left out, and to the first of them belongs `path`."""
+def unmapped(
+    volume: str, side: Literal["uids", "gids"], ids: Sequence[int | None], path: str
+) -> Doubt:
+    """`ids` are those left out, None for one that can't be seen; `path` belongs to the first."""
     first, *others = ids
+    what = f"id {first} ({path})" if first is not None else f"the id of {path}"
     more = f" and {len(others)} more" if others else ""
-    text = f"`{side}` leaves out id {first} ({path}){more}, which shows as 65534 and can't be"
-    return Doubt(volume, "idmap", f"{text} written; add an extent with `stored = {first}`")
+    add = f"an extent with `stored = {first}`" if first is not None else "an extent for it"
+    text = f"`{side}` leaves out {what}{more}, so that shows as 65534 and can't be written"
+    return Doubt(volume, "idmap", f"{text}; add {add}")
 
 
 def hides(volume: str, target: str, names: Sequence[str], count: int | None) -> Doubt:
@@ -63,12 +72,16 @@ def no_account(volume: str, file: str, uid: int) -> Doubt:
     return Doubt(volume, "user", f'{text}; give the group too, `user = "{uid}:GID"`')
 
 
-def out_of_reach(volume: str, target: str, uid: int, folder: str, owner: Ids, mode: int) -> Doubt:
-    who = "u" if uid == owner.uid else "o"
-    is_open = mode & (0o100 if who == "u" else 0o001)
-    remedy = f"`getfacl {folder}` may tell why" if is_open else f"`chmod {who}+x {folder}`"
-    text = f"uid {uid} can't reach {target} through {folder}, which is {mode & 0o7777:04o}"
-    return Doubt(volume, "target", f"{text} of {owner}; {remedy}, or choose another target")
+def out_of_reach(
+    volume: str, user: str, target: str, folder: str, found: tuple[Ids, int], who: Who
+) -> Doubt:
+    """`found`: the folder's owner and mode; `who`: whom of the mode's three the user is."""
+    owner, mode = found
+    is_open = mode & {"u": 0o100, "g": 0o010, "o": 0o001}[who]
+    remedy = f"see its ACL (`getfacl {folder}`)" if is_open else f"`chmod {who}+x {folder}`"
+    text = f"`{user}` can't reach {target}, for {folder} lets nobody like it through"
+    text += f" (mode {mode & 0o7777:04o}, of {owner})"
+    return Doubt(volume, "target", f"{text}; {remedy}, or choose another target")
 
 
 def closed_to_us(volume: str, key: Key, path: str) -> Doubt:

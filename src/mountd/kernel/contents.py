@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from time import monotonic
-from typing import NamedTuple
 
 from mountd.kernel.syscalls import (
     RESOLVE_BENEATH,
@@ -21,13 +20,6 @@ from mountd.kernel.syscalls import (
 _READING = os.O_RDONLY | os.O_DIRECTORY
 
 
-class Bound(NamedTuple):
-    """How many entries are looked at, and until when (time.monotonic)."""
-
-    entries: int
-    ends: float
-
-
 def names_in(path: str, most: int) -> list[str]:
     """Some names in a folder, `most` at most, of a path that has no links; none if it is none."""
     try:
@@ -38,12 +30,13 @@ def names_in(path: str, most: int) -> list[str]:
         return [entry.name for entry in islice(entries, most)]
 
 
-def files_below(root: Fd, bound: Bound, closed: list[str]) -> Iterator[tuple[str, Stat]]:
+def files_below(root: Fd, most: int, ends: float, closed: list[str]) -> Iterator[tuple[str, Stat]]:
     """What lies below an open folder, by its path from there, the nearest first.
 
-    Folders that may not be looked into are added to `closed`.
+    `most` entries are looked at, and none after `ends` (time.monotonic). Folders that we may not
+    look into are added to `closed`. Of what is no folder there is nothing.
     """
-    left = bound.entries
+    left = most
     folders = deque([""])
     while folders:
         path = folders.popleft()
@@ -54,7 +47,7 @@ def files_below(root: Fd, bound: Bound, closed: list[str]) -> Iterator[tuple[str
                 os.scandir(folder.number) as entries,
             ):
                 for entry in entries:
-                    if not left or monotonic() > bound.ends:
+                    if not left or monotonic() > ends:
                         return
                     left -= 1
                     found = _entry(folder, entry.name)
@@ -65,6 +58,8 @@ def files_below(root: Fd, bound: Bound, closed: list[str]) -> Iterator[tuple[str
                         yield inner, found
         except PermissionError:
             closed.append(path)
+        except NotADirectoryError:
+            continue
         except OSError:
             if not path:
                 raise

@@ -2,8 +2,8 @@
 
 Constants, structs and arguments have their names from the man pages: open_tree(2), move_mount(2),
 fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2), openat2(2), statx(2), statmount(2),
-listmount(2), umount2(2), faccessat2(2), setgroups(2). Descriptors are close-on-exec. Each call raises OSError with `strerror`
-naming the call and its object.
+listmount(2), umount2(2), faccessat2(2), setgroups(2). Descriptors are close-on-exec. Each call
+raises OSError with `strerror` naming the call and its object.
 """
 
 import ctypes

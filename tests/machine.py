@@ -1,0 +1,530 @@
+"""A machine of values: what the kernel, the record and a pass would do, to try plans on.
+
+A path is followed as the kernel does it, from mount to mount, so covered, moved and nested ones
+are found where they would be. A step that the kernel would refuse, or that would take a stranger
+along, is an assertion: no plan may ask for it.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import count, groupby
+from typing import NamedTuple
+
+from mountd.core import faults
+from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
+from mountd.core.drift import differences, record_entry
+from mountd.core.idmapping import IDENTITY, Idmapping
+from mountd.core.model import (
+    Action,
+    Desired,
+    DesiredMount,
+    Fault,
+    Flags,
+    Ids,
+    Later,
+    Managed,
+    Observed,
+    ObservedMount,
+    Outcome,
+    Top,
+    Unready,
+    User,
+    Volume,
+    root_at,
+)
+from mountd.core.plan import Progress, needs_gap_in_place, plan
+from mountd.core.targets import folders_above
+
+OURS, THEIRS = "/etc/mountd.toml", "/srv/other.toml"
+RW = Flags(read_only=False, nosuid=True, nodev=True, noexec=False, atime="relatime")
+OWNER = Ids(501, 20)
+EVERY_ID = Idmapping(IDENTITY, IDENTITY)
+
+Tree = list[ObservedMount]
+"""A detached mount, and those below it."""
+
+
+class KilledError(Exception):
+    """The pass ends here, in the midst of it."""
+
+
+class Kernel(NamedTuple):
+    """What it can do, as Observed has it."""
+
+    tells_idmaps: bool = True
+    can_remap: bool = True
+    can_go_beneath: bool = True
+
+
+NEW, DEBIAN_13, DEBIAN_12 = Kernel(), Kernel(False, False), Kernel(False, False, False)
+
+
+class Round(NamedTuple):
+    """One plan of a pass: what it was made for and of, and what was carried out of it."""
+
+    desired: list[Desired]
+    observed: Observed
+    record: list[Managed]
+    progress: Progress
+    actions: list[Action]
+
+
+class Machine:
+    """Mounts and a record. Each path exists on each filesystem, owned by 501:20."""
+
+    def __init__(self, kernel: Kernel = NEW) -> None:
+        self.kernel = kernel
+        self.mounts: dict[int, ObservedMount] = {}
+        self.record: dict[int, Managed] = {}
+        self.is_record_lost = False
+        self.busy: set[str] = set()
+        """Where somebody is inside, and nothing can be unmounted."""
+        self.steps_left: int | None = None
+        """How many mounts a pass may still attach, detach or adjust before it is killed."""
+        self._ids = count(1 << 32)  # as the kernel's unique ids
+        self._devices = count(7)
+        self._inodes: dict[tuple[int, str], int] = {}
+        self._root = self._made(1, "/", "ext4", next(self._devices), "/", None, RW)
+        self.mounts[self._root.id] = self._root
+
+    # what there is
+
+    def at(self, path: str, start: ObservedMount | None = None) -> ObservedMount:
+        """The mount that a path leads to."""
+        mount = start or self._root
+        over = {(each.parent, each.point): each for each in self.mounts.values()}
+        for folder in (*reversed(folders_above(path)), path):
+            while (mount.id, folder) in over:
+                mount = over[mount.id, folder]
+        return mount
+
+    def top(self, path: str) -> ObservedMount | None:
+        """The mount that is seen at a path, if something is mounted there."""
+        mount = self.at(path)
+        return mount if mount.point == path else None
+
+    def file(self, path: str) -> tuple[int, int]:
+        """Device and inode of what a path shows."""
+        mount = self.at(path)
+        return mount.device, self._inode(mount.device, root_at(mount, path))
+
+    def below(self, ancestor: int) -> list[ObservedMount]:
+        """The mounts that lie on this one, parents first."""
+        found = [ancestor]
+        for each in found:
+            found += [mount.id for mount in self.mounts.values() if mount.parent == each]
+        return [self.mounts[each] for each in found[1:]]
+
+    def manifest_of(self, mount: ObservedMount) -> str | None:
+        """Whose a mount is by the record, None for a foreign one; a submount is its top's."""
+        for managed in self.record.values():
+            if mount.id in (managed.id, *managed.submounts):
+                return managed.manifest
+        return None
+
+    def observed(self, tops: Iterable[str] = ()) -> Observed:
+        """What mountd sees, and what is on top at these paths."""
+        tells = self.kernel.tells_idmaps
+        hidden = {
+            each.id: each if tells else each._replace(idmap=None) for each in self.mounts.values()
+        }
+        found: dict[str, Top] = {}
+        for path in tops:
+            if mount := self.top(path):
+                owner = shown_owner(OWNER, mount.idmap)
+                found[path] = Top(mount.id, *self.file(path), owner)
+        return Observed(hidden, found, *self.kernel)
+
+    def means(self, volume: Volume) -> DesiredMount:
+        """The mount that a volume means now, as resolve.py works it out."""
+        target, tells = volume.target, self.kernel.tells_idmaps
+        source, reached, own = self._reached(volume)
+        through = reached.id if reached != own else None
+        idmap, source_idmap = (reached.idmap, own.idmap) if tells else (None, None)
+        if through in self.record and not tells:
+            idmap = self.record[through].idmap
+        stored = stored_owner(shown_owner(OWNER, reached.idmap), idmap)
+        seen = shown_owner(stored, source_idmap)
+        user = None if volume.user is None else User(int(volume.user), int(volume.user))
+        is_read_only = bool(volume.read_only)
+        root = Root(stored, seen, 0o40700, source_idmap, is_read_only, is_nosuid=False)
+        ours = chosen_idmap(volume, root, user, EVERY_ID)
+        mount = DesiredMount(
+            volume=volume,
+            source=volume.source if volume.type else source,
+            target=target,
+            kind="folder",
+            fs_type=own.fs_type,
+            device=reached.device,
+            inode=self._inode(reached.device, root_at(reached, source)),
+            owner=stored,
+            user=user,
+            seen=seen,
+            shown=shown_owner(stored, ours) if ours else seen,
+            idmap=ours or source_idmap,
+            inherited=ours is None,
+            flags=RW._replace(read_only=is_read_only),
+            source_idmap=source_idmap,
+            through_idmap=idmap,
+            through=through,
+            superblock=own.device,
+            root=root_at(reached, source),
+            submounts=self._submounts(reached, source) if volume.recursive else (),
+        )
+        is_refused = ours and own.is_idmapped and not self.kernel.can_remap
+        return with_raw_ids(mount, ours, faults.source_is_idmapped(source)) if is_refused else mount
+
+    # what others do
+
+    def put(self, volume: Volume, manifest: str | None = OURS, at: str = "") -> ObservedMount:
+        """A mount as this volume means it, recorded for a manifest or for none, now `at` a path."""
+        wanted = self.means(volume)
+        tree = self._tree(wanted, at or wanted.target)
+        self._attach(tree, self.at(at or wanted.target))
+        if manifest:
+            self._enter(wanted, tree, manifest)
+        return tree[0]
+
+    def put_foreign(
+        self, point: str, idmap: Idmapping | None = None, *, fs_type: str = "xfs"
+    ) -> ObservedMount:
+        """Somebody's mount, of which mountd knows nothing."""
+        parent = self.at(point).id
+        mount = self._made(parent, point, fs_type, next(self._devices), "/", idmap, RW)
+        self.mounts[mount.id] = mount
+        return mount
+
+    def rename(self, mount: ObservedMount, point: str) -> None:
+        """Have a mount, and what lies on it, somewhere else: a folder above was renamed."""
+        for each in (mount, *self.below(mount.id)):
+            moved = point + each.point.removeprefix(mount.point)
+            self.mounts[each.id] = self.mounts[each.id]._replace(point=moved)
+
+    def take_off(self, mount: ObservedMount) -> None:
+        """Detach a mount, and what lies on it."""
+        for each in (*self.below(mount.id), mount):
+            del self.mounts[each.id]
+
+    def lose_record(self) -> None:
+        """As after `rm -r /run/mountd`."""
+        self.record.clear()
+        self.is_record_lost = True
+
+    # a pass
+
+    def run(
+        self, volumes: Sequence[Volume], manifest: str = OURS, *,
+        unready: Collection[str] = (), later: Collection[str] = (), removes: bool = True,
+    ) -> tuple[list[Round], dict[str, Outcome], list[Outcome]]:  # fmt: skip
+        """One pass as reconcile.py makes it: its rounds, what became of each, and what left."""
+        done: dict[str, Outcome] = {}
+        departed: list[Outcome] = []
+        desired: dict[str, Desired] = {}
+        rounds: list[Round] = []
+        self._forget_gone()
+        while True:
+            waiting = [each for each in volumes if each.name not in done]
+            desired |= {each.name: self._desired(each, unready, later) for each in waiting}
+            observed = self.observed([each.target for each in waiting])
+            progress = Progress(
+                {name: each.fault for name, each in done.items()},
+                frozenset(
+                    each.action.old.id for each in departed if each.fault and each.action.old
+                ),
+                removes,
+            )
+            record = [*self.record.values()]
+            actions = plan([*desired.values()], observed, record, manifest, progress)
+            rounds.append(Round([*desired.values()], observed, record, progress, actions))
+            ready = [each for each in actions if not each.after]
+            for outcome in self.apply(ready, manifest):
+                if outcome.action.verb == "unmount":
+                    departed.append(outcome)
+                else:
+                    done[outcome.action.volume] = outcome
+            if len(ready) == len(actions) or later:
+                self.is_record_lost &= not self.record
+                return rounds, done, departed
+            assert ready, "volumes wait for each other"
+
+    def _desired(self, volume: Volume, unready: Collection[str], later: Collection[str]) -> Desired:
+        if volume.name in unready:
+            return Unready(volume, volume.target, faults.no_source(volume.source))
+        return Later(volume, volume.target) if volume.name in later else self.means(volume)
+
+    def apply(self, actions: list[Action], manifest: str = OURS) -> Iterator[Outcome]:
+        """Carry actions out as apply.py does: builds in a row are all cloned before any shows."""
+        stuck: list[str] = []
+        failed: dict[str, Fault] = {}
+        for action in actions:
+            if action.verb == "keep" and action.old:
+                self.record[action.old.id] = action.old
+        for builds, group in groupby(actions, key=self._is_built_first):
+            batch = [*group]
+            if builds:
+                trees = [self._build(each, stuck, manifest) for each in batch]
+                for action, built in zip(batch, trees, strict=True):
+                    if isinstance(built, Fault):
+                        failed[action.volume] = built
+                        yield Outcome(action, built.state, built)
+                    else:
+                        self._attach_built(action, built)
+                        yield Outcome(action, "mounted")
+                continue
+            for action in batch:
+                fault = self._carry_out(action, manifest, failed)
+                if fault and action.verb == "unmount":
+                    stuck.append(action.target)
+                state = fault.state if fault else action.state
+                yield Outcome(action, state, fault or action.fault)
+
+    def _is_built_first(self, action: Action) -> bool:
+        if action.verb not in ("mount", "replace") or action.beneath or not action.mount:
+            return False
+        return not needs_gap_in_place(action.mount, self.observed())
+
+    def _carry_out(self, action: Action, manifest: str, failed: dict[str, Fault]) -> Fault | None:
+        old, wanted = action.old, action.mount
+        match action.verb:
+            case "replace" if action.beneath:
+                assert old and wanted
+                self._detach(old.id)
+                if self._is_other(wanted, action.beneath):
+                    anew = action._replace(old=action.beneath, beneath=None, carried=())
+                    self._attach_built(anew, self._cloned(wanted, manifest))
+            case "replace":
+                assert wanted
+                wanted = wanted._replace(through=None, through_idmap=wanted.source_idmap)
+                self._swap(action, wanted, manifest)
+            case "adjust":
+                assert old and wanted and self._is_top(old.id)
+                self._step()
+                self.mounts[old.id] = self.mounts[old.id]._replace(flags=wanted.flags)
+                self.record[old.id] = old
+            case "unmount" if action.volume in failed:
+                return faults.not_moved(action.volume, action.target, failed[action.volume])
+            case "unmount":
+                return self._unmount(action)
+            case "mount":
+                raise AssertionError("built first")
+        return None
+
+    def _build(self, action: Action, stuck: list[str], manifest: str) -> Tree | Fault:
+        assert action.mount
+        for point in stuck:
+            if point.startswith(f"{action.target}/"):
+                return faults.busy_below(action.target, point)
+        return self._cloned(action.mount, manifest)
+
+    def _cloned(self, wanted: DesiredMount, manifest: str) -> Tree:
+        tree = self._tree(wanted, wanted.target)
+        self._enter(wanted, tree, manifest)
+        return tree
+
+    def _attach_built(self, action: Action, tree: Tree) -> None:
+        wanted, old = action.mount, action.old
+        assert wanted
+        if not old:
+            there = self.top(action.target)
+            source = wanted.is_in_place and self.file(action.target) == (
+                wanted.device,
+                wanted.inode,
+            )
+            assert there is None or source, "it would be stacked"
+            assert there is None or self.manifest_of(there) is None, "it would be stacked on ours"
+            carried = self._take_along(action)
+            for each, _ in carried:
+                self._detach(each.id)
+            copies = {f"{wanted.target}/{each}" for each in wanted.submounts if wanted.is_in_place}
+            assert not [
+                each
+                for each in self.mounts.values()
+                if each.point.startswith(f"{action.target}/")
+                and self._is_top(each.id)
+                and each.point not in copies
+            ], "it would bury a mount"
+            self._attach(tree, self.at(action.target))
+        elif self.kernel.can_go_beneath:
+            carried = self._take_along(action)
+            self._see_no_strangers(action)
+            assert self._is_top(old.id), "it would go beneath another"
+            parent = self.mounts[self.mounts[old.id].parent]
+            self._attach(tree, parent)
+            self.mounts[old.id] = self.mounts[old.id]._replace(parent=tree[0].id)
+        else:
+            self._swap(action, tree)
+            return
+        for _, clone in carried:
+            under = self._under(tree[0].id, clone[0].point)
+            self._attach(clone, under)
+        if old:
+            self._detach(old.id)
+
+    def _swap(self, action: Action, wanted: DesiredMount | Tree, manifest: str = OURS) -> None:
+        """With a gap: the old one off, the new one on."""
+        assert action.old
+        self._see_no_strangers(action)
+        carried = self._take_along(action)
+        self._detach(action.old.id)
+        tree = wanted if isinstance(wanted, list) else self._cloned(wanted, manifest)
+        self._attach(tree, self.at(action.target))
+        for _, clone in carried:
+            self._attach(clone, self._under(tree[0].id, clone[0].point))
+
+    def _unmount(self, action: Action) -> Fault | None:
+        assert action.old
+        old = self.mounts[action.old.id]
+        assert self._is_top(old.id), f"{old.point} isn't what is on top there"
+        carried = self._take_along(action)
+        for each, _ in carried:
+            self._detach(each.id)
+        strangers = [each for each in self.below(old.id) if each.id not in action.old.submounts]
+        fault = None
+        if strangers or any(
+            old.point == each or each.startswith(f"{old.point}/") for each in self.busy
+        ):
+            fault = faults.busy(old.point, [])
+        else:
+            self._detach(old.id)
+        for _, clone in carried:
+            self._attach(clone, self.at(clone[0].point))
+        return fault
+
+    def _take_along(self, action: Action) -> list[tuple[ObservedMount, Tree]]:
+        """Our mounts below the target, and clones of them with all that lies on them."""
+        taken = []
+        for point, managed in action.carried:
+            assert self._is_top(managed.id), f"{point} can't be cloned: it is covered"
+            old = self.mounts[managed.id]
+            ids: dict[int, int] = {}
+            tree = []
+            for each in (old, *self.below(old.id)):
+                ids[each.id] = next(self._ids)
+                parent = ids.get(each.parent, each.parent)
+                tree.append(each._replace(id=ids[each.id], parent=parent))
+            for entry in [*self.record.values()]:
+                if entry.id in ids:
+                    submounts = tuple(ids.get(each, each) for each in entry.submounts)
+                    clone = entry._replace(id=ids[entry.id], submounts=submounts)
+                    self.record[clone.id] = clone
+            taken.append((old, tree))
+        return taken
+
+    def _see_no_strangers(self, action: Action) -> None:
+        assert action.old
+        known = {*action.old.submounts}
+        for _, managed in action.carried:
+            known |= {managed.id, *(each.id for each in self.below(managed.id))}
+        below = {each.id for each in self.below(action.old.id)}
+        assert below <= known, "it would take what isn't ours along"
+
+    def _is_other(self, wanted: DesiredMount, managed: Managed) -> bool:
+        observed = self.observed([wanted.target])
+        top = observed.tops[wanted.target]
+        assert top.id == managed.id
+        mount = observed.mounts[managed.id]
+        return bool(differences(wanted, mount, top, managed, tells_idmaps=observed.tells_idmaps))
+
+    def _under(self, new: int, point: str) -> ObservedMount:
+        """The mount on which a carried one goes, followed from the new one."""
+        mount = self.mounts[new]
+        over = {(each.parent, each.point): each for each in self.mounts.values()}
+        folders = folders_above(point)
+        for folder in reversed(folders[: folders.index(mount.point)]):
+            while (mount.id, folder) in over:
+                mount = over[mount.id, folder]
+        while (mount.id, point) in over:
+            mount = over[mount.id, point]
+        return mount
+
+    def _tree(self, wanted: DesiredMount, point: str) -> Tree:
+        """A detached mount as it is wanted: of a source that must still be there."""
+        source, reached, own = self._reached(wanted.volume)
+        root = root_at(reached, source)
+        found = reached.device, self._inode(reached.device, root)
+        assert found == (wanted.device, wanted.inode), "it would be made of something else"
+        idmap = own.idmap if wanted.inherited else wanted.idmap
+        top = self._made(0, point, wanted.fs_type, reached.device, root, idmap, wanted.flags)
+        tree = [top]
+        for path in wanted.submounts:
+            below = self.at(f"{source}/{path}")
+            parent = max(
+                (each for each in tree if _is_above(each.point, f"{point}/{path}")), key=_depth
+            )
+            idmap = wanted.idmap if wanted.volume.user else below.idmap
+            tree.append(
+                self._made(
+                    parent.id, f"{point}/{path}", below.fs_type, below.device, below.root, idmap,
+                    wanted.flags,
+                )
+            )  # fmt: skip
+        return tree
+
+    def _enter(self, wanted: DesiredMount, tree: Tree, manifest: str) -> None:
+        submounts = tuple(each.id for each in tree[1:])
+        self.record[tree[0].id] = record_entry(wanted, tree[0].id, manifest, submounts)
+
+    def _attach(self, tree: Tree, parent: ObservedMount) -> None:
+        self._step()
+        self.mounts[tree[0].id] = tree[0]._replace(parent=parent.id)
+        self.mounts |= {each.id: each for each in tree[1:]}
+
+    def _detach(self, mount: int) -> None:
+        assert self._is_top(mount), f"{self.mounts[mount].point} isn't what is on top there"
+        self._step()
+        self.take_off(self.mounts[mount])
+
+    def _is_top(self, mount: int) -> bool:
+        top = self.top(self.mounts[mount].point)
+        return top is not None and top.id == mount
+
+    def _step(self) -> None:
+        if self.steps_left is not None:
+            if self.steps_left == 0:
+                raise KilledError
+            self.steps_left -= 1
+
+    def _forget_gone(self) -> None:
+        self.record = {each: entry for each, entry in self.record.items() if each in self.mounts}
+
+    def _reached(self, volume: Volume) -> tuple[str, ObservedMount, ObservedMount]:
+        """Where a volume's source is, the mount that shows it, and the one that is its own."""
+        source = f"/run/mountd/fs/{volume.source}" if volume.type else volume.source
+        reached = own = self.at(source)
+        if source == volume.target and reached.point == source:
+            while self._is_ours(own, volume.target):
+                own = self.mounts[own.parent]
+        return source, reached, own
+
+    def _submounts(self, reached: ObservedMount, source: str) -> tuple[str, ...]:
+        below = {each.point for each in self.below(reached.id)}
+        paths = {each[len(source) + 1 :] for each in below if each.startswith(f"{source}/")}
+        return tuple(sorted(paths, key=lambda path: (path.count("/"), path)))
+
+    def _is_ours(self, mount: ObservedMount, target: str) -> bool:
+        if mount.point != target:
+            return False
+        if managed := self.record.get(mount.id):
+            return managed.target == target
+        parent = self.mounts[mount.parent]
+        is_own_root = (mount.device, mount.root) == (parent.device, root_at(parent, mount.point))
+        return self.is_record_lost and is_own_root
+
+    def _inode(self, device: int, path: str) -> int:
+        return self._inodes.setdefault((device, path), len(self._inodes) + 1)
+
+    def _made(
+        self, parent: int, point: str, fs_type: str, device: int, root: str,
+        idmap: Idmapping | None, flags: Flags,
+    ) -> ObservedMount:  # fmt: skip
+        return ObservedMount(
+            next(self._ids), parent, point, root, fs_type, device, flags,
+            is_fs_read_only=False, idmap=idmap, is_idmapped=idmap is not None,
+        )  # fmt: skip
+
+
+def _is_above(folder: str, path: str) -> bool:
+    return path.startswith(f"{folder}/")
+
+
+def _depth(mount: ObservedMount) -> int:
+    return mount.point.count("/")

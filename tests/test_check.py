@@ -1,0 +1,541 @@
+"""`mountd check`: what is legal but likely wrong, each warned of, and none of it where all is well.
+
+Each warning is on stderr, naming the volume and its key, and among the volume's notes; the exit
+status is 0 whatever is warned of.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from old_kernel import DEBIAN_12, NO_IDMAPPING
+from test_safety import Reply, Server
+from world import World, run
+
+_PASSWD = "node:x:1000:1000::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
+_EXTENTS = {"uids": [{"stored": 501, "seen": 1000, "count": 10}]}
+
+
+def check(world: World, **how: Any) -> list[str]:
+    """The warnings without their prefix, the same as the notes of --json."""
+    told = world.mountd("check", **how)
+    assert told.status == 0, told.err
+    assert told.out == ""
+    *warnings, last = told.err.splitlines()
+    assert "ok, " in last
+    assert all(each.startswith("warning: ") for each in warnings), told.err
+    found = [each.removeprefix("warning: ") for each in warnings]
+    document = world.mountd("check", "--json", **how)
+    assert document.status == 0
+    assert document.err.splitlines() == warnings
+    notes = {each["name"]: each["notes"] for each in document.document["volumes"]}
+    for each in found:
+        if each.startswith("volumes."):
+            place, _, text = each.partition(": ")
+            assert text in notes[place.split(".")[1]]
+    return found
+
+
+def volume(world: World, **keys: Any) -> dict[str, Any]:
+    return {"source": world / "source", "target": world / "work", **keys}
+
+
+@pytest.fixture
+def machine(world: World) -> World:
+    """A source of 501:20, and accounts."""
+    world.folder("source")
+    world.rootfs(_PASSWD, "node:x:1000:\nhelpers:x:2000:node\n")
+    return world
+
+
+def test_where_all_is_well_nothing_is_warned_of(machine: World) -> None:
+    machine.volumes(
+        work=volume(machine, user="node", accounts=machine / "rootfs"),
+        extents={
+            "source": machine / "source",
+            "target": machine / "home/extents",
+            "idmap": {**_EXTENTS, "gids": [{"stored": 20, "seen": 20, "count": 1}]},
+        },
+    )
+    assert check(machine) == []
+    machine.reconcile()
+    assert check(machine) == []
+    assert check(machine, kernel=DEBIAN_12) == []
+
+
+# Mounts that are left out.
+
+
+@pytest.fixture
+def layered(machine: World) -> World:
+    for name in ("c", "a", "d", "b"):
+        (machine / f"source/{name}").mkdir()
+        run("mount", "-t", "tmpfs", "tmpfs", str(machine / f"source/{name}"))
+    return machine
+
+
+def test_mounts_below_the_source_are_named(layered: World) -> None:
+    layered.volumes(work=volume(layered, user=1000, owner="501:20", idmap="never"))
+    wanted = [
+        "volumes.work.recursive: the mounts below /mnt/source are left out (/mnt/source/a,"
+        " /mnt/source/b, /mnt/source/c and 1 more); set `recursive = true` to include them"
+    ]
+    layered.volumes(work=volume(layered))
+    assert check(layered) == check(layered, kernel=DEBIAN_12) == wanted
+    layered.reconcile()
+    assert not os.path.ismount(layered / "work/a")
+    assert check(layered) == wanted
+    for name in "bcd":
+        run("umount", str(layered / f"source/{name}"))
+    assert check(layered) == [
+        "volumes.work.recursive: the mount below /mnt/source is left out (/mnt/source/a);"
+        " set `recursive = true` to include it"
+    ]
+    run("umount", str(layered / "source/a"))
+    assert check(layered) == []
+
+
+def test_what_a_recursive_volume_includes_is_not_warned_of(layered: World) -> None:
+    layered.volumes(work=volume(layered, recursive=True))
+    assert check(layered) == []
+
+
+def test_the_volumes_own_mount_below_its_source_is_none_of_the_sources(machine: World) -> None:
+    machine.volumes(work=volume(machine, target=machine / "source/view"))
+    machine.reconcile()
+    assert check(machine) == []
+
+
+def test_a_mount_that_the_source_covers_is_not_below_it(machine: World) -> None:
+    """It has a path below the source's, but lies on what the source's own mount covers."""
+    (machine / "source/under").mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", str(machine / "source/under"))
+    run("mount", "-t", "tmpfs", "tmpfs", str(machine / "source"))
+    machine.volumes(work=volume(machine))
+    assert check(machine) == []
+
+
+def test_in_place_nothing_is_left_out(machine: World) -> None:
+    machine.volumes(work=volume(machine, target=machine / "source", user=1000, owner="501:20"))
+    machine.reconcile()
+    (machine / "source/later").mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", str(machine / "source/later"))
+    found = check(machine)
+    assert [each for each in found if "recursive" in each] == []
+
+
+# Ids that extents leave out.
+
+
+def _own(path: Path, uid: int, gid: int = 20) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    os.chown(path, uid, gid)
+
+
+def test_ids_that_the_extents_leave_out_are_named(machine: World) -> None:
+    os.chown(machine / "source/hello", 7, 20)
+    machine.volumes(work=volume(machine, idmap=_EXTENTS))
+    assert check(machine) == [
+        "volumes.work.idmap: `uids` leaves out id 7 (/mnt/source/hello), so that shows as 65534"
+        " and can't be written; add an extent with `stored = 7`"
+    ]
+    machine.reconcile()
+    assert (machine / "work/hello").stat().st_uid == 65534
+    _own(machine / "source/deep/a", 8)
+    _own(machine / "source/deep/b", 510)
+    os.chown(machine / "source/deep", 501, 20)
+    gids = [{"stored": 20, "seen": 20, "count": 1}]
+    machine.volumes(work=volume(machine, idmap={**_EXTENTS, "gids": gids}))
+    os.chown(machine / "source", 501, 9)
+    assert check(machine) == [
+        "volumes.work.idmap: `gids` leaves out id 9 (/mnt/source), so that shows as 65534"
+        " and can't be written; add an extent with `stored = 9`",
+        "volumes.work.idmap: `uids` leaves out id 7 (/mnt/source/hello) and 1 more, so that shows"
+        " as 65534 and can't be written; add an extent with `stored = 7`",
+    ]
+
+
+def test_ids_of_single_files_and_of_filesystems_are_looked_at(machine: World) -> None:
+    os.chown(machine / "source/hello", 7, 20)
+    extents = {"uids": [{"stored": 0, "seen": 1000, "count": 1}]}
+    machine.volumes(
+        file={
+            "source": machine / "source/hello",
+            "target": machine / "file",
+            "idmap": extents,
+        },
+        fs={"type": "tmpfs", "source": "tag", "target": machine / "fs", "idmap": extents},
+    )
+    file = "volumes.file.idmap: `uids` leaves out id 7 (/mnt/source/hello), so that shows as 65534"
+    file += " and can't be written; add an extent with `stored = 7`"
+    assert check(machine) == [file]
+    machine.reconcile()
+    assert check(machine) == [file]
+    run("touch", str(machine / "raw"))
+    base = next(Path(machine.state, "fs").iterdir())
+    (base / "hello").touch()
+    os.chown(base / "hello", 9, 9)
+    assert check(machine) == [
+        file,
+        "volumes.fs.idmap: `uids` leaves out id 9 (/mnt/fs/hello), so that shows as 65534"
+        " and can't be written; add an extent with `stored = 9`",
+    ]
+
+
+def test_ids_are_those_stored_whatever_the_sources_mount_shows(machine: World) -> None:
+    machine.volumes(raw=volume(machine, target=machine / "seen", user=1000))
+    machine.reconcile()
+    machine.volumes(
+        raw=volume(machine, target=machine / "seen", user=1000),
+        work={
+            "source": machine / "seen",
+            "target": machine / "work",
+            "idmap": {"uids": [{"stored": 1000, "seen": 1000, "count": 1}]},
+        },
+    )
+    assert check(machine) == [
+        "volumes.work.idmap: `uids` leaves out id 501 (/mnt/seen), so that shows as 65534"
+        " and can't be written; add an extent with `stored = 501`"
+    ]
+
+
+def test_in_place_the_id_itself_is_hidden_once_it_is_left_out(machine: World) -> None:
+    os.chown(machine / "source/hello", 7, 20)
+    machine.volumes(work=volume(machine, target=machine / "source", idmap=_EXTENTS))
+    assert check(machine) == [
+        "volumes.work.idmap: `uids` leaves out id 7 (/mnt/source/hello), so that shows as 65534"
+        " and can't be written; add an extent with `stored = 7`"
+    ]
+    machine.reconcile()
+    hidden = [
+        "volumes.work.idmap: `uids` leaves out the id of /mnt/source/hello, so that shows as 65534"
+        " and can't be written; add an extent for it"
+    ]
+    assert check(machine) == hidden
+    assert check(machine, kernel=DEBIAN_12) == hidden
+
+
+def test_the_look_at_files_follows_no_link_and_crosses_no_mount(machine: World) -> None:
+    _own(machine / "elsewhere/file", 7)
+    os.symlink(machine / "elsewhere", machine / "source/link")
+    os.lchown(machine / "source/link", 501, 20)
+    (machine / "source/fs").mkdir()
+    os.chown(machine / "source/fs", 501, 20)
+    run("mount", "--bind", str(machine / "elsewhere"), str(machine / "source/fs"))
+    machine.volumes(work=volume(machine, idmap=_EXTENTS, recursive=True))
+    assert check(machine) == []
+
+
+def test_the_look_at_files_is_bounded_and_takes_the_nearest_first(machine: World) -> None:
+    many = machine / "source/many"
+    many.mkdir()
+    os.chown(many, 501, 20)
+    for number in range(20_000):
+        (many / f"{number}").touch()
+        os.chown(many / f"{number}", 501 if number % 2 else 502, 20)
+    _own(machine / "source/many/deep/file", 7)
+    os.chown(machine / "source/many/deep", 501, 20)
+    machine.volumes(work=volume(machine, idmap=_EXTENTS))
+    assert check(machine) == []
+    os.chown(machine / "source/hello", 8, 20)
+    assert len(check(machine)) == 1
+
+
+# What the target hides.
+
+
+def test_files_that_the_mount_will_hide_are_named(machine: World) -> None:
+    target = machine.folder("work")
+    machine.volumes(work=volume(machine))
+    assert check(machine) == [
+        "volumes.work.target: /mnt/work isn't empty, and its files are hidden by the mount"
+        " (hello); move them away, or choose another target"
+    ]
+    for name in ("b", ".a", "c", "d"):
+        (target / name).mkdir()
+    assert check(machine) == [
+        "volumes.work.target: /mnt/work isn't empty, and its files are hidden by the mount"
+        " (.a, b, c and 2 more); move them away, or choose another target"
+    ]
+    for number in range(1_000):
+        (target / f"{number}").touch()
+    (found,) = check(machine)
+    assert " and many more); move them away, or choose another target" in found
+
+
+def test_an_empty_target_a_file_and_what_is_mounted_already_hide_nothing(machine: World) -> None:
+    (machine / "work").mkdir()
+    (machine / "file").write_text("hidden\n")
+    machine.volumes(
+        work=volume(machine),
+        file={"source": machine / "source/hello", "target": machine / "file"},
+        new={"source": machine / "source", "target": machine / "new"},
+        place={"source": machine / "source", "target": machine / "source"},
+    )
+    assert check(machine) == []
+    machine.reconcile()
+    assert check(machine) == []
+
+
+def test_folders_for_targets_of_the_manifest_hide_nothing(machine: World) -> None:
+    (machine / "work/deep/inner").mkdir(parents=True)
+    inner = {"source": machine / "source", "target": machine / "work/deep/inner"}
+    machine.volumes(inner=inner)
+    machine.reconcile()
+    machine.volumes(inner=inner, work=volume(machine))
+    assert check(machine) == []
+
+
+def test_what_lies_below_a_target_that_comes_first_is_not_looked_at(machine: World) -> None:
+    """The inner volume's target will be in the outer one's source, not in this folder."""
+    machine.folder("work/inner")
+    machine.volumes(
+        work=volume(machine),
+        inner={"source": machine / "source", "target": machine / "work/inner"},
+    )
+    assert check(machine) == []
+
+
+# Accounts that are nobody's.
+
+
+@pytest.mark.parametrize(("user", "ids"), [("nobody", "65534:65534"), ("1000:65534", "1000:65534")])
+def test_the_overflow_user_is_nobody(machine: World, user: str, ids: str) -> None:
+    machine.volumes(work=volume(machine, user=user, accounts=machine / "rootfs"))
+    assert check(machine) == [
+        f"volumes.work.user: `{user}` is {ids}, and 65534 is as what ids show that have no place"
+        " in a map; name an account of its own"
+    ]
+
+
+def test_a_uid_without_an_account_has_no_group(machine: World) -> None:
+    machine.volumes(work=volume(machine, user=4242, accounts=machine / "rootfs"))
+    assert check(machine) == [
+        "volumes.work.user: /mnt/rootfs/etc/passwd has no account with uid 4242, so gids stay as"
+        ' they are; give the group too, `user = "4242:GID"`'
+    ]
+    machine.volumes(work=volume(machine, user=1000, accounts=machine / "rootfs"))
+    assert check(machine) == []
+
+
+@pytest.mark.parametrize("accounts", ["source", "none"])
+def test_accounts_without_accounts_are_named(machine: World, accounts: str) -> None:
+    machine.volumes(work=volume(machine, user=1000, accounts=machine / accounts))
+    assert check(machine) == [
+        f"volumes.work.accounts: there is no /mnt/{accounts}/etc/passwd to tell the group of uid"
+        ' 1000, so gids stay as they are; mend the path, or write `user = "1000:GID"`'
+    ]
+    machine.volumes(work=volume(machine, user="1000:1000", accounts=machine / accounts))
+    assert check(machine) == []
+
+
+# A fallback that is used.
+
+
+def test_a_fallback_that_will_be_used_is_told(machine: World) -> None:
+    (machine / "upper").mkdir()
+    for name in ("data", "work"):
+        (machine / f"upper/{name}").mkdir()
+    (machine / "over").mkdir()
+    options = f"lowerdir=/mnt/source,upperdir={machine / 'upper/data'}"
+    options += f",workdir={machine / 'upper/work'}"
+    run("mount", "-t", "overlay", "overlay", "-o", options, str(machine / "over"))
+    os.chown(machine / "over", 501, 20)
+    machine.volumes(work=volume(machine, source=machine / "over", user="1000:1000"))
+    (found,) = check(machine)
+    release = ".".join(os.uname().release.split(".")[:2])
+    wanted = (
+        f"volumes.work.fallback: ids stay raw, for overlay refuses idmapped mounts (Linux"
+        f" {release}); name the folder on the filesystem below, the overlay's lowerdir, as the"
+        ' source, or mount it with raw ids by `idmap = "never"`'
+    )
+    assert found == wanted
+    machine.reconcile()
+    assert check(machine) == [wanted]
+    machine.volumes(work=volume(machine, source=machine / "over", user="1000:1000", idmap="never"))
+    assert check(machine) == []
+
+
+def test_on_a_kernel_that_idmaps_nothing_it_is_told_too(machine: World) -> None:
+    machine.volumes(work=volume(machine, user="1000:1000"))
+    assert check(machine) == []
+    (found,) = check(machine, kernel=NO_IDMAPPING)
+    assert found.startswith("volumes.work.fallback: ids stay raw, for ")
+
+
+# A user who can't get there.
+
+
+def _closed(world: World, mode: int, uid: int = 0, gid: int = 0) -> None:
+    (world / "closed").mkdir()
+    (world / "closed/inner").mkdir()
+    os.chown(world / "closed", uid, gid)
+    (world / "closed").chmod(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "remedy"),
+    [
+        (0o700, (0, 0), "o+x"),
+        (0o766, (0, 2001), "o+x"),
+        (0o066, (1000, 1000), "u+x"),
+        (0o705, (0, 2000), "g+x"),
+        (0o705, (0, 1000), "g+x"),
+    ],
+)
+@pytest.mark.parametrize("create", [True, False])
+def test_a_folder_that_lets_the_user_not_through_is_named(
+    machine: World, mode: int, owner: tuple[int, int], remedy: str, create: bool
+) -> None:
+    _closed(machine, mode, *owner)
+    target = machine / ("closed/new/target" if create else "closed/inner")
+    keys = {"user": "node", "accounts": machine / "rootfs"}
+    machine.volumes(work=volume(machine, target=target, **keys))
+    wanted = [
+        f"volumes.work.target: `node` can't reach {target}, for /mnt/closed lets nobody like it"
+        f" through (mode {mode:04o}, of {owner[0]}:{owner[1]}); `chmod {remedy} /mnt/closed`, or"
+        " choose another target"
+    ]
+    assert check(machine) == wanted
+    machine.reconcile()
+    assert check(machine) == wanted
+    run("chmod", remedy, str(machine / "closed"))
+    assert check(machine) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner"),
+    [(0o711, (0, 0)), (0o710, (0, 1000)), (0o710, (0, 2000)), (0o100, (1000, 0))],
+    ids=["other", "group", "supplementary", "owner"],
+)
+def test_who_is_let_through_is_not_warned_of(
+    machine: World, mode: int, owner: tuple[int, int]
+) -> None:
+    _closed(machine, mode, *owner)
+    target = machine / "closed/inner"
+    machine.volumes(work=volume(machine, target=target, user="node", accounts=machine / "rootfs"))
+    assert check(machine) == []
+
+
+def test_root_and_nobody_in_particular_reach_everything(machine: World) -> None:
+    _closed(machine, 0o700)
+    machine.volumes(
+        root=volume(machine, target=machine / "closed/inner", user="0:0", owner="501:20"),
+        none=volume(machine, target=machine / "closed/other"),
+    )
+    assert check(machine) == []
+
+
+def test_an_acl_that_stops_the_user_is_pointed_at(machine: World) -> None:
+    _closed(machine, 0o711)
+    entries = [(1, 7, -1), (2, 0, 1000), (4, 1, -1), (0x10, 1, -1), (0x20, 1, -1)]
+    acl = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, bits, id_ & 0xFFFFFFFF) for tag, bits, id_ in entries
+    )
+    os.setxattr(machine / "closed", "system.posix_acl_access", acl)
+    machine.volumes(work=volume(machine, target=machine / "closed/inner", user="1000:1000"))
+    assert check(machine) == [
+        "volumes.work.target: `1000:1000` can't reach /mnt/closed/inner, for /mnt/closed lets"
+        " nobody like it through (mode 0711, of 0:0); see its ACL (`getfacl /mnt/closed`), or"
+        " choose another target"
+    ]
+
+
+def test_each_user_and_each_folder_has_an_answer_of_its_own(machine: World) -> None:
+    _closed(machine, 0o700, 1000)
+    machine.volumes(
+        **{
+            f"{name}{number}": volume(machine, target=f"/mnt/closed/{name}{number}", user=user)
+            for name, user in (("mine", "1000:1000"), ("others", "1001:1001"))
+            for number in range(2)
+        },
+        open=volume(machine, target="/mnt/open/x", user="1001:1001"),
+    )
+    assert [each.partition(":")[0] for each in check(machine)] == [
+        "volumes.others0.target",
+        "volumes.others1.target",
+    ]
+
+
+def test_a_mount_that_comes_over_the_closed_folder_decides(machine: World) -> None:
+    _closed(machine, 0o700)
+    machine.volumes(
+        outer=volume(machine, target=machine / "closed", user="1000:1000"),
+        inner=volume(machine, target=machine / "closed/inner", user="1000:1000"),
+    )
+    found = check(machine)
+    assert [each for each in found if "can't reach" in each] == []
+    machine.reconcile()
+    assert check(machine) == []
+
+
+# What can't be looked at.
+
+
+def test_an_unprivileged_run_says_what_it_could_not_see(machine: World) -> None:
+    (machine / "source/private").mkdir(mode=0o700)
+    machine.folder("work", owner=(0, 0), mode=0o711)
+    machine.volumes(
+        work=volume(machine, user="1001:1001"),
+        other={"source": machine / "source", "target": machine / "other", "idmap": _EXTENTS},
+    )
+    os.chown(machine / "source/hello", 7, 20)
+    assert check(machine, uid=1000) == [
+        "whether the filesystems take the idmappings was not tried: that needs CAP_SYS_ADMIN;"
+        " run it as root",
+        "whether the users reach their targets was not looked at: only root may ask that;"
+        " run it as root",
+        "volumes.work.target: we may not look into /mnt/work; run it as root to be told more",
+        "volumes.other.idmap: `uids` leaves out id 7 (/mnt/source/hello) and 1 more, so that shows"
+        " as 65534 and can't be written; add an extent with `stored = 7`",
+        "volumes.other.idmap: we may not look into /mnt/source/private; run it as root to be told"
+        " more",
+    ]
+
+
+def test_an_unprivileged_run_says_nothing_where_there_was_nothing_to_see(machine: World) -> None:
+    machine.volumes(work=volume(machine))
+    assert check(machine, uid=1000) == []
+
+
+def test_what_is_wrong_already_is_not_doubted_too(machine: World) -> None:
+    machine.folder("work")
+    machine.volumes(work=volume(machine, source=machine / "none", user="1000:1000"))
+    found = machine.mountd("check")
+    assert found.status == 0
+    assert "warning" not in found.err
+    assert "pending: work: there is no /mnt/none" in found.err
+
+
+class _SilentFolder(Server):
+    """Its server falls silent when it is first asked for what the folder holds."""
+
+    def _reply(self, code: int) -> Reply:
+        if code == 27:  # OPENDIR
+            os.write(self.stop, b"x")
+            return Reply(0, struct.pack("<QII", 1, 0, 0))
+        return super()._reply(code)
+
+
+@pytest.fixture
+def silent(machine: World) -> Iterator[World]:
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("the kernel has no FUSE")
+    server = _SilentFolder(machine / "fuse")
+    yield machine
+    server.die()
+
+
+def test_a_target_that_hangs_costs_its_own_volume_only(silent: World) -> None:
+    silent.folder("full")
+    silent.volumes(
+        hung=volume(silent, target=silent / "fuse/t", user="1000:1000"),
+        full=volume(silent, target=silent / "full"),
+    )
+    told = silent.mountd("check")
+    assert "full: /mnt/full isn't empty" not in told.err
+    assert told.err != ""
