@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import count, groupby
 from typing import NamedTuple
 
-from mountd.core import faults
+from mountd.core import faults, idmap_faults
 from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
 from mountd.core.drift import differences, record_entry
 from mountd.core.idmapping import IDENTITY, Idmapping
@@ -171,7 +171,7 @@ class Machine:
             submounts=self._submounts(reached, source) if volume.recursive else (),
         )
         is_refused = ours and own.is_idmapped and not self.kernel.can_remap
-        return with_raw_ids(mount, ours, faults.source_is_idmapped(source)) if is_refused else mount
+        return with_raw_ids(mount, ours, idmap_faults.source_is_idmapped(source)) if is_refused else mount
 
     # what others do
 

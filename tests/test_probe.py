@@ -14,7 +14,7 @@ from old_kernel import DEBIAN_12, DEBIAN_13, FILTERED, NO_IDMAPPING
 from world import World, disks, let_users_reach, run, running
 
 import mountd
-from mountd.core import faults
+from mountd.core import idmap_faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping, swap
 from mountd.core.model import Fault
@@ -157,7 +157,7 @@ def test_a_fuse_server_that_does_not_grant_it_is_what_refuses(world: World, plac
 def test_the_version_that_brought_it_is_named_where_that_is_to_come(
     fs_type: str, version: tuple[int, int], hint: str
 ) -> None:
-    fault = faults.filesystem_refuses(fs_type, version)
+    fault = idmap_faults.filesystem_refuses(fs_type, version)
     assert fault.hint and hint in fault.hint
 
 
@@ -251,7 +251,7 @@ AS_USER = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--inh-c
         (
             ["unshare", "--user", "--map-root-user", "--mount"],
             "not-privileged",
-            faults.foreign_filesystem("tmpfs").message,
+            idmap_faults.foreign_filesystem("tmpfs").message,
         ),
         ([], None, ""),
         (DEBIAN_12.command(), None, ""),

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from mountd.core import faults
+from mountd.core import faults, filesystem_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import Base, Fault, Filesystem, ObservedMount, Volume
 from mountd.kernel import tree
@@ -91,7 +91,7 @@ def _make(filesystem: Filesystem) -> Fd | Fault:
 
 
 def _give_up(filesystem: Filesystem) -> Fault:
-    return faults.filesystem_not_answering(filesystem.type, filesystem.source, PATIENCE)
+    return filesystem_faults.filesystem_not_answering(filesystem.type, filesystem.source, PATIENCE)
 
 
 def _drop(answer: Fd | Fault) -> None:

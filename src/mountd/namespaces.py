@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from typing import Self
 
-from mountd.core import faults
+from mountd.core import idmap_faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import DesiredMount, Fault
@@ -87,7 +87,7 @@ def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | N
         with open_below(source, path) as submount:
             mount = observe_mount(statx(submount).mount)
             if mount.is_idmapped and wanted.through is None:
-                return faults.submount_is_idmapped(mount.point)
+                return idmap_faults.submount_is_idmapped(mount.point)
             if fault := why_no_idmap(submount, mount.fs_type, namespace):
-                return faults.submount_refuses(mount.point, fault)
+                return idmap_faults.submount_refuses(mount.point, fault)
     return None

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, Self
 
 from mountd.accounts import Accounts
-from mountd.core import faults
+from mountd.core import faults, idmap_faults
 from mountd.core.choice import (
     ROOT,
     Root,
@@ -184,7 +184,7 @@ class Resolver:
             and gives_root_away(volume, root, user)
             and not (user.uid == ROOT and not self._accounts_of("/").has_uid(seen.uid))
         ):
-            raise VolumeError(faults.root_owned(seen, user.uid))
+            raise VolumeError(idmap_faults.root_owned(seen, user.uid))
         owner = volume.owner or stored
         mount = DesiredMount(
             volume=volume,
@@ -228,7 +228,7 @@ class Resolver:
             if mount.idmap in (managed and managed.idmap, there and there.idmap):
                 return None  # it has it already
         if own.is_idmapped and not self._context.observed.can_remap:
-            return faults.source_is_idmapped(mount.source)
+            return idmap_faults.source_is_idmapped(mount.source)
         return self._context.probe(source, mount)
 
     def _user(self, volume: Volume) -> User | None:
@@ -308,12 +308,12 @@ def _unknown(owner: Ids, user: User | None) -> Fault:
     assert user, "without one there is nothing to exchange"
     known = known_ids()
     if seen_as(known.uids, user.uid) is None:
-        raise VolumeError(faults.unknown_user("uid", user.uid))
+        raise VolumeError(idmap_faults.unknown_user("uid", user.uid))
     if user.gid is not None and seen_as(known.gids, user.gid) is None:
-        raise VolumeError(faults.unknown_user("gid", user.gid))
+        raise VolumeError(idmap_faults.unknown_user("gid", user.gid))
     if seen_as(known.uids, owner.uid) is None:
-        return faults.unknown_owner("uid", owner.uid)
-    return faults.unknown_owner("gid", owner.gid)
+        return idmap_faults.unknown_owner("uid", owner.uid)
+    return idmap_faults.unknown_owner("gid", owner.gid)
 
 
 @lru_cache(1024)  # volumes of one owner and one user have the same
@@ -327,7 +327,7 @@ def _why_impossible(idmap: Idmapping) -> Fault | None:
 
 def _why_unwritable(kind: Literal["uid", "gid"], extents: Extents, known: Extents) -> Fault | None:
     if ids := unknown(extents, known):
-        return faults.unknown_ids(kind, runs_in_words(ids))
+        return idmap_faults.unknown_ids(kind, runs_in_words(ids))
     if refused := refusals(extents):
-        return faults.map_refused(kind, refused[0].reason)
+        return idmap_faults.map_refused(kind, refused[0].reason)
     return None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from errno import ENOENT, ENOTDIR
 from typing import NamedTuple
 
-from mountd.core import faults
+from mountd.core import faults, filesystem_faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Filesystem, Managed, Observed, ObservedMount, Volume
@@ -95,9 +95,11 @@ class Sources:
             try:
                 return open_below(root, volume.subdir), f"{path}/{volume.subdir}"
             except UnsafeLinkError as error:
-                raise VolumeError(faults.link_in_subdir(volume.subdir)) from error
+                raise VolumeError(filesystem_faults.link_in_subdir(volume.subdir)) from error
             except (FileNotFoundError, NotADirectoryError) as error:
-                fault = faults.no_subdir(volume.subdir, filesystem.type, filesystem.source)
+                fault = filesystem_faults.no_subdir(
+                    volume.subdir, filesystem.type, filesystem.source
+                )
                 raise VolumeError(fault) from error
 
     def _is_ours(self, mount: ObservedMount, target: str) -> bool:

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Sequence
 from errno import EACCES, EBUSY, EINVAL, ENODATA, ENODEV, ENOENT, ENOMEDIUM, ENOTBLK, ENXIO, EPERM
 
-from mountd.core import faults
+from mountd.core import faults, filesystem_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import Fault
 from mountd.kernel.paths import UnsafeLinkError, open_path
@@ -49,8 +49,8 @@ def make_filesystem(fs_type: str, source: str, options: Sequence[str]) -> Fd:
             if is_device and (known := _trouble_of_device(fs_type, source, error, said)):
                 raise VolumeError(known) from error
             if error.errno in (ENXIO, ENODEV) or (error.errno == ENOENT and not is_device):
-                raise VolumeError(faults.nothing_there(fs_type, source, said)) from error
-            fault = faults.refused_filesystem(
+                raise VolumeError(filesystem_faults.nothing_there(fs_type, source, said)) from error
+            fault = filesystem_faults.refused_filesystem(
                 fs_type, source, options, said, error.errno or 0, is_device=is_device
             )
             raise VolumeError(fault) from error
@@ -61,10 +61,10 @@ def _open(fs_type: str) -> Fd:
         return fsopen(fs_type)
     except OSError as error:
         if error.errno == EPERM:
-            raise VolumeError(faults.no_filesystem_permitted(fs_type)) from error
+            raise VolumeError(filesystem_faults.no_filesystem_permitted(fs_type)) from error
         if error.errno != ENODEV:
             raise
-        raise VolumeError(faults.unknown_filesystem(fs_type)) from error
+        raise VolumeError(filesystem_faults.unknown_filesystem(fs_type)) from error
 
 
 def _takes_device(fs_type: str) -> bool:
@@ -76,7 +76,7 @@ def _takes_device(fs_type: str) -> bool:
 def _without_links(fs_type: str, path: str) -> str:
     """A device's path as it is walked safely: the kernel itself would follow anyone's link."""
     if not path.startswith("/"):
-        raise VolumeError(faults.not_a_device_path(fs_type, path))
+        raise VolumeError(filesystem_faults.not_a_device_path(fs_type, path))
     try:
         device, path = open_path(path)
     except UnsafeLinkError as error:
@@ -97,8 +97,10 @@ def _set(context: Fd, fs_type: str, option: str) -> None:
     except OSError as error:
         said = _said(context, fs_type, error)
         if error.errno == ENOENT:  # overlay opens the folders at once
-            raise VolumeError(faults.option_names_nothing(fs_type, option, said)) from error
-        fault = faults.refused_option(fs_type, option, said, error.errno or 0)
+            raise VolumeError(
+                filesystem_faults.option_names_nothing(fs_type, option, said)
+            ) from error
+        fault = filesystem_faults.refused_option(fs_type, option, said, error.errno or 0)
         raise VolumeError(fault) from error
 
 
@@ -123,13 +125,13 @@ def _said(context: Fd, fs_type: str, error: OSError) -> str:
 def _trouble_of_device(fs_type: str, path: str, error: OSError, said: str) -> Fault | None:
     """What is known to be wrong with a device; EIO and EINVAL are all that an empty one gives."""
     if error.errno == ENOTBLK:
-        return faults.not_a_device(fs_type, path)
+        return filesystem_faults.not_a_device(fs_type, path)
     if error.errno == EBUSY:
-        return faults.busy_device(fs_type, path, said)
+        return filesystem_faults.busy_device(fs_type, path, said)
     if error.errno == ENOMEDIUM or _sysfs(path, "size") == "0":
-        return faults.empty_device(path)
+        return filesystem_faults.empty_device(path)
     if error.errno == EACCES and _sysfs(path, "ro") == "1":
-        return faults.read_only_device(fs_type, path)
+        return filesystem_faults.read_only_device(fs_type, path)
     return None
 
 

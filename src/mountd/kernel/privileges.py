@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from fcntl import ioctl
 
-from mountd.core import faults
+from mountd.core import idmap_faults
 from mountd.core.model import Fault
 from mountd.kernel.observe import is_mounted
 from mountd.kernel.syscalls import Fd, statx
@@ -41,12 +41,12 @@ def _status() -> dict[str, str]:
 def why_no_mount() -> Fault | None:
     """What stops us from mounting anything, if our privileges do."""
     if missing := missing_capabilities(["CAP_SYS_ADMIN"]):
-        return faults.capability_missing(*missing)
+        return idmap_faults.capability_missing(*missing)
     try:
         with Fd(os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
             Fd(ioctl(namespace.number, _NS_GET_USERNS)).close()
     except PermissionError:  # its owner is none of ours
-        return faults.foreign_mount_namespace()
+        return idmap_faults.foreign_mount_namespace()
     return None
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
-from mountd.core import faults
+from mountd.core import faults, idmap_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import Fault
 from mountd.kernel.observe import observe_mount
@@ -120,11 +120,11 @@ def why_absent(name: str, what: str) -> Fault | None:
     """Why a call can't be made here, None if it can; `what` needs it, in the plural."""
     match standing(name):
         case "too-old":
-            return faults.kernel_too_old(kernel_version(), what, CALLS[name].since)
+            return idmap_faults.kernel_too_old(kernel_version(), what, CALLS[name].since)
         case "missing":
-            return faults.call_missing(kernel_version(), name)
+            return idmap_faults.call_missing(kernel_version(), name)
         case "filtered":
-            return faults.call_filtered(name)
+            return idmap_faults.call_filtered(name)
         case "untold":
             return why_no_mount()
         case "there":
@@ -177,13 +177,13 @@ def _why_not_cloned(source: Fd) -> Fault | None:
 def _why_not_idmapped(error: OSError, source: Fd, fs_type: str, userns: Fd) -> Fault:
     if error.errno == EPERM:
         if not has_open_tree_attr() and _is_idmapped(source):
-            return faults.source_is_idmapped(_path_of(source))
-        return faults.foreign_filesystem(fs_type)
+            return idmap_faults.source_is_idmapped(_path_of(source))
+        return idmap_faults.foreign_filesystem(fs_type)
     if error.errno != EINVAL:
         raise error
     if _control(userns) == EINVAL and kernel_version() >= _TMPFS_IDMAPPED:
         raise OSError(EINVAL, "no filesystem takes this idmapping's user namespace")
-    return faults.filesystem_refuses(fs_type, kernel_version())
+    return idmap_faults.filesystem_refuses(fs_type, kernel_version())
 
 
 def _control(userns: Fd) -> int:
@@ -216,13 +216,13 @@ def _is_idmapped(source: Fd) -> bool:
 def why_no_namespace(error: OSError) -> Fault:
     """Why `make_user_namespace` raised this UserNamespaceError, as far as can be seen."""
     if error.errno == ENOSPC:
-        return faults.namespaces_used_up(max_user_namespaces())
+        return idmap_faults.namespaces_used_up(max_user_namespaces())
     if error.errno == EPERM:
         if is_in_chroot():
-            return faults.in_chroot()
+            return idmap_faults.in_chroot()
         if missing := missing_capabilities(["CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP"]):
-            return faults.capability_missing(*missing)
-    return faults.no_namespace(error)
+            return idmap_faults.capability_missing(*missing)
+    return idmap_faults.no_namespace(error)
 
 
 @cache

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from errno import EBUSY, EINVAL, ENOSPC
 from typing import NamedTuple
 
-from mountd.core import faults
+from mountd.core import faults, idmap_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import DesiredMount, Flags, Ids, Kind, ObservedMount, Volume
 from mountd.kernel.holders import holders_of
@@ -83,7 +83,7 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
         found = statx(tree, flags=AT_STATX_DONT_SYNC)
         if (found.uid, found.gid) != wanted.shown:
             shown = Ids(found.uid, found.gid)
-            raise VolumeError(faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))
+            raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))
         submounts = [statx(tree, path, flags=AT_STATX_DONT_SYNC) for path in wanted.submounts]
     except BaseException:
         tree.close()
