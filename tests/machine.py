@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mountd.core import faults, idmap_faults
 from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
 from mountd.core.drift import differences, record_entry
+from mountd.core.faults import VolumeError
 from mountd.core.idmapping import IDENTITY, Idmapping
 from mountd.core.model import (
     Action,
@@ -78,13 +79,20 @@ class Machine:
         self.is_record_lost = False
         self.busy: set[str] = set()
         """Where somebody is inside, and nothing can be unmounted."""
+        self.story: object = "a machine"
+        """What has happened to it, for whoever reads a failure."""
         self.steps_left: int | None = None
         """How many mounts a pass may still attach, detach or adjust before it is killed."""
-        self._ids = count(1 << 32)  # as the kernel's unique ids
+        self.ids = count(1 << 32)  # as the kernel's unique ids
         self._devices = count(7)
         self._inodes: dict[tuple[int, str], int] = {}
+        self._renewed: dict[int, int] = {}
+        self._held: dict[str, tuple[str, ObservedMount, ObservedMount]] = {}
         self._root = self._made(1, "/", "ext4", next(self._devices), "/", None, RW)
         self.mounts[self._root.id] = self._root
+
+    def __repr__(self) -> str:
+        return f"{self.story}"
 
     # what there is
 
@@ -137,7 +145,7 @@ class Machine:
     def means(self, volume: Volume) -> DesiredMount:
         """The mount that a volume means now, as resolve.py works it out."""
         target, tells = volume.target, self.kernel.tells_idmaps
-        source, reached, own = self._reached(volume)
+        source, reached, own = self._held[volume.name] = self._reached(volume)
         through = reached.id if reached != own else None
         idmap, source_idmap = (reached.idmap, own.idmap) if tells else (None, None)
         if through in self.record and not tells:
@@ -171,7 +179,11 @@ class Machine:
             submounts=self._submounts(reached, source) if volume.recursive else (),
         )
         is_refused = ours and own.is_idmapped and not self.kernel.can_remap
-        return with_raw_ids(mount, ours, idmap_faults.source_is_idmapped(source)) if is_refused else mount
+        return (
+            with_raw_ids(mount, ours, idmap_faults.source_is_idmapped(source))
+            if is_refused
+            else mount
+        )
 
     # what others do
 
@@ -194,10 +206,12 @@ class Machine:
         return mount
 
     def rename(self, mount: ObservedMount, point: str) -> None:
-        """Have a mount, and what lies on it, somewhere else: a folder above was renamed."""
+        """Have a mount, and what lies on it, somewhere else, as `mount --move` does."""
+        parent = self.at(point).id
         for each in (mount, *self.below(mount.id)):
             moved = point + each.point.removeprefix(mount.point)
-            self.mounts[each.id] = self.mounts[each.id]._replace(point=moved)
+            self.mounts[each.id] = each._replace(point=moved)
+        self.mounts[mount.id] = self.mounts[mount.id]._replace(parent=parent)
 
     def take_off(self, mount: ObservedMount) -> None:
         """Detach a mount, and what lies on it."""
@@ -253,6 +267,7 @@ class Machine:
 
     def apply(self, actions: list[Action], manifest: str = OURS) -> Iterator[Outcome]:
         """Carry actions out as apply.py does: builds in a row are all cloned before any shows."""
+        self._renewed = {}
         stuck: list[str] = []
         failed: dict[str, Fault] = {}
         for action in actions:
@@ -294,6 +309,7 @@ class Machine:
             case "replace":
                 assert wanted
                 wanted = wanted._replace(through=None, through_idmap=wanted.source_idmap)
+                self._held.pop(wanted.volume.name)
                 self._swap(action, wanted, manifest)
             case "adjust":
                 assert old and wanted and self._is_top(old.id)
@@ -372,9 +388,16 @@ class Machine:
 
     def _unmount(self, action: Action) -> Fault | None:
         assert action.old
+        assert action.old.id in self.mounts, f"what was at {action.target} is another mount now"
         old = self.mounts[action.old.id]
-        assert self._is_top(old.id), f"{old.point} isn't what is on top there"
-        carried = self._take_along(action)
+        if not self._is_top(old.id):
+            over = self.top(old.point)
+            assert over is None or self.manifest_of(over) is None, "one of ours covers it"
+            return faults.covered_above(old.point)
+        try:
+            carried = self._take_along(action)
+        except VolumeError as error:
+            return error.fault
         for each, _ in carried:
             self._detach(each.id)
         strangers = [each for each in self.below(old.id) if each.id not in action.old.submounts]
@@ -393,12 +416,18 @@ class Machine:
         """Our mounts below the target, and clones of them with all that lies on them."""
         taken = []
         for point, managed in action.carried:
-            assert self._is_top(managed.id), f"{point} can't be cloned: it is covered"
-            old = self.mounts[managed.id]
+            present = managed.id
+            while present in self._renewed:
+                present = self._renewed[present]
+            if not self._is_top(present):
+                over = self.top(point)
+                assert over is None or self.manifest_of(over) is None, "one of ours covers it"
+                raise VolumeError(faults.covered_above(point))
+            old = self.mounts[present]
             ids: dict[int, int] = {}
             tree = []
             for each in (old, *self.below(old.id)):
-                ids[each.id] = next(self._ids)
+                ids[each.id] = next(self.ids)
                 parent = ids.get(each.parent, each.parent)
                 tree.append(each._replace(id=ids[each.id], parent=parent))
             for entry in [*self.record.values()]:
@@ -406,6 +435,7 @@ class Machine:
                     submounts = tuple(ids.get(each, each) for each in entry.submounts)
                     clone = entry._replace(id=ids[entry.id], submounts=submounts)
                     self.record[clone.id] = clone
+            self._renewed |= ids
             taken.append((old, tree))
         return taken
 
@@ -437,8 +467,10 @@ class Machine:
         return mount
 
     def _tree(self, wanted: DesiredMount, point: str) -> Tree:
-        """A detached mount as it is wanted: of a source that must still be there."""
-        source, reached, own = self._reached(wanted.volume)
+        """A detached mount as it is wanted: of the source as it was opened."""
+        held = self._held.pop(wanted.volume.name) if wanted.volume.name in self._held else None
+        source, reached, own = held or self._reached(wanted.volume)
+        assert reached.id in self.mounts, "its source was taken off meanwhile"
         root = root_at(reached, source)
         found = reached.device, self._inode(reached.device, root)
         assert found == (wanted.device, wanted.inode), "it would be made of something else"
@@ -517,7 +549,7 @@ class Machine:
         idmap: Idmapping | None, flags: Flags,
     ) -> ObservedMount:  # fmt: skip
         return ObservedMount(
-            next(self._ids), parent, point, root, fs_type, device, flags,
+            next(self.ids), parent, point, root, fs_type, device, flags,
             is_fs_read_only=False, idmap=idmap, is_idmapped=idmap is not None,
         )  # fmt: skip
 

@@ -390,6 +390,7 @@ def test_a_recursive_volumes_submounts_are_its_own_when_it_is_replaced_or_leaves
 # what holds of every pass --------------------------------------------------------------------
 
 PLACES = ["/t/a", "/t/a/b", "/t/a/b/c", "/t/d", "/t/d/e", "/m", "/m/b", "/i"]
+IN_PLACE = ["/m", "/i"]
 SOURCES = ["/s/1", "/s/2", "/t/a", "/t/a/x", "/t/a/b/x", "/t/d", "/t/d/e/x", "/m", "/m/b", "/id/x"]
 
 
@@ -399,19 +400,22 @@ def _is_legal(volumes: Sequence[Volume]) -> bool:
     return circle(needs(places)) is None
 
 
-_VOLUME = st.builds(
-    Volume,
+_VOLUME = st.tuples(
     st.sampled_from("abcdef"),
-    st.one_of(st.sampled_from(SOURCES), st.just("in place")),
     st.sampled_from(PLACES),
-    user=st.sampled_from([None, "1000", "1001"]),
-    read_only=st.sampled_from([None, True]),
-    recursive=st.sampled_from([False, False, False, True]),
-    type=st.sampled_from([None, None, None, None, "virtiofs"]),
+    st.sampled_from(SOURCES),
+    st.sampled_from([None, "1000", "1001"]),
+    st.sampled_from([None, True]),
+    st.sampled_from(["bind", "bind", "bind", "recursive", "type"]),
 ).map(
-    lambda each: each._replace(
-        source="tag" if each.type else each.source.replace("in place", each.target),
-        recursive=each.recursive and not each.type,
+    lambda each: Volume(
+        each[0],
+        each[1] if each[1] in IN_PLACE else "tag" if each[5] == "type" else each[2],
+        each[1],
+        user=each[3],
+        read_only=each[4],
+        recursive=each[5] == "recursive",
+        type="virtiofs" if each[5] == "type" and each[1] not in IN_PLACE else None,
     )
 )
 _VOLUMES = (
@@ -432,7 +436,7 @@ _KIND_STEPS: list[st.SearchStrategy[Step]] = [
 _ROUGH_STEPS: list[st.SearchStrategy[Step]] = [
     *_KIND_STEPS,
     st.tuples(st.just("theirs"), _VOLUMES),
-    st.tuples(st.just("foreign"), st.sampled_from([*PLACES, "/t/a/x", "/moved/1"])),
+    st.tuples(st.just("foreign"), st.sampled_from([*PLACES, "/t/a/x"])),
     st.just(("lose",)),
     st.tuples(st.just("busy"), st.sampled_from(PLACES)),
 ]
@@ -441,6 +445,7 @@ _ROUGH_STEPS: list[st.SearchStrategy[Step]] = [
 def machine_after(kernel: Kernel, steps: Iterable[Step]) -> Machine:
     """A machine on which this has happened."""
     machine = Machine(kernel)
+    machine.story = kernel, steps
     machine.put_foreign("/run/mountd/fs/tag", fs_type="virtiofs")
     machine.put_foreign("/m")
     for step in steps:
@@ -463,7 +468,7 @@ def machine_after(kernel: Kernel, steps: Iterable[Step]) -> Machine:
             case ("busy", point):
                 machine.busy.add(point)
             case ("move", which) if ours:
-                machine.rename(ours[which % len(ours)], f"/moved/{which}")
+                machine.rename(ours[which % len(ours)], f"/moved/{next(machine.ids)}")
             case ("take off", which) if ours:
                 machine.take_off(ours[which % len(ours)])
     return machine
@@ -517,15 +522,15 @@ def _see_that_it_is_ours_to_change(one: Round) -> None:
 def _see_what_is_carried(one: Round) -> None:
     """The topmost of ours below what is mounted, replaced or taken off, and none but these."""
     mounts = one.observed.mounts
-    used = {each.old.id for each in one.actions if each.verb and each.old and not each.carried}
     leaving = {each.old.id for each in one.actions if each.verb == "unmount" and each.old}
     ours = [
         mounts[each.id]
         for each in one.record
         if each.id in mounts and each.id not in leaving and _is_seen(mounts[each.id], mounts)
     ]
-    assert used is not None
     for action in one.actions:
+        if action.old and action.old.id in mounts and not _is_seen(mounts[action.old.id], mounts):
+            continue  # it can't be reached, which is a fault of its own
         if action.after or action.beneath or action.verb not in ("mount", "replace", "unmount"):
             continue
         below = [each for each in ours if each.point.startswith(f"{action.target}/")]
@@ -562,7 +567,7 @@ def _lies_on(mount: ObservedMount, other: int, mounts: dict[int, ObservedMount])
 _BOUNDED = settings(
     deadline=None,
     derandomize=True,
-    max_examples=150,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
@@ -632,7 +637,7 @@ def test_another_manifests_mounts_go_on_where_they_were(
 @_BOUNDED
 @given(_histories(_ROUGH_STEPS), _VOLUMES, _NAMES, st.booleans())
 def test_what_leaves_is_what_no_volume_means_and_none_of_it_where_a_layer_is_unknown(
-    machine: Machine, volumes: list[Volume], unready: set[str], *, removes: bool
+    machine: Machine, volumes: list[Volume], unready: set[str], removes: bool
 ) -> None:
     done = run(machine, volumes, unready=unready, removes=removes)
     blocked = {name for name, each in done.outcomes.items() if each.fault}
@@ -820,6 +825,8 @@ def flat(count: int, had: str, *, parent: bool = False) -> Flat:
 def test_a_plan_costs_each_volume_the_same_however_many_there_are(
     had: str, *, parent: bool
 ) -> None:
-    few, many = (flat(count, had, parent=parent) for count in (250, 1000))
-    cost = [lines_run(lambda it=it: plan(*it, OURS)) for it in (few, many)]  # type: ignore[misc]
-    assert cost[1] <= 4.4 * cost[0]
+    few, many = (
+        lines_run(lambda: plan(desired, observed, record, OURS))
+        for desired, observed, record in (flat(count, had, parent=parent) for count in (250, 1000))
+    )
+    assert many <= 4.4 * few

@@ -323,7 +323,7 @@ def test_submounts_that_come_and_go_below_the_source_are_not_compared(world: Wor
 
 
 def test_it_becomes_recursive_and_stops_to_be(world: World) -> None:
-    """Which submounts there are is not compared, so it takes a new mount: here, for another user."""
+    """Which submounts there are is not compared, so it takes a new mount: for another user."""
     tree(world, "a")
     volume(world, recursive=False)
     world.reconcile()

@@ -274,6 +274,37 @@ def mount_idmapped(source: Path, target: Path, *extents: tuple[int, int, int]) -
         move_mount(tree, place, target.name)
 
 
+_WATCHER = """
+import json, os, select, sys
+seen = {path: set() for path in sys.argv[1:]}
+print("ready", flush=True)
+while True:
+    for path, found in seen.items():
+        try:
+            found.add(str(os.stat(path).st_uid))
+            with open(f"{path}/hello" if os.path.isdir(path) else path) as file:
+                found.add(f"{os.fstat(file.fileno()).st_uid} {file.read().strip()}")
+        except OSError as error:
+            found.add(str(error))
+    if select.select([0], [], [], 0)[0]:
+        break
+print(json.dumps({path: sorted(found) for path, found in seen.items()}))
+"""
+
+
+@contextmanager
+def watching(*paths: Path) -> Iterator[dict[Path, set[str]]]:
+    """Look at these all the while: whose each is, and whose its `hello`, and what that says.
+
+    What was seen is there afterwards; a file is its own `hello`.
+    """
+    seen: dict[Path, set[str]] = {}
+    with running(sys.executable, "-c", _WATCHER, *map(str, paths)) as process:
+        yield seen
+        told = json.loads(process.communicate("end\n")[0])
+        seen |= {path: set(told[str(path)]) for path in paths}
+
+
 def let_users_reach(*paths: str) -> None:
     """Have every user reach these, though folders above them are root's alone.
 

@@ -49,6 +49,8 @@ class Applier:
         self._namespaces = namespaces
         self._sources: dict[str, Fd] = {}
         self._recorded: dict[int, Managed] = {}
+        self._renewed: dict[int, int] = {}
+        """The present ids of mounts that came along with another's change."""
         self._failed: dict[str, Fault] = {}
         """Volumes that could not be mounted: what they have elsewhere stays."""
         self._stuck: list[str] = []
@@ -175,7 +177,7 @@ class Applier:
                 try:
                     tree.uncover(found, old.id, old.submounts, carried)
                 finally:
-                    self._forget_unless_mounted(*_ids(carried))
+                    self._settle(carried)
             else:
                 tree.unmount(found, old.id, old.submounts)
         self._record.remove(old.id)
@@ -229,7 +231,7 @@ class Applier:
             try:
                 tree.cover(built, found, mount.flags, _own_source(mount), carried)
             finally:
-                self._forget_unless_mounted(*_ids(carried))
+                self._settle(carried)
 
     def _replace(self, action: Action, old: Managed, mount: DesiredMount, built: Tree) -> None:
         with spot(action.target) as found, ExitStack() as held:
@@ -246,7 +248,9 @@ class Applier:
             except BaseException:
                 self._forget_unless_mounted(old.id, *_ids(carried))
                 raise
-            self._record.remove(old.id, *(each for one in carried for each in one.ids))
+            self._record.remove(old.id)
+            if carried:
+                self._settle(carried)
 
     def _rebuild_in_place(self, action: Action) -> None:
         """Before Linux 6.15: our own mount has to go before its source can have another map."""
@@ -288,8 +292,11 @@ class Applier:
         return spare
 
     def _clone(self, point: str, managed: Managed, held: ExitStack) -> Carried:
+        present = managed.id
+        while present in self._renewed:
+            present = self._renewed[present]
         with spot(point) as found:
-            clone = tree.clone_of(found, managed.id)
+            clone = tree.clone_of(found, present)
         held.enter_context(clone.tree.fd)
         for each in [*self._record.managed.values()]:
             if each.id in clone.ids:
@@ -300,6 +307,12 @@ class Applier:
     def _see_no_strangers(self, old: Managed, carried: Sequence[Carried]) -> None:
         known = {*old.submounts, *(each for one in carried for each in one.ids)}
         tree.see_no_strangers(old.id, known)
+
+    def _settle(self, carried: Sequence[Carried]) -> None:
+        """Keep in mind which of the mounts and their clones are there now."""
+        for each in carried:
+            self._renewed |= {old: new for old, new in each.ids.items() if is_mounted(new)}
+        self._forget_unless_mounted(*_ids(carried))
 
     def _forget_unless_mounted(self, *mounts: int) -> None:
         self._record.remove(*(each for each in mounts if not is_mounted(each)))

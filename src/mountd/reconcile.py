@@ -103,6 +103,7 @@ def _converge(
                 on_plan(actions)
             ready = [each for each in actions if not each.after]
             assert ready or not actions, "volumes that wait for each other are in a circle"
+            resolver.keep_sources({each.volume for each in ready if each.mount})
             for outcome in applier.apply(ready, resolver.sources):
                 on_outcome(outcome)
                 if outcome.action.verb == "unmount":

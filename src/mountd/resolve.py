@@ -1,7 +1,7 @@
 """Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
 
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, Self
 
@@ -101,6 +101,12 @@ class Resolver:
     def __exit__(self, *_: object) -> None:
         for source in self.sources.values():
             source.close()
+
+    def keep_sources(self, volumes: Container[str]) -> None:
+        """Close all others: what a descriptor is on can't be taken off."""
+        for name in [*self.sources]:
+            if name not in volumes:
+                self.sources.pop(name).close()
 
     @property
     def warnings(self) -> tuple[str, ...]:

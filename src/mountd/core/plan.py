@@ -99,6 +99,7 @@ def _departures(
     covered = {action.target for action in actions if action.verb in _BUILDS}
     waiting = {action.volume for action in actions if action.after}
     awaited = {after for action in actions for after in action.after}
+    urgent = {point for point in scene.leaving if _absence(point) in awaited}
     first: list[Action] = []
     last: list[Action] = []
     for managed in leaving:
@@ -106,7 +107,8 @@ def _departures(
             continue
         point = scene.point(managed)
         action = _departure(managed, scene)
-        if _absence(point) in awaited or any(each in covered for each in folders_above(point)):
+        above = folders_above(point)
+        if point in urgent or any(each in covered or each in urgent for each in above):
             first.append(action)
         elif managed.volume in waiting:  # it is mounted at its new place before it leaves this
             last.append(action._replace(after=(managed.volume,)))
@@ -126,6 +128,10 @@ def _in_order(
     }
     needed = {name: each for name, each in needs(places).items() if each}
     found = {each.volume: each for each in actions}
+    if scene.leaving:
+        for name, (source, target) in places.items():
+            if name not in progress.done:
+                found[name] = _after_departures(found[name], source, target, scene)
     while names := circle(needed):
         for name in names:
             needed.pop(name)
@@ -136,10 +142,6 @@ def _in_order(
             continue
         others = {each: found[each] for each in needed[name]}
         found[name] = _after_others(found[name], places[name][0], others, scene, progress)
-    if scene.leaving:
-        for name, (source, target) in places.items():
-            if name not in progress.done:
-                found[name] = _after_departures(found[name], source, target, scene)
     return [found[each.volume] for each in actions]
 
 
@@ -153,7 +155,7 @@ def _places(desired: Desired) -> tuple[str | None, str]:
 
 def _in_circle(action: Action, names: tuple[str, ...]) -> Action:
     fault = faults.in_circle(names)
-    return action._replace(verb=None, state=fault.state, mount=None, fault=fault)
+    return action._replace(verb=None, state=fault.state, mount=None, after=(), fault=fault)
 
 
 def _after_others(
@@ -169,7 +171,7 @@ def _after_others(
         fault = progress.done.get(name, other.fault)
         if fault and not scene.mine(other.target):  # else the mount that it has is good enough
             why = faults.waits_for(name, fault)
-            return action._replace(verb=None, state=why.state, mount=None, fault=why)
+            return action._replace(verb=None, state=why.state, mount=None, after=(), fault=why)
         is_changing = name not in progress.done and (other.verb in _BUILDS or other.after)
         is_source = source is not None and other.target in (source, *folders_above(source))
         if is_changing and (is_source or action.verb != "keep" or other.beneath):
