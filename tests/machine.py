@@ -38,6 +38,7 @@ from mountd.core.targets import folders_above
 OURS, THEIRS = "/etc/mountd.toml", "/srv/other.toml"
 RW = Flags(read_only=False, nosuid=True, nodev=True, noexec=False, atime="relatime")
 OWNER = Ids(501, 20)
+NOT_COMPOSED = Fault("failed", "source-is-idmapped", "its source is idmapped already")
 EVERY_ID = Idmapping(IDENTITY, IDENTITY)
 
 Tree = list[ObservedMount]
@@ -69,6 +70,16 @@ class Round(NamedTuple):
     actions: list[Action]
 
 
+def leads_to(mounts: dict[int, ObservedMount], path: str, start: ObservedMount) -> ObservedMount:
+    """The mount that a path leads to, followed from one on which it lies."""
+    mount = start
+    over = {(each.parent, each.point): each for each in mounts.values()}
+    for folder in (*reversed(folders_above(path)), path):
+        while len(folder) > len(start.point) and (mount.id, folder) in over:
+            mount = over[mount.id, folder]
+    return mount
+
+
 class Machine:
     """Mounts and a record. Each path exists on each filesystem, owned by 501:20."""
 
@@ -96,14 +107,9 @@ class Machine:
 
     # what there is
 
-    def at(self, path: str, start: ObservedMount | None = None) -> ObservedMount:
+    def at(self, path: str) -> ObservedMount:
         """The mount that a path leads to."""
-        mount = start or self._root
-        over = {(each.parent, each.point): each for each in self.mounts.values()}
-        for folder in (*reversed(folders_above(path)), path):
-            while (mount.id, folder) in over:
-                mount = over[mount.id, folder]
-        return mount
+        return leads_to(self.mounts, path, self._root)
 
     def top(self, path: str) -> ObservedMount | None:
         """The mount that is seen at a path, if something is mounted there."""
@@ -179,11 +185,7 @@ class Machine:
             submounts=self._submounts(reached, source) if volume.recursive else (),
         )
         is_refused = ours and own.is_idmapped and not self.kernel.can_remap
-        return (
-            with_raw_ids(mount, ours, idmap_faults.source_is_idmapped(source))
-            if is_refused
-            else mount
-        )
+        return with_raw_ids(mount, ours, idmap_NOT_COMPOSED) if is_refused else mount
 
     # what others do
 
@@ -281,9 +283,13 @@ class Machine:
                     if isinstance(built, Fault):
                         failed[action.volume] = built
                         yield Outcome(action, built.state, built)
-                    else:
+                        continue
+                    try:
                         self._attach_built(action, built)
                         yield Outcome(action, "mounted")
+                    except VolumeError as error:
+                        failed[action.volume] = error.fault
+                        yield Outcome(action, error.fault.state, error.fault)
                 continue
             for action in batch:
                 fault = self._carry_out(action, manifest, failed)
@@ -360,8 +366,8 @@ class Machine:
             ], "it would bury a mount"
             self._attach(tree, self.at(action.target))
         elif self.kernel.can_go_beneath:
-            carried = self._take_along(action)
             self._see_no_strangers(action)
+            carried = self._take_along(action)
             assert self._is_top(old.id), "it would go beneath another"
             parent = self.mounts[self.mounts[old.id].parent]
             self._attach(tree, parent)
@@ -370,8 +376,7 @@ class Machine:
             self._swap(action, tree)
             return
         for _, clone in carried:
-            under = self._under(tree[0].id, clone[0].point)
-            self._attach(clone, under)
+            self._attach(clone, leads_to(self.mounts, clone[0].point, tree[0]))
         if old:
             self._detach(old.id)
 
@@ -384,15 +389,13 @@ class Machine:
         tree = wanted if isinstance(wanted, list) else self._cloned(wanted, manifest)
         self._attach(tree, self.at(action.target))
         for _, clone in carried:
-            self._attach(clone, self._under(tree[0].id, clone[0].point))
+            self._attach(clone, leads_to(self.mounts, clone[0].point, tree[0]))
 
     def _unmount(self, action: Action) -> Fault | None:
         assert action.old
         assert action.old.id in self.mounts, f"what was at {action.target} is another mount now"
         old = self.mounts[action.old.id]
         if not self._is_top(old.id):
-            over = self.top(old.point)
-            assert over is None or self.manifest_of(over) is None, "one of ours covers it"
             return faults.covered_above(old.point)
         try:
             carried = self._take_along(action)
@@ -416,12 +419,8 @@ class Machine:
         """Our mounts below the target, and clones of them with all that lies on them."""
         taken = []
         for point, managed in action.carried:
-            present = managed.id
-            while present in self._renewed:
-                present = self._renewed[present]
+            present = self._present(managed.id)
             if not self._is_top(present):
-                over = self.top(point)
-                assert over is None or self.manifest_of(over) is None, "one of ours covers it"
                 raise VolumeError(faults.covered_above(point))
             old = self.mounts[present]
             ids: dict[int, int] = {}
@@ -439,11 +438,18 @@ class Machine:
             taken.append((old, tree))
         return taken
 
+    def _present(self, mount: int) -> int:
+        """The id that a mount has since it was last taken along."""
+        while mount in self._renewed:
+            mount = self._renewed[mount]
+        return mount
+
     def _see_no_strangers(self, action: Action) -> None:
         assert action.old
         known = {*action.old.submounts}
         for _, managed in action.carried:
-            known |= {managed.id, *(each.id for each in self.below(managed.id))}
+            top = self._present(managed.id)
+            known |= {top, *(each.id for each in self.below(top))}
         below = {each.id for each in self.below(action.old.id)}
         assert below <= known, "it would take what isn't ours along"
 
@@ -453,18 +459,6 @@ class Machine:
         assert top.id == managed.id
         mount = observed.mounts[managed.id]
         return bool(differences(wanted, mount, top, managed, tells_idmaps=observed.tells_idmaps))
-
-    def _under(self, new: int, point: str) -> ObservedMount:
-        """The mount on which a carried one goes, followed from the new one."""
-        mount = self.mounts[new]
-        over = {(each.parent, each.point): each for each in self.mounts.values()}
-        folders = folders_above(point)
-        for folder in reversed(folders[: folders.index(mount.point)]):
-            while (mount.id, folder) in over:
-                mount = over[mount.id, folder]
-        while (mount.id, point) in over:
-            mount = over[mount.id, point]
-        return mount
 
     def _tree(self, wanted: DesiredMount, point: str) -> Tree:
         """A detached mount as it is wanted: of the source as it was opened."""

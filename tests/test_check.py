@@ -247,18 +247,22 @@ def test_the_look_at_files_follows_no_link_and_crosses_no_mount(machine: World) 
 
 
 def test_the_look_at_files_is_bounded_and_takes_the_nearest_first(machine: World) -> None:
-    many = machine / "source/many"
-    many.mkdir()
-    os.chown(many, 501, 20)
+    many = machine / "source/a/many"
+    _own(machine / "source/first/file", 7)
+    many.mkdir(parents=True)
+    _own(machine / "source/last/file", 8)
     for number in range(20_000):
         (many / f"{number}").touch()
-        os.chown(many / f"{number}", 501 if number % 2 else 502, 20)
-    _own(machine / "source/many/deep/file", 7)
-    os.chown(machine / "source/many/deep", 501, 20)
+        os.chown(many / f"{number}", 501, 20)
+    _own(many / "deep/file", 9)
+    run("chown", "501:20", *(str(machine / "source" / each) for each in ("first", "last", "a")))
+    run("chown", "501:20", str(many), str(many / "deep"))
     machine.volumes(work=volume(machine, idmap=_EXTENTS))
+    (found,) = check(machine)
+    assert "/file) and 1 more, so" in found
+    for name in ("first", "last"):
+        os.chown(machine / "source" / name / "file", 501, 20)
     assert check(machine) == []
-    os.chown(machine / "source/hello", 8, 20)
-    assert len(check(machine)) == 1
 
 
 # What the target hides.
@@ -382,6 +386,9 @@ def test_a_fallback_that_will_be_used_is_told(machine: World) -> None:
     assert found == wanted
     machine.reconcile()
     assert check(machine) == [wanted]
+    machine.volumes(work=volume(machine, source=machine / "over", idmap=_EXTENTS))
+    os.chown(machine / "source/hello", 7, 20)
+    assert check(machine) == [wanted]  # with raw ids none are left out
     machine.volumes(work=volume(machine, source=machine / "over", user="1000:1000", idmap="never"))
     assert check(machine) == []
 
@@ -501,6 +508,21 @@ def test_a_mount_that_comes_over_the_closed_folder_decides(machine: World) -> No
     )
     found = check(machine)
     assert [each for each in found if "can't reach" in each] == []
+    machine.reconcile()
+    assert check(machine) == []
+
+
+def test_a_mount_that_is_about_to_be_replaced_closes_nothing(machine: World) -> None:
+    closed = machine.folder("closed", mode=0o700)
+    (closed / "inner").mkdir()
+    inner = volume(machine, target=machine / "outer/inner", user="1000:1000")
+    outer = {"source": closed, "target": machine / "outer"}
+    machine.volumes(outer=outer, inner=inner)
+    machine.reconcile()
+    (found,) = check(machine)
+    assert "can't reach /mnt/outer/inner, for /mnt/outer lets nobody like it" in found
+    machine.volumes(outer={**outer, "user": "1000:1000"}, inner=inner)
+    assert check(machine) == []
     machine.reconcile()
     assert check(machine) == []
 

@@ -8,6 +8,17 @@ from typing import Any
 import pytest
 from world import Result, World, acting_as, owner, run
 
+from mountd.core.choice import (
+    Root,
+    chosen_idmap,
+    gives_root_away,
+    shown_owner,
+    stored_owner,
+    with_raw_ids,
+)
+from mountd.core.idmapping import IDENTITY, Extent, Extents, Idmapping, seen_as, swap
+from mountd.core.model import DesiredMount, Fault, Flags, Ids, Refused, User, Volume
+
 SWAPPED = (1000, 1000)
 EXTENTS = "{ uids = [{ stored = 501, seen = 7, count = 1 }, { stored = 0, seen = 0, count = 1 }] }"
 
@@ -374,3 +385,191 @@ def test_without_an_idmapping_of_ours_the_sources_own_stays(
     mount_one(idmapped, **keys)
     assert owner(idmapped / "seen") == owner(idmapped / "seen/hello") == (600, 600)
     assert idmapped.reconcile().volume("seen")["action"] == "keep"
+
+
+# as functions of values ----------------------------------------------------------------------
+
+EVERY_ID = Idmapping(IDENTITY, IDENTITY)
+CONTAINER: Extents = (Extent(0, 0, 2000), Extent(100000, 100000, 10))
+STORED = Ids(501, 20)
+
+
+def volume_of(**keys: Any) -> Volume:
+    return Volume("v", "/s", "/t", **keys)
+
+
+def root_of(
+    idmap: Idmapping | None = None,
+    *,
+    stored: Ids = STORED,
+    is_read_only: bool = False,
+    is_nosuid: bool = False,
+) -> Root:
+    """A root as a mount with this idmapping shows it."""
+    return Root(stored, shown_owner(stored, idmap), 0o40700, idmap, is_read_only, is_nosuid)
+
+
+def both(one: int, other: int) -> Idmapping:
+    """The swap of these two, for uids and gids."""
+    return Idmapping(swap(one, other), swap(one, other))
+
+
+THROUGH = Idmapping(swap(501, 600), swap(20, 600))
+SHIFTED = Idmapping((Extent(0, 100000, 1000),), (Extent(0, 100000, 1000),))
+
+
+@pytest.mark.parametrize("source", [THROUGH, SHIFTED], ids=["swapped", "shifted"])
+@pytest.mark.parametrize("user", [User(1000, 1000), User(0, 0), User(501, 20), User(1000, None)])
+@pytest.mark.parametrize("stored", [0, 20, 501, 600, 999])
+def test_a_swap_over_an_idmapped_source_exchanges_what_is_seen_through_it(
+    source: Idmapping, user: User, stored: int
+) -> None:
+    root = root_of(source)
+    found = chosen_idmap(volume_of(idmap="always"), root, user, EVERY_ID)
+    assert found
+    sides = zip(source, found, root.seen, user, strict=True)
+    for seen_through, extents, seen, wanted in sides:
+        exchanged = {seen: seen if wanted is None else wanted, wanted: seen}
+        between = seen_as(seen_through, stored)
+        assert seen_as(extents, stored) == exchanged.get(between, between)
+
+
+@pytest.mark.parametrize(
+    ("keys", "user", "is_left"),
+    [
+        ({}, User(600, 600), True),
+        ({}, User(600, None), True),
+        ({}, User(501, 20), False),
+        ({"owner": STORED}, User(600, 600), True),
+        ({"owner": Ids(1, 1)}, User(600, 600), False),
+        ({"owner": Ids(1, 1)}, User(1, 1), True),
+        ({"idmap": "always"}, User(600, 600), False),
+        ({"idmap": "never"}, User(501, 20), True),
+        ({}, None, True),
+    ],
+)
+def test_auto_compares_the_owner_as_seen_through_the_source(
+    keys: dict[str, Any], user: User | None, *, is_left: bool
+) -> None:
+    found = chosen_idmap(volume_of(**keys), root_of(THROUGH), user, EVERY_ID)
+    assert (found is None) == is_left
+
+
+def test_a_written_owner_is_as_stored_and_not_composed() -> None:
+    written = volume_of(owner=Ids(7, 7))
+    assert chosen_idmap(written, root_of(THROUGH), User(1000, 1000), EVERY_ID) == both(7, 1000)
+
+
+@pytest.mark.parametrize("source", [None, THROUGH])
+def test_extents_are_not_composed_and_a_list_left_out_is_what_is_known(
+    source: Idmapping | None,
+) -> None:
+    known = Idmapping(CONTAINER, CONTAINER)
+    uids = (Extent(501, 7, 1),)
+    volume = volume_of(idmap=Idmapping(uids, IDENTITY))
+    assert chosen_idmap(volume, root_of(source), None, known) == Idmapping(uids, CONTAINER)
+
+
+def test_inside_a_user_namespace_a_swap_holds_the_ids_that_are_known_and_no_other() -> None:
+    known = Idmapping(CONTAINER, CONTAINER)
+    found = chosen_idmap(volume_of(), root_of(), User(100003, 1000), known)
+    assert found
+    ids = (0, 501, 20, 1000, 1999, 2000, 99999, 100000, 100003, 100009, 100010)
+    assert [seen_as(found.uids, each) for each in ids] == [
+        0, 100003, 20, 1000, 1999, None, None, 100000, 501, 100009, None,
+    ]  # fmt: skip
+    assert [seen_as(found.gids, each) for each in (20, 1000, 2000)] == [1000, 20, None]
+
+
+@pytest.mark.parametrize(
+    ("stored", "user"),
+    [
+        (STORED, User(2000, 20)),
+        (STORED, User(501, 100010)),
+        (Ids(65534, 20), User(1000, 20)),
+        (Ids(501, 65534), User(501, 1000)),
+    ],
+)
+def test_an_id_that_the_user_namespace_does_not_know_cannot_be_swapped(
+    stored: Ids, user: User
+) -> None:
+    known = Idmapping(CONTAINER, CONTAINER)
+    with pytest.raises(ValueError, match="not known"):
+        chosen_idmap(volume_of(), root_of(stored=stored), user, known)
+
+
+def test_where_no_group_is_asked_for_one_that_is_not_known_does_no_harm() -> None:
+    known = Idmapping(CONTAINER, CONTAINER)
+    found = chosen_idmap(volume_of(), root_of(stored=Ids(501, 65534)), User(1000, None), known)
+    assert found and found.gids == CONTAINER
+
+
+@pytest.mark.parametrize(
+    ("stored", "user", "source", "is_given_away"),
+    [
+        (0, 1000, None, True),
+        (501, 0, None, True),
+        (0, 0, None, False),
+        (501, 1000, None, False),
+        (501, 501, None, False),
+        (0, 1000, both(0, 600), True),  # stored root is seen as 600, and then as 1000
+        (501, 600, both(0, 600), True),  # the user is whom stored root is seen as
+        (501, 1000, both(0, 600), False),
+        (600, 1000, both(0, 600), True),  # seen as 0: whoever is root here could have been 1000
+        (501, 0, both(0, 600), True),
+        (0, 600, both(0, 600), False),  # nothing is exchanged
+    ],
+)
+def test_a_swap_gives_root_away_where_one_of_the_two_is_root_as_stored_or_as_seen(
+    stored: int, user: int, source: Idmapping | None, *, is_given_away: bool
+) -> None:
+    root = root_of(source, stored=Ids(stored, stored))
+    assert gives_root_away(volume_of(), root, User(user, None)) == is_given_away
+
+
+@pytest.mark.parametrize(
+    ("keys", "flags", "is_given_away"),
+    [
+        ({}, {}, True),
+        ({"nosuid": True}, {}, True),
+        ({"idmap": "always"}, {}, True),
+        ({"owner": Ids(0, 0)}, {}, False),
+        ({"type": "ext4"}, {}, False),
+        ({}, {"is_read_only": True}, False),
+        ({}, {"is_nosuid": True}, False),
+    ],
+)
+def test_root_is_not_given_away_where_no_setuid_file_of_it_can_be_reached(
+    keys: dict[str, Any], flags: dict[str, Any], *, is_given_away: bool
+) -> None:
+    root = root_of(stored=Ids(0, 0), **flags)
+    assert gives_root_away(volume_of(**keys), root, User(1000, 1000)) == is_given_away
+
+
+@pytest.mark.parametrize("idmap", [None, THROUGH, both(0, 600)])
+@pytest.mark.parametrize("uid", [0, 501, 600, 1000])
+def test_whose_a_root_is_as_stored_is_told_from_what_its_mount_shows(
+    idmap: Idmapping | None, uid: int
+) -> None:
+    assert stored_owner(shown_owner(Ids(uid, 20), idmap), idmap) == Ids(uid, 20)
+
+
+def test_what_a_map_leaves_out_is_shown_as_the_overflow_id() -> None:
+    assert shown_owner(Ids(1000, 999), SHIFTED) == Ids(65534, 100999)
+
+
+@pytest.mark.parametrize("source", [None, THROUGH])
+def test_raw_ids_are_those_of_the_sources_own_mount_and_say_what_was_wanted(
+    source: Idmapping | None,
+) -> None:
+    flags = Flags(read_only=False, nosuid=True, nodev=True, noexec=False, atime="relatime")
+    seen, wanted = shown_owner(STORED, source), both(501, 1000)
+    mount = DesiredMount(
+        volume_of(), "/s", "/t", "folder", "overlay", 1, 2, STORED, User(1000, 1000), seen,
+        Ids(1000, 1000), wanted, inherited=False, flags=flags, source_idmap=source,
+    )  # fmt: skip
+    fault = Fault("failed", "filesystem-refuses", "it refuses")
+    plain = with_raw_ids(mount, wanted, fault)
+    assert (plain.idmap, plain.shown, plain.inherited) == (source, seen, True)
+    assert plain.refused == Refused(wanted, fault)
+    assert plain._replace(idmap=wanted, shown=mount.shown, inherited=False, refused=None) == mount

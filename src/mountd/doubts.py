@@ -40,12 +40,12 @@ class Doubts(NamedTuple):
 
 def find_doubts(result: Pass, state_dir: str) -> Doubts:
     """What is to be doubted of volumes that nothing else is wrong with, after a dry pass."""
-    actions = [each.action for each in result.outcomes if each.action.verb != "unmount"]
-    sound = [each for each in actions if each.verb and not each.fault]
-    doubter = _Doubter([each.action for each in result.outcomes], state_dir)
+    actions = [each.action for each in result.outcomes]
+    staying = [each for each in actions if each.verb != "unmount"]
+    doubter = _Doubter(actions, state_dir)
     looker = Looker[Action, list[Doubt]](doubter.look, _give_up, lambda _: None)
-    found = [each for answers in looker.look_at(sound) for each in answers]
-    return Doubts(tuple(found), tuple(_unseen(sound, doubter.skipped)))
+    found = [each for answers in looker.look_at(staying) for each in answers]
+    return Doubts(tuple(found), tuple(_unseen(staying, doubter.skipped)))
 
 
 def with_doubts(result: Pass, found: Sequence[Doubt]) -> Pass:
@@ -68,8 +68,8 @@ def _give_up(action: Action) -> list[Doubt]:
     return [doubt.not_answering(action.volume, action.source, action.target, PATIENCE)]
 
 
-def _unseen(sound: Sequence[Action], skipped: int) -> Iterator[str]:
-    mounts = [each.mount for each in sound if each.mount]
+def _unseen(staying: Sequence[Action], skipped: int) -> Iterator[str]:
+    mounts = [each.mount for each in staying if each.mount]
     if missing_capabilities(["CAP_SYS_ADMIN"]) and any(_wants_idmap(each) for each in mounts):
         yield (
             "whether the filesystems take the idmappings was not tried: that needs CAP_SYS_ADMIN;"
@@ -171,7 +171,7 @@ class _Doubter:
 
     def _out_of_reach(self, mount: DesiredMount, user: User, accounts: Accounts) -> Iterator[Doubt]:
         """The folder above the target through which the user can't go."""
-        if not self._can_act_as_others or user.uid == 0:
+        if not self._can_act_as_others:
             return
         ways = ["/"]
         for folder in reversed(folders_above(mount.target)):
@@ -203,7 +203,7 @@ class _Doubter:
 
     def _left_out(self, mount: DesiredMount, source: Source) -> Iterator[Doubt]:
         """The mounts below the source, which a clone that isn't recursive has not."""
-        if mount.volume.recursive or mount.is_in_place:
+        if mount.volume.recursive:
             return
         points = {
             each.point
