@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import count, groupby
 from typing import NamedTuple
 
-from mountd.core import faults, idmap_faults
+from mountd.core import faults
 from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
 from mountd.core.drift import differences, record_entry
 from mountd.core.faults import VolumeError
@@ -185,7 +185,7 @@ class Machine:
             submounts=self._submounts(reached, source) if volume.recursive else (),
         )
         is_refused = ours and own.is_idmapped and not self.kernel.can_remap
-        return with_raw_ids(mount, ours, idmap_NOT_COMPOSED) if is_refused else mount
+        return with_raw_ids(mount, ours, NOT_COMPOSED) if is_refused else mount
 
     # what others do
 
@@ -261,6 +261,7 @@ class Machine:
                 self.is_record_lost &= not self.record
                 return rounds, done, departed
             assert ready, "volumes wait for each other"
+            assert len(rounds) < 2 * len(volumes) + 9, "the rounds don't end"
 
     def _desired(self, volume: Volume, unready: Collection[str], later: Collection[str]) -> Desired:
         if volume.name in unready:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from old_kernel import DEBIAN_12, NO_IDMAPPING, Kernel
 from test_safety import Reply, Server
-from world import World, run
+from world import MOUNTD, World, run
 
 _PASSWD = "node:x:1000:1000::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
 _EXTENTS = {"uids": [{"stored": 501, "seen": 1000, "count": 10}]}
@@ -465,6 +465,16 @@ def test_root_and_nobody_in_particular_reach_everything(machine: World) -> None:
         none=volume(machine, target=machine / "closed/other"),
     )
     assert check(machine) == []
+
+
+def test_in_a_user_namespace_that_lets_no_groups_be_set_root_is_not_asked_about(
+    machine: World,
+) -> None:
+    os.chown(machine / "source", 0, 0)
+    machine.volumes(work=volume(machine, user="0:0"))
+    inside = ["unshare", "--user", "--map-root-user", "--mount", MOUNTD, "check"]
+    told = machine.run([*inside, "-f", machine.manifest, "--state-dir", machine.state])
+    assert told == (0, "", "/mnt/mountd.toml: ok, 1 volume\n")
 
 
 def test_an_acl_that_stops_the_user_is_pointed_at(machine: World) -> None:

@@ -86,7 +86,7 @@ def _see_all_known(world: World, when: str) -> None:
 
 @pytest.mark.parametrize("is_first", [False, True], ids=["there", "back"])
 @pytest.mark.parametrize(
-    ("parent", "start", "step"), [("world", 1, 1), ("shared_world", 2, 3)], ids=["world", "shared"]
+    ("parent", "start", "step"), [("world", 1, 1), ("shared_world", 2, 4)], ids=["world", "shared"]
 )
 def test_a_pass_killed_before_any_change_is_made_good_by_the_next(
     parent: str, start: int, step: int, is_first: bool, request: pytest.FixtureRequest

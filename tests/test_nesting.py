@@ -10,10 +10,6 @@ import pytest
 from old_kernel import DEBIAN_12, DEBIAN_13, Kernel
 from world import World, mount_id, owner, record_of, run, running, watching
 
-KERNELS = pytest.mark.parametrize(
-    "kernel", [None, DEBIAN_13, DEBIAN_12], ids=lambda it: it.name if it else "ours"
-)
-PARENTS = pytest.mark.parametrize("parent", ["world", "shared_world"])
 TARGETS = {"outer": "to", "inner": "to/inner", "deep": "to/inner/deep"}
 USERS = {"outer": 1000, "inner": 1001, "deep": 1002}
 Tables = dict[str, dict[str, Any]]
@@ -251,8 +247,9 @@ def test_a_foreign_mount_below_is_in_the_way_and_named(
         see(world, usual(outer=2000))
 
 
-@PARENTS
-@pytest.mark.parametrize("kernel", [None, DEBIAN_12], ids=lambda it: it.name if it else "ours")
+@pytest.mark.parametrize(
+    ("parent", "kernel"), [("world", None), ("shared_world", None), ("shared_world", DEBIAN_12)]
+)
 def test_a_parent_appears_over_children_and_goes_from_under_them(
     parent: str, kernel: Kernel | None, request: pytest.FixtureRequest
 ) -> None:
@@ -289,7 +286,7 @@ def test_unmounting_a_parent_alone_leaves_its_children(world: World) -> None:
     assert (world.mounts(), record_of(world)) == ([], [])
 
 
-@KERNELS
+@pytest.mark.parametrize("kernel", [None, DEBIAN_12], ids=lambda it: it.name if it else "ours")
 def test_a_busy_child_stays_and_so_do_all_above_it(world: World, kernel: Kernel | None) -> None:
     world.volumes(**tables(world))
     world.reconcile(kernel=kernel)

@@ -321,6 +321,53 @@ def test_what_leaves_waits_for_what_lies_on_it_and_has_to_wait() -> None:
     ]
 
 
+def test_a_source_that_comes_to_show_something_else_is_followed_in_the_same_pass() -> None:
+    machine = Machine()
+    on_it = volume("on-it", "/t/d", "/t/a/x")
+    machine.run([NEST[0], on_it])
+    rounds, _, _ = machine.run([NEST[0]._replace(source="/s/2"), on_it])
+    assert carried_out(rounds) == [[("parent", "replace", "/t/a")], [("on-it", "replace", "/t/d")]]
+    assert machine.file("/t/d") == machine.file("/s/2/x")
+
+
+def test_what_cannot_be_mounted_at_its_new_target_stays_at_the_old_one() -> None:
+    machine = Machine()
+    machine.run([NEST[0]])
+    machine.put_foreign("/t/e")
+    _, done, left = machine.run([NEST[0]._replace(target="/t/e")])
+    assert (done["parent"].state, left) == ("conflict", [])
+    assert machine.file("/t/a") == machine.file("/s/1")
+
+
+def test_what_is_busy_is_tried_once_in_a_pass_and_again_in_the_next() -> None:
+    machine = Machine()
+    machine.run(NEST)
+    machine.busy.add("/t/a")
+    for _ in range(2):
+        _, _, left = machine.run(NEST[3:4])
+        assert [each.action.target for each in left if each.fault] == ["/t/a"]
+    machine.busy.clear()
+    _, _, (last,) = machine.run(NEST[3:4])
+    assert (last.action.target, last.fault) == ("/t/a", None)
+
+
+@pytest.mark.parametrize("user", ["1000", "1001", "1002"])
+def test_a_replacement_that_was_killed_half_way_is_finished_with_nothing_stacked(user: str) -> None:
+    machine = Machine()
+    machine.run(NEST[:1])
+    machine.steps_left = 1
+    with pytest.raises(KilledError):
+        machine.run([NEST[0]._replace(user="1001")])
+    machine.steps_left = None
+    assert len(machine.record) == 2
+    rounds, _, _ = machine.run([NEST[0]._replace(user=user)])
+    assert carried_out(rounds) == [[("parent", "replace", "/t/a")]]
+    (managed,) = [each for each in machine.record.values() if each.id in machine.mounts]
+    top = machine.top("/t/a")
+    assert top and top.id == managed.id
+    assert top.idmap == machine.means(NEST[0]._replace(user=user)).idmap
+
+
 def test_volumes_in_a_circle_once_links_are_followed_are_conflicts_that_name_each_other() -> None:
     first, second = volume("a", "/t/a", "/t/b/x"), volume("b", "/t/b", "/t/a/x")
     _, done, _ = Machine().run([first, second, volume("c", "/t/c", "/t/a/y")])

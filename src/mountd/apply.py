@@ -110,6 +110,8 @@ class Applier:
             if isinstance(result, _Built):
                 with result.tree.fd:
                     fault = fault or _attempt(action, partial(self._attach, built=result.tree))
+                if result.mount.volume.recursive and not fault:
+                    self._record_submounts(result.tree.id)
                 if fault:
                     self._forget_unless_mounted(result.tree.id)
                 action = action._replace(mount=result.mount)  # noqa: PLW2901 - what it came to
@@ -240,7 +242,7 @@ class Applier:
                 self._see_no_strangers(old, carried)
                 tree.expect(old.id, found)
                 if self._observed.can_go_beneath:
-                    tree.replace(built, found, old.id, carried)
+                    tree.replace(built, found, old.id, mount.flags, carried)
                 else:
                     spare = self._spare(action.target, old, held)
                     tree.swap(lambda: built, found, spare, mount.flags, carried)
@@ -274,6 +276,12 @@ class Applier:
                 tree.swap(build_anew, found, spare, wanted.flags, carried)
             finally:
                 self._forget_unless_mounted(old.id, *_ids([*carried, spare]))
+
+    def _record_submounts(self, mount: int) -> None:
+        """All that came with it, also what was covered as it was built."""
+        below = {each.id for each in tree.descendants_of(mount)}
+        managed = self._record.managed[mount]
+        self._record.add(managed._replace(submounts=tuple(below - {*self._record.managed})))
 
     def _take_along(self, action: Action, held: ExitStack) -> list[Carried]:
         """Clones of our mounts below the target, on record before they are attached."""

@@ -171,7 +171,7 @@ class _Doubter:
 
     def _out_of_reach(self, mount: DesiredMount, user: User, accounts: Accounts) -> Iterator[Doubt]:
         """The folder above the target through which the user can't go."""
-        if not self._can_act_as_others:
+        if not self._can_act_as_others or user.uid == 0:
             return
         ways = ["/"]
         for folder in reversed(folders_above(mount.target)):

@@ -1,6 +1,7 @@
 """The user namespaces of a pass, and what they are tried on: which sources take an idmapping."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from errno import EINVAL, EPERM
 from typing import Self
 
 from mountd.core import idmap_faults
@@ -84,10 +85,16 @@ def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | N
     if fault := _why_not(source, alone, namespace):
         return fault
     for path in wanted.submounts:
-        with open_below(source, path) as submount:
+        with suppress(FileNotFoundError, NotADirectoryError), open_below(source, path) as submount:
             mount = observe_mount(statx(submount).mount)
             if mount.is_idmapped and wanted.through is None:
                 return idmap_faults.submount_is_idmapped(mount.point)
             if fault := why_no_idmap(submount, mount.fs_type, namespace):
                 return idmap_faults.submount_refuses(mount.point, fault)
+    try:
+        tree.build(source, wanted, namespace).fd.close()
+    except OSError as error:
+        if error.errno not in (EINVAL, EPERM):
+            raise
+        return idmap_faults.covered_submount_refuses(wanted.source, error.errno)
     return None

@@ -101,6 +101,7 @@ def _converge(
             actions = look.plan([*desired.values()], seen, progress)
             if is_first:
                 on_plan(actions)
+                look.judge_record(actions)
             ready = [each for each in actions if not each.after]
             assert ready or not actions, "volumes that wait for each other are in a circle"
             resolver.keep_sources({each.volume for each in ready if each.mount})
@@ -171,6 +172,7 @@ class _Look:
         self._namespaces = namespaces
         self._is_acting = is_acting
         is_privileged = not missing_capabilities(["CAP_SYS_ADMIN"])
+        self._is_privileged = is_privileged
         self._prober = Prober(namespaces, is_privileged=is_privileged)
         self._reserved = _reserved(settings)
         self._bases: dict[Filesystem, str | Fault | None] = {}
@@ -198,6 +200,7 @@ class _Look:
             self._record.is_lost,
             self._bases,
             self._prober,
+            self._is_privileged,
             self._is_acting,
             self._most_sources,
         )
@@ -209,6 +212,11 @@ class _Look:
         """The plan for volumes that have been looked at."""
         record = self._record.managed.values()
         return plan(desired, observed, record, self.manifest.id, progress)
+
+    def judge_record(self, actions: Sequence[Action]) -> None:
+        """A record that was lost stays so while what may be ours lies on a source in place."""
+        faults = [each.fault for each in actions if each.source == each.target]
+        self._record.is_lost &= any(each and each.code == "foreign-mount" for each in faults)
 
     def applier(self, observed: Observed) -> Applier:
         """Carries actions out, and keeps the record."""

@@ -63,7 +63,7 @@ class Record:
                     str(name): Base(int(id_), str(name))
                     for name, id_ in document["filesystems"].items()
                 }
-                self.is_lost = False
+                self.is_lost = bool(document["partial"])
         except FileNotFoundError:
             pass
         except (OSError, ValueError, LookupError, TypeError, *_ODD_JSON) as error:
@@ -160,7 +160,13 @@ class Record:
         boot, namespace = _here()
         bases = {base.name: base.id for base in self.bases.values()}
         head = json.dumps(
-            {"version": _FORMAT, "boot": boot, "namespace": namespace, "filesystems": bases}
+            {
+                "version": _FORMAT,
+                "boot": boot,
+                "namespace": namespace,
+                "partial": self.is_lost,
+                "filesystems": bases,
+            }
         )
         mounts = ",\n".join(self._lines.values())
         return f'{head[:-1]}, "mounts": [\n{mounts}\n]}}\n'

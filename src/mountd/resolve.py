@@ -74,6 +74,7 @@ class Context(NamedTuple):
     is_record_lost: bool
     bases: Bases
     probe: Probe
+    may_probe: bool
     is_acting: bool
     most_sources: int
 
@@ -133,6 +134,9 @@ class Resolver:
             user = self._user(volume)
             source = self._opener.open(volume, target)
             try:
+                if source.through and self._is_unknown(source, user):
+                    source.fd.close()
+                    return Later(volume, target, source.through), None
                 kind = _kind(source.found, source.path)
                 if there and there != kind:
                     raise VolumeError(faults.wrong_target_kind(target, kind))
@@ -162,6 +166,20 @@ class Resolver:
             return faults.not_visible(error)
         return faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
 
+    def _is_unknown(self, source: Source, user: User | None) -> bool:
+        """Whether our own mount, in place, has an idmapping that nobody tells, and not the user's.
+
+        So it is before Linux 6.15 where the record was lost: who is shown is all that is known.
+        """
+        found = source.found
+        if not source.mount.is_idmapped or source.idmap or self._context.observed.tells_idmaps:
+            return False
+        if user and (found.uid, user.gid in (None, found.gid)) == (user.uid, True):
+            return False
+        if source.through not in self._context.managed:
+            raise VolumeError(faults.foreign_mount(source.path, source.mount.fs_type, covers=False))
+        return True
+
     def _desired(
         self, volume: Volume, target: str, source: Source, kind: Kind, user: User | None
     ) -> DesiredMount:
@@ -175,6 +193,8 @@ class Resolver:
         )
         stored = stored_owner(Ids(found.uid, found.gid), source.idmap)
         seen = shown_owner(stored, own.idmap)
+        if volume.recursive and target.startswith(f"{source.path.rstrip('/')}/"):
+            raise VolumeError(faults.target_in_source(target))
         is_read_only = flags.read_only or own.is_fs_read_only
         root = Root(stored, seen, found.mode, own.idmap, is_read_only, own.flags.nosuid)
         idmap, fault = None, None
@@ -217,6 +237,9 @@ class Resolver:
         )
         if idmap:
             fault = self._why_refused(mount, source.fd, own)
+        if fault is None and idmap and not self._context.may_probe:
+            note = "whether it takes the idmapping can be tried by root alone"
+            return mount._replace(notes=(*mount.notes, note))
         if fault is None:
             return mount
         if volume.fallback == "fail" or fault.code == "limit":  # which may pass
@@ -229,8 +252,9 @@ class Resolver:
         if top and (top.device, top.inode) == (mount.device, mount.inode):
             managed = self._context.managed.get(top.id)
             there = self._context.observed.mounts.get(top.id)
-            if managed and managed.refused and managed.refused.idmap == mount.idmap:
-                return managed.refused.fault
+            refused = managed.refused if managed else None
+            if refused and refused.idmap == mount.idmap and refused.fault.code in _LASTING:
+                return refused.fault
             if mount.idmap in (managed and managed.idmap, there and there.idmap):
                 return None  # it has it already
         if own.is_idmapped and not self._context.observed.can_remap:
@@ -320,6 +344,10 @@ def _unknown(owner: Ids, user: User | None) -> Fault:
     if seen_as(known.uids, owner.uid) is None:
         return idmap_faults.unknown_owner("uid", owner.uid)
     return idmap_faults.unknown_owner("gid", owner.gid)
+
+
+_LASTING = ("filesystem-refuses", "idmap-untrue")
+"""Refusals that stay as they are; what we lack is tried again."""
 
 
 @lru_cache(1024)  # volumes of one owner and one user have the same

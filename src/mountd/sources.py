@@ -58,6 +58,8 @@ class Sources:
             found = statx(fd)
             mount = own = self._observed.mounts.get(found.mount) or observe_mount(found.mount)
             idmap, through = mount.idmap, None
+            if path == target and found.is_mount_root:
+                self._see_uncovered(mount, target)
             if path == target and found.is_mount_root and self._is_ours(mount, target):
                 through = mount.id
                 while self._is_ours(own, target) and own.parent in self._observed.mounts:
@@ -70,17 +72,27 @@ class Sources:
             raise
         return Source(fd, path, found, mount, idmap, own, through)
 
+    def _see_uncovered(self, top: ObservedMount, target: str) -> None:
+        """What lies over our own mount is someone else's, and no source."""
+        mounts = self._observed.mounts
+        below = top
+        while below.point == target and below.parent in mounts and not self._is_ours(top, target):
+            below = mounts[below.parent]
+            if below.id in self._managed and self._is_ours(below, target):
+                raise VolumeError(faults.foreign_mount(target, top.fs_type, covers=True))
+
     def submounts(self, source: Source) -> tuple[str, ...]:
         """The paths from the source of what is mounted below it, those above before those below."""
         mounts = self._observed.mounts
+        root = source.path.rstrip("/")
         found = set()
         for mount in mounts.values():
-            if mount.point.startswith(f"{source.path}/"):
+            if mount.point.startswith(f"{root}/") and mount.point != source.path:
                 above = mount
                 while above.id != source.mount.id and above.parent in mounts:
                     above = mounts[above.parent]
                 if above.id == source.mount.id:
-                    found.add(mount.point[len(source.path) + 1 :])
+                    found.add(mount.point[len(root) + 1 :])
         return tuple(sorted(found, key=lambda path: (path.count("/"), path)))
 
     def _in_filesystem(self, volume: Volume, filesystem: Filesystem) -> tuple[Fd, str]:

@@ -103,6 +103,12 @@ def volume_below_recursive(point: str) -> Fault:
     return Fault("conflict", "foreign-mount", message, hint)
 
 
+def target_in_source(target: str) -> Fault:
+    message = f"the target {target} lies in its own source, and `recursive` would include it there"
+    hint = "leave `recursive` out, or choose a target outside"
+    return Fault("failed", "mount-refused", message, hint)
+
+
 def busy_below(target: str, point: str) -> Fault:
     message = f"the mount at {point} could not be taken off, and {target} would bury it"
     return Fault("conflict", "foreign-mount", message, "run mountd again once that is mended")

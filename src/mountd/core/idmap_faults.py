@@ -41,6 +41,14 @@ def submount_refuses(point: str, why: Fault) -> Fault:
     return why._replace(message=f"{point}, below the source: {why.message}")
 
 
+def covered_submount_refuses(source: str, errno: int) -> Fault:
+    message = f"a mount below {source}, which another one covers, can't be idmapped"
+    hint = (
+        f"`findmnt --submounts --target {source}` lists them; leave `recursive` out, or unmount it"
+    )
+    return Fault("failed", "filesystem-refuses", message, hint, errno)
+
+
 def submount_is_idmapped(point: str) -> Fault:
     message = f"the mount at {point}, below the source, is idmapped already, and not as the source"
     hint = "leave `recursive` out, and give what is mounted there a volume of its own"

@@ -192,10 +192,15 @@ class Unready(NamedTuple):
 
 
 class Later(NamedTuple):
-    """A volume whose filesystem has to be mounted first; only a dry run meets one."""
+    """A volume that can't be looked at yet.
+
+    Its filesystem has to be mounted first, which only a dry run meets; or, in place, our own mount
+    `over` its source has to go, as neither the kernel nor the record tells its idmapping.
+    """
 
     volume: Volume
     target: str
+    over: int | None = None
 
 
 Desired = DesiredMount | Unready | Later

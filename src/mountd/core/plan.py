@@ -213,7 +213,8 @@ def _action(desired: Desired, scene: Scene) -> Action:
     if isinstance(desired, Unready):
         return _stopped(desired, scene, desired.fault)
     if isinstance(desired, Later):
-        return _put_off(_stopped(desired, scene, None), [f"{desired.volume.type} is mounted"])
+        what = _absence(target) if desired.over else f"{desired.volume.type} is mounted"
+        return _put_off(_stopped(desired, scene, None), [what])
     top = scene.observed.tops.get(target)
     if top is None or _is_own_source(desired, top, scene):
         return _mount_action(desired, scene)
@@ -242,8 +243,8 @@ def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scen
     beneath = mine.get(mount.parent)
     fields = {each.field for each in drift}
     verb: Verb = "adjust" if fields else "keep"
-    if beneath or fields & {"source", "idmap"}:
-        verb = "replace"
+    if beneath or fields & {"source", "idmap"} or (fields and desired.submounts):
+        verb = "replace"  # flags too, where each submount has some as its own source has
     if verb != "replace":  # in the record from now on, and under its present name
         submounts = old.submounts if old else submounts_of(desired, top.id, observed)
         old = record_entry(desired, top.id, scene.manifest, submounts)
@@ -364,7 +365,11 @@ def _leaving(
     """
     targets = claims_of(desired)
     unready = {each.volume.name for each in desired if not isinstance(each, DesiredMount)}
+    unknown = {each.over for each in desired if isinstance(each, Later)}
     for managed in _deepest(alive, observed):
+        if managed.id in unknown:
+            yield managed
+            continue
         if managed.manifest != manifest or managed.volume in unready:
             continue
         if managed.target not in targets or observed.mounts[managed.id].point != managed.target:

@@ -16,10 +16,11 @@ def holders_of(mount: int, *, writing: bool = False) -> list[str]:
     """
     mounts = [] if writing else children_of(mount)
     points = [f"the mount at {each.point}" for each in mounts]
-    return points + list(_processes(mount, writing))
+    return points + list(processes_in(mount, writing=writing))
 
 
-def _processes(mount: int, writing: bool) -> Iterator[str]:
+def processes_in(mount: int, *, writing: bool = False) -> Iterator[str]:
+    """The processes among these."""
     processes = [each for each in os.listdir("/proc") if each.isdigit()]
     ids = _copies(mount, processes)
     for process in processes:

@@ -5,19 +5,19 @@ Whatever can fail comes before move_mount(2); after it a target shows the whole 
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from errno import EBUSY, EINVAL, ENOSPC
 from typing import NamedTuple
 
 from mountd.core import faults, idmap_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import DesiredMount, Flags, Ids, Kind, ObservedMount, Volume
-from mountd.kernel.holders import holders_of
+from mountd.kernel.holders import holders_of, processes_in
 from mountd.kernel.observe import ATIMES, children_of, is_at, is_mounted, observe_mount
 from mountd.kernel.paths import Spot, made, make, spot_below
 from mountd.kernel.paths import spot as find
-from mountd.kernel.probe import has_mount_setattr
+from mountd.kernel.probe import has_mount_setattr, why_absent
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
     MNT_DETACH,
@@ -84,11 +84,20 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
         if (found.uid, found.gid) != wanted.shown:
             shown = Ids(found.uid, found.gid)
             raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))
-        submounts = [statx(tree, path, flags=AT_STATX_DONT_SYNC) for path in wanted.submounts]
+        submounts = tuple(_submounts(tree, wanted.submounts))
     except BaseException:
         tree.close()
         raise
-    return Tree(tree, found.mount, tuple(each.mount for each in submounts))
+    return Tree(tree, found.mount, submounts)
+
+
+def _submounts(tree: Fd, paths: Iterable[str]) -> Iterator[int]:
+    """Their ids, as far as they show: one may be covered, or have been left out as unbindable."""
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = statx(tree, path, flags=AT_STATX_DONT_SYNC)
+            if found.is_mount_root:
+                yield found.mount
 
 
 def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
@@ -109,6 +118,8 @@ def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
 
 def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:
     if not has_mount_setattr():
+        if wanted.volume.recursive and (fault := why_absent("mount_setattr", "recursive volumes")):
+            raise VolumeError(fault)
         return  # the flags follow once it is attached
     bits = _bits(wanted.flags)
     idmap = MOUNT_ATTR_IDMAP if userns else 0
@@ -168,7 +179,7 @@ def _put(tree: Tree, spot: Spot, flags: Flags) -> None:
         raise
 
 
-def replace(tree: Tree, spot: Spot, old: int, carried: Sequence[Carried]) -> None:
+def replace(tree: Tree, spot: Spot, old: int, flags: Flags, carried: Sequence[Carried]) -> None:
     """Put it in the place of our mount `old`, without a moment in which anything else shows.
 
     It goes beneath the old one, which is then taken off; whoever is still inside stays there. What
@@ -180,6 +191,8 @@ def replace(tree: Tree, spot: Spot, old: int, carried: Sequence[Carried]) -> Non
         _attach_all(carried, places)
     detach(spot, old)
     _see(tree, spot)
+    if not has_mount_setattr():
+        remount(spot.folder, spot.name, _bits(flags))
 
 
 def swap(
@@ -250,8 +263,9 @@ def clone_of(spot: Spot, mount: int) -> Carried:
         found = statx(tree, flags=AT_STATX_DONT_SYNC)
         ids = {mount: found.mount}
         for each in descendants_of(mount):
-            path = each.point[len(spot.whole_path) + 1 :]
-            ids[each.id] = statx(tree, path, flags=AT_STATX_DONT_SYNC).mount
+            path = each.point[len(spot.whole_path.rstrip("/")) + 1 :]
+            with suppress(FileNotFoundError, NotADirectoryError):  # below one that covers it
+                ids[each.id] = statx(tree, path, flags=AT_STATX_DONT_SYNC).mount
     except BaseException:
         tree.close()
         raise
@@ -260,7 +274,7 @@ def clone_of(spot: Spot, mount: int) -> Carried:
 
 
 def descendants_of(mount: int) -> list[ObservedMount]:
-    """All that is mounted below a mount, those above before those below."""
+    """All that is mounted on a mount, or on what is, each before what is mounted on it."""
     found = children_of(mount)
     for each in found:  # which grows
         found += children_of(each.id)
@@ -328,7 +342,7 @@ def adjust(spot: Spot, mount: int, flags: Flags) -> None:
 def unmount(spot: Spot, mount: int, submounts: Sequence[int] = ()) -> None:
     """Take our mount off, unless someone is inside: then `busy`, and who it is.
 
-    Its submounts go first, the deepest before those above.
+    Its submounts go first, the deepest before those above; all of them, or none.
     """
     try:
         _expect(mount, spot)
@@ -336,8 +350,11 @@ def unmount(spot: Spot, mount: int, submounts: Sequence[int] = ()) -> None:
         if is_mounted(mount):
             raise
         return  # it went along with another: a peer's, whose copy it was
-    below = [observe_mount(each) for each in submounts if is_mounted(each)]
-    for each in sorted(below, key=lambda each: -each.point.count("/")):
+    below = [each for each in reversed(descendants_of(mount)) if each.id in submounts]
+    for each in [*below, observe_mount(mount)] if below else ():
+        if holders := list(processes_in(each.id)):
+            raise VolumeError(faults.busy(each.point, holders))
+    for each in below:
         with find(each.point) as found:
             _expect(each.id, found)
             _umount(found, each.id)
