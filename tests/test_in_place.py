@@ -337,7 +337,9 @@ def test_without_a_record_ours_is_adopted_where_it_is_as_desired(
     assert len(record_of(share.world)) == 1
     assert share.pass_(kernel=kernel)["action"] == "keep"
     share.volume("1001:1001")
-    assert share.pass_(kernel=kernel)["action"] == "replace"
+    told = share.world.reconcile(kernel=kernel).document["volumes"]
+    # before 6.15 nobody tells the old idmapping: the source has to be uncovered first
+    assert [each["action"] for each in told] == (["mount", "unmount"] if kernel else ["replace"])
     share.see(1001)
     assert share.world.mountd("unmount", "--all", kernel=kernel).status == 0
     assert (share.world.mounts(), owner(share.made)) == (share.before, share.raw)

@@ -176,6 +176,7 @@ class Applier:
         old = action.old
         with spot(action.target) as found, ExitStack() as held:
             if carried := self._take_along(action, held):
+                self._see_no_strangers(old)
                 try:
                     tree.uncover(found, old.id, old.submounts, carried)
                 finally:
@@ -239,7 +240,7 @@ class Applier:
         with spot(action.target) as found, ExitStack() as held:
             carried = self._take_along(action, held)
             try:
-                self._see_no_strangers(old, carried)
+                self._see_no_strangers(old)
                 tree.expect(old.id, found)
                 if self._observed.can_go_beneath:
                     tree.replace(built, found, old.id, mount.flags, carried)
@@ -270,7 +271,7 @@ class Applier:
         with ExitStack() as held, spot(action.target) as found:
             carried = self._take_along(action, held)
             spare = self._spare(action.target, old, held)
-            self._see_no_strangers(old, carried)
+            self._see_no_strangers(old)
             tree.expect(old.id, found)
             try:
                 tree.swap(build_anew, found, spare, wanted.flags, carried)
@@ -312,8 +313,9 @@ class Applier:
                 self._record.add(each._replace(id=clone.ids[each.id], submounts=submounts))
         return clone
 
-    def _see_no_strangers(self, old: Managed, carried: Sequence[Carried]) -> None:
-        known = {*old.submounts, *(each for one in carried for each in one.ids)}
+    def _see_no_strangers(self, old: Managed) -> None:
+        managed = self._record.managed
+        known = {*managed, *(each for one in managed.values() for each in one.submounts)}
         tree.see_no_strangers(old.id, known)
 
     def _settle(self, carried: Sequence[Carried]) -> None:

@@ -69,7 +69,7 @@ def reconcile(
         warnings = manifest.warnings + record.warnings
         look = _Look(settings, manifest, record, namespaces, is_acting=True)
         observed = look.observe()
-        record.forget_gone(observed.mounts)
+        record.follow(observed.mounts)
         look.mount_filesystems(observed.mounts)
         outcomes = _converge(look, on_plan, on_outcome)
         if manifest.is_whole:
@@ -102,6 +102,7 @@ def _converge(
             if is_first:
                 on_plan(actions)
                 look.judge_record(actions)
+                look.record.forget_gone(observed.mounts)
             ready = [each for each in actions if not each.after]
             assert ready or not actions, "volumes that wait for each other are in a circle"
             resolver.keep_sources({each.volume for each in ready if each.mount})
@@ -122,6 +123,7 @@ def preview(settings: Settings) -> Pass:
     with Namespaces() as namespaces:
         look = _Look(settings, manifest, record, namespaces, is_acting=False)
         observed = look.observe()
+        record.follow(observed.mounts)
         with look.resolver(observed) as resolver:
             desired = resolver.resolve(manifest.volumes)
             seen = observed._replace(tops=resolver.tops)
@@ -140,11 +142,12 @@ def unmount(
     """
     manifest = manifest_id(settings.manifest)
     with locked_record(settings.state_dir, settings.wait) as record, Namespaces() as namespaces:
+        observed = observe()
+        record.follow(observed.mounts)
         ours = [each for each in record.managed.values() if each.manifest == manifest]
         if unknown := set(names) - {each.volume for each in ours}:
             _refuse_unknown(unknown, {each.volume for each in ours}, settings)
         warnings = record.warnings
-        observed = observe()
         record.forget_gone(observed.mounts)
         chosen = {each.id for each in ours if each.volume in names or not names}
         actions = departures(record.managed.values(), observed, chosen)
@@ -168,7 +171,7 @@ class _Look:
     ) -> None:
         self.manifest = manifest
         self._state_dir = settings.state_dir
-        self._record = record
+        self.record = record
         self._namespaces = namespaces
         self._is_acting = is_acting
         is_privileged = not missing_capabilities(["CAP_SYS_ADMIN"])
@@ -189,15 +192,15 @@ class _Look:
     def mount_filesystems(self, mounts: Mapping[int, ObservedMount]) -> None:
         """Have what volumes with a `type` are clones of."""
         volumes = self.manifest.volumes
-        self._bases = mount_filesystems(volumes, mounts, self._state_dir, self._record)
+        self._bases = mount_filesystems(volumes, mounts, self._state_dir, self.record)
 
     def resolver(self, observed: Observed) -> Resolver:
         """Looks at volumes, as the machine is now."""
         context = Context(
             self._reserved,
             observed,
-            self._record.managed,
-            self._record.is_lost,
+            self.record.managed,
+            self.record.is_lost,
             self._bases,
             self._prober,
             self._is_privileged,
@@ -210,17 +213,17 @@ class _Look:
         self, desired: Sequence[Desired], observed: Observed, progress: Progress
     ) -> list[Action]:
         """The plan for volumes that have been looked at."""
-        record = self._record.managed.values()
+        record = self.record.managed.values()
         return plan(desired, observed, record, self.manifest.id, progress)
 
     def judge_record(self, actions: Sequence[Action]) -> None:
         """A record that was lost stays so while what may be ours lies on a source in place."""
         faults = [each.fault for each in actions if each.source == each.target]
-        self._record.is_lost &= any(each and each.code == "foreign-mount" for each in faults)
+        self.record.is_lost &= any(each and each.code == "foreign-mount" for each in faults)
 
     def applier(self, observed: Observed) -> Applier:
         """Carries actions out, and keeps the record."""
-        return Applier(self._record, self.manifest.id, observed, self._namespaces)
+        return Applier(self.record, self.manifest.id, observed, self._namespaces)
 
 
 def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> None:

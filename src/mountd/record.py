@@ -14,7 +14,16 @@ from functools import lru_cache
 from typing import Any
 
 from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
-from mountd.core.model import Base, Fault, Ids, Managed, ObservedMount, Refused, is_same
+from mountd.core.model import (
+    FIRST_UNIQUE_ID,
+    Base,
+    Fault,
+    Ids,
+    Managed,
+    ObservedMount,
+    Refused,
+    is_same,
+)
 from mountd.kernel.paths import UnsafeLinkError, open_path, spot
 from mountd.kernel.syscalls import Fd
 from mountd.lock import StateError, locked
@@ -107,6 +116,26 @@ class Record:
         """Forget one that is gone; `write` makes it last."""
         if self.bases.pop(name, None):
             self._is_changed = True
+
+    def follow(self, mounts: Mapping[int, ObservedMount]) -> None:
+        """Know mounts by their place where ids are of another kind now: a seccomp filter has gone.
+
+        Without statmount(2) ids are mountinfo's; those of both kinds never meet.
+        """
+        kinds = {each >= FIRST_UNIQUE_ID for each in mounts}
+        others = [
+            each for each in self.managed.values() if (each.id >= FIRST_UNIQUE_ID) not in kinds
+        ]
+        if not others:
+            return
+        places: dict[tuple[int, str, str], list[int]] = {}
+        for mount in mounts.values():
+            places.setdefault((mount.device, mount.root, mount.point), []).append(mount.id)
+        for managed in others:
+            found = places.get((managed.device, managed.root, managed.target), [])
+            if len(found) == 1:
+                self.remove(managed.id)
+                self.add(managed._replace(id=found[0]))
 
     def forget_gone(self, mounts: Mapping[int, ObservedMount]) -> None:
         """Forget every mount that isn't among those that the kernel has; `write` makes it last."""

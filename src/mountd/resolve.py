@@ -134,7 +134,7 @@ class Resolver:
             user = self._user(volume)
             source = self._opener.open(volume, target)
             try:
-                if source.through and self._is_unknown(source, user):
+                if source.through and self._has_to_go(source, user):
                     source.fd.close()
                     return Later(volume, target, source.through), None
                 kind = _kind(source.found, source.path)
@@ -166,12 +166,15 @@ class Resolver:
             return faults.not_visible(error)
         return faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
 
-    def _is_unknown(self, source: Source, user: User | None) -> bool:
-        """Whether our own mount, in place, has an idmapping that nobody tells, and not the user's.
+    def _has_to_go(self, source: Source, user: User | None) -> bool:
+        """Whether our own mount hides what the source in place is.
 
-        So it is before Linux 6.15 where the record was lost: who is shown is all that is known.
+        It does where the volume had another source before; and before Linux 6.15, if the record
+        was lost, for then nobody tells its idmapping, and who is shown is all that is known.
         """
         found = source.found
+        if not self._opener.shows_what_it_covers(source.mount):
+            return True
         if not source.mount.is_idmapped or source.idmap or self._context.observed.tells_idmaps:
             return False
         if user and (found.uid, user.gid in (None, found.gid)) == (user.uid, True):

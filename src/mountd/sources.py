@@ -7,7 +7,15 @@ from typing import NamedTuple
 from mountd.core import faults, filesystem_faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Fault, Filesystem, Managed, Observed, ObservedMount, Volume
+from mountd.core.model import (
+    Fault,
+    Filesystem,
+    Managed,
+    Observed,
+    ObservedMount,
+    Volume,
+    root_at,
+)
 from mountd.kernel.observe import observe_mount
 from mountd.kernel.paths import UnsafeLinkError, open_below, open_path
 from mountd.kernel.syscalls import Fd, Stat, statx
@@ -123,11 +131,14 @@ class Sources:
             return False
         if managed := self._managed.get(mount.id):
             return managed.target == target
+        return self._is_record_lost and self.shows_what_it_covers(mount)
+
+    def shows_what_it_covers(self, mount: ObservedMount) -> bool:
+        """Whether a mount's root is the very folder that it lies on, as ours in place is."""
         parent = self._observed.mounts.get(mount.parent)
-        if not self._is_record_lost or parent is None:
+        if parent is None:
             return False
-        covered = parent.root.rstrip("/") + mount.point[len(parent.point.rstrip("/")) :]
-        return mount.device == parent.device and mount.root == (covered or "/")
+        return (mount.device, mount.root) == (parent.device, root_at(parent, mount.point))
 
 
 def _opened(path: str) -> tuple[Fd, str]:

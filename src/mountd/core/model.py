@@ -195,7 +195,7 @@ class Later(NamedTuple):
     """A volume that can't be looked at yet.
 
     Its filesystem has to be mounted first, which only a dry run meets; or, in place, our own mount
-    `over` its source has to go, as neither the kernel nor the record tells its idmapping.
+    `over` its source has to go, which hides it.
     """
 
     volume: Volume
@@ -268,7 +268,7 @@ class Managed(NamedTuple):
     root: str = ""
 
 
-_FIRST_UNIQUE_ID = 1 << 31
+FIRST_UNIQUE_ID = 1 << 31
 """Linux counts unique ids from here, beyond those of mountinfo, which it uses again."""
 
 
@@ -276,7 +276,7 @@ def is_same(managed: Managed, mount: ObservedMount) -> bool:
     """Whether a mount is the recorded one: by its unique id, or where it has none by all it is."""
     if managed.id != mount.id:
         return False
-    return mount.id >= _FIRST_UNIQUE_ID or (managed.device, managed.root, managed.target) == (
+    return mount.id >= FIRST_UNIQUE_ID or (managed.device, managed.root, managed.target) == (
         mount.device,
         mount.root.removesuffix("//deleted"),  # a single file that was replaced by rename
         mount.point,

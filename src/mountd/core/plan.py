@@ -95,13 +95,14 @@ def _departures(
     actions: list[Action], leaving: list[Managed], scene: Scene
 ) -> tuple[list[Action], list[Action]]:
     """Those before the volumes' actions, and those behind them."""
-    reused = {action.old.id for action in actions if action.verb and action.old}
+    reused = {each.old.id for each in actions if each.verb and each.old and not each.after}
     covered = {action.target for action in actions if action.verb in _BUILDS}
     waiting = {action.volume for action in actions if action.after}
     awaited = {after for action in actions for after in action.after}
     urgent = {point for point in scene.leaving if _absence(point) in awaited}
     first: list[Action] = []
     last: list[Action] = []
+    held: dict[int, list[str]] = {}
     for managed in leaving:
         if managed.id in reused:  # found at the target of another volume, which takes its place
             continue
@@ -110,10 +111,16 @@ def _departures(
         above = folders_above(point)
         if point in urgent or any(each in covered or each in urgent for each in above):
             first.append(action)
-        elif managed.volume in waiting:  # it is mounted at its new place before it leaves this
-            last.append(action._replace(after=(managed.volume,)))
         else:
-            last.append(action)
+            if managed.volume in waiting:  # it is mounted at its new place before it leaves this
+                held.setdefault(managed.id, []).append(managed.volume)
+            after = tuple(dict.fromkeys(held.get(managed.id, ())))
+            if after:  # and what it lies on can't leave before either
+                parent = scene.observed.mounts[managed.id].parent
+                while parent in scene.observed.mounts:
+                    held.setdefault(parent, []).extend(after)
+                    parent = scene.observed.mounts[parent].parent
+            last.append(action._replace(after=after))
     return first, last
 
 
@@ -169,7 +176,7 @@ def _after_others(
     after: list[str] = []
     for name, other in others.items():
         fault = progress.done.get(name, other.fault)
-        if fault and not scene.mine(other.target):  # else the mount that it has is good enough
+        if fault and not scene.shows_ours(other.target):  # else what it has is good enough
             why = faults.waits_for(name, fault)
             return action._replace(verb=None, state=why.state, mount=None, after=(), fault=why)
         is_changing = name not in progress.done and (other.verb in _BUILDS or other.after)
@@ -367,10 +374,12 @@ def _leaving(
     unready = {each.volume.name for each in desired if not isinstance(each, DesiredMount)}
     unknown = {each.over for each in desired if isinstance(each, Later)}
     for managed in _deepest(alive, observed):
+        if managed.manifest != manifest:
+            continue
         if managed.id in unknown:
             yield managed
             continue
-        if managed.manifest != manifest or managed.volume in unready:
+        if managed.volume in unready:
             continue
         if managed.target not in targets or observed.mounts[managed.id].point != managed.target:
             yield managed

@@ -23,12 +23,19 @@ class Scene(NamedTuple):
     """Mounts below this folder that aren't ours: a mount over the folder would bury them."""
     ours: dict[str, list[tuple[str, Managed]]]
     """Mounts of ours below this folder that stay, and where they are."""
+    covered: set[int]
+    """Mounts on whose root another one lies."""
     lost: set[str]
     """Targets whose recorded mount is gone."""
 
     def mine(self, target: str) -> list[Managed]:
         """The manifest's recorded mounts for a target, wherever they are now."""
         return [each for each in self.by_target.get(target, ()) if each.manifest == self.manifest]
+
+    def shows_ours(self, target: str) -> bool:
+        """Whether a target shows the mount that this manifest has for it."""
+        mine = {each.id for each in self.mine(target) if self.point(each) == target}
+        return bool(mine - self.covered)
 
     def point(self, managed: Managed) -> str:
         """Where a recorded mount is now."""
@@ -86,6 +93,11 @@ def scene_of(
         {observed.mounts[managed.id].point: managed for managed in leaving},
         _strangers(observed, by_id),
         ours,
+        {
+            each.parent
+            for each in observed.mounts.values()
+            if each.parent in observed.mounts and observed.mounts[each.parent].point == each.point
+        },
         lost,
     )
 
