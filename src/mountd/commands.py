@@ -229,8 +229,8 @@ def _known(error: UnknownVolumeError) -> str:
 
 
 def _said(error: OSError) -> str:
-    """The kernel's words; one that lacks statmount(2) is from before 6.8."""
+    """The kernel's words; one that lacks openat2(2) is from before 5.6."""
     if error.errno == ENOSYS:
-        return f"{error.strerror}: mountd needs Linux 6.8, and this is {os.uname().release}"
+        return f"{error.strerror}: mountd needs Linux 5.6, and this is {os.uname().release}"
     where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}"

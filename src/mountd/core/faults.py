@@ -172,15 +172,18 @@ def mount_below(point: str, fs_type: str) -> Fault:
 
 def busy(target: str, holders: list[str]) -> Fault:
     who = ", ".join(holders[:5]) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
-    return Fault(
-        "failed",
-        "busy",
-        f"{target} is in use" + (f" by {who}" if who else ""),
-        "have them leave the folder and close its files, then run mountd again"
-        if holders
-        else f"some process has it open, or a namespace has a copy of it: `lsof +f -- {target}`",
-        _errno.EBUSY,
-    )
+    if not holders:
+        hint = f"some process has it open, or a namespace has a copy of it: `lsof +f -- {target}`"
+    elif holders[0].startswith(A_MOUNT):
+        hint = f"`umount {holders[0].removeprefix(A_MOUNT)}`, then run mountd again"
+    else:
+        hint = "have them leave the folder and close its files, then run mountd again"
+    said = f"{target} is in use" + (f" by {who}" if who else "")
+    return Fault("failed", "busy", said, hint, _errno.EBUSY)
+
+
+A_MOUNT = "the mount at "
+"""How one who holds another begins, if it is a mount."""
 
 
 def not_moved(volume: str, point: str, why: Fault) -> Fault:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 
+from mountd.core.faults import A_MOUNT
 from mountd.core.mountinfo import Line, parse_mountinfo
 from mountd.kernel.observe import children_of, mountinfo
 from mountd.kernel.syscalls import HAS_STATMOUNT, reusable_mount_id, statmount
@@ -15,7 +16,7 @@ def holders_of(mount: int, *, writing: bool = False) -> list[str]:
     namespace, is in the way too. `writing`: only who has a file there open for writing.
     """
     mounts = [] if writing else children_of(mount)
-    points = [f"the mount at {each.point}" for each in mounts]
+    points = [f"{A_MOUNT}{each.point}" for each in mounts]
     return points + list(processes_in(mount, writing=writing))
 
 
