@@ -32,7 +32,8 @@ from mountd.core.model import (
     Volume,
     root_at,
 )
-from mountd.core.plan import Progress, needs_gap_in_place, plan
+from mountd.core.order import Progress
+from mountd.core.plan import needs_gap_in_place, plan
 from mountd.core.targets import folders_above
 
 OURS, THEIRS = "/etc/mountd.toml", "/srv/other.toml"

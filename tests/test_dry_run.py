@@ -82,10 +82,17 @@ def test_a_user_sees_the_plan_that_root_sees(world: World) -> None:
     make_rich(world)
     roots = world.reconcile("--dry-run", status=1)
     mine = world.reconcile("--dry-run", status=1, uid=1000)
-    assert {**mine.document, "pass_id": ""} == {**roots.document, "pass_id": ""}
+    seen = mine.document
+    for each in seen["volumes"]:  # only root may try what the filesystem takes
+        each["notes"] = [note for note in each["notes"] if "by root alone" not in note]
+    assert {**seen, "pass_id": ""} == {**roots.document, "pass_id": ""}
     assert mine.err == ""
-    in_text = [world.mountd("reconcile", "--dry-run", uid=uid) for uid in (0, 1000)]
-    assert in_text[0] == in_text[1]
+    in_text = [world.mountd("reconcile", "--dry-run", uid=uid).out for uid in (0, 1000)]
+    lines = [
+        line for line in in_text[1].splitlines() if "idmapping can be tried by root" not in line
+    ]
+    told = [line for line in lines if line.strip() != "alone"]
+    assert told == in_text[0].splitlines()
 
 
 @pytest.mark.parametrize("hidden", ["source", "target", "accounts"])

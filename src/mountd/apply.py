@@ -17,11 +17,12 @@ from mountd.core.faults import VolumeError
 from mountd.core.model import Action, DesiredMount, Fault, Managed, Observed, Outcome
 from mountd.core.plan import needs_gap_in_place
 from mountd.kernel import tree
+from mountd.kernel.clone import Tree, build
 from mountd.kernel.observe import is_mounted, observe_mount, top_at
 from mountd.kernel.paths import UnsafeLinkError, made, open_path, spot
 from mountd.kernel.probe import why_no_namespace
 from mountd.kernel.syscalls import Fd, statx
-from mountd.kernel.tree import Carried, Tree
+from mountd.kernel.tree import Carried
 from mountd.kernel.userns import UserNamespaceError
 from mountd.namespaces import Namespaces
 from mountd.patience import PATIENCE, Looker
@@ -197,12 +198,12 @@ class Applier:
 
     def _built(self, source: Fd, wanted: DesiredMount) -> _Built:
         try:
-            built = tree.build(source, wanted, self._namespaces.of(wanted))
+            built = build(source, wanted, self._namespaces.of(wanted))
         except VolumeError as error:
             if error.fault.code != "idmap-untrue" or wanted.volume.fallback == "fail":
                 raise
             wanted = with_raw_ids(wanted, wanted.idmap, error.fault)
-            built = tree.build(source, wanted, self._namespaces.of(wanted))
+            built = build(source, wanted, self._namespaces.of(wanted))
         self._record.add(record_entry(wanted, built.id, self._manifest, built.submounts))
         return _Built(built, wanted)
 

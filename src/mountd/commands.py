@@ -7,10 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from errno import ENOSYS
 
-from mountd.check import find_system, render_system, system_document
 from mountd.core.model import Action
 from mountd.core.printable import printable
-from mountd.doubts import find_doubts, with_doubts
 from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
 from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
 from mountd.kernel.privileges import missing_capabilities
@@ -117,6 +115,8 @@ class _Command:
     def _check(self) -> int:
         if self._arguments.system:
             return self._check_system()
+        from mountd.doubts import find_doubts, with_doubts  # noqa: PLC0415 - 3 ms, for this alone
+
         result = preview(self._settings)
         doubts = find_doubts(result, self._settings.state_dir)
         result = with_doubts(result, doubts.found)
@@ -132,6 +132,8 @@ class _Command:
         return OK
 
     def _check_system(self) -> int:
+        from mountd.check import find_system, render_system, system_document  # noqa: PLC0415
+
         findings = find_system()
         if self._arguments.json:
             self._print_json(system_document(findings))

@@ -8,7 +8,7 @@ from mountd.core import idmap_faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import DesiredMount, Fault
-from mountd.kernel import tree
+from mountd.kernel.clone import build
 from mountd.kernel.observe import observe_mount
 from mountd.kernel.paths import open_below
 from mountd.kernel.probe import why_no_idmap, why_no_namespace
@@ -71,7 +71,7 @@ def _why_not(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | None:
     if fault := why_no_idmap(source, wanted.fs_type, namespace):
         return fault
     try:
-        tree.build(source, wanted, namespace).fd.close()
+        build(source, wanted, namespace).fd.close()
     except VolumeError as error:
         if error.fault.code != "idmap-untrue":
             raise
@@ -92,7 +92,7 @@ def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | N
             if fault := why_no_idmap(submount, mount.fs_type, namespace):
                 return idmap_faults.submount_refuses(mount.point, fault)
     try:
-        tree.build(source, wanted, namespace).fd.close()
+        build(source, wanted, namespace).fd.close()
     except OSError as error:
         if error.errno not in (EINVAL, EPERM):
             raise

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from mountd.apply import Applier
 from mountd.core.model import Action, Desired, Fault, Filesystem, Observed, ObservedMount, Outcome
-from mountd.core.plan import Progress, departures, plan
+from mountd.core.order import Progress
+from mountd.core.plan import departures, plan
 from mountd.core.targets import with_folders_above
 from mountd.filesystems import mount_filesystems, mounted_filesystems, take_off_unused
 from mountd.kernel.observe import observe

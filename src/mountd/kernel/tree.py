@@ -1,63 +1,37 @@
-"""A detached mount: cloned, idmapped, flagged and verified out of sight, and only then attached.
+"""Attaching a detached mount, replacing one of ours by it, and taking ours off.
 
-Whatever can fail comes before move_mount(2); after it a target shows the whole new mount.
+After move_mount(2) a target shows the whole new mount; whatever can fail came before.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from errno import EBUSY, EINVAL, ENOSPC
+from errno import EBUSY, ENOSPC
 from typing import NamedTuple
 
-from mountd.core import faults, idmap_faults
+from mountd.core import faults
 from mountd.core.faults import VolumeError
-from mountd.core.model import DesiredMount, Flags, Ids, Kind, ObservedMount, Volume
+from mountd.core.model import Flags, Kind, ObservedMount
+from mountd.kernel.clone import ALL_FLAGS, Tree, attributes
 from mountd.kernel.holders import holders_of, processes_in
-from mountd.kernel.observe import ATIMES, children_of, is_at, is_mounted, observe_mount
+from mountd.kernel.observe import children_of, is_at, is_mounted, observe_mount
 from mountd.kernel.paths import Spot, made, make, spot_below
 from mountd.kernel.paths import spot as find
-from mountd.kernel.probe import has_mount_setattr, why_absent
+from mountd.kernel.probe import has_mount_setattr
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
     MNT_DETACH,
-    MOUNT_ATTR__ATIME,
-    MOUNT_ATTR_IDMAP,
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     RESOLVE_NO_SYMLINKS,
-    Fd,
     mount_setattr,
     move_mount,
     open_tree,
-    open_tree_attr,
     openat2,
     remount,
     statx,
     umount2,
 )
-
-_OURS = (
-    MOUNT_ATTR_RDONLY
-    | MOUNT_ATTR_NOSUID
-    | MOUNT_ATTR_NODEV
-    | MOUNT_ATTR_NOEXEC
-    | MOUNT_ATTR__ATIME  # all of it, or the kernel answers EINVAL
-)
-
-
-class Tree(NamedTuple):
-    """A detached mount, with its submounts if it has any.
-
-    The unique ids are those that they keep once attached.
-    """
-
-    fd: Fd
-    id: int
-    submounts: tuple[int, ...] = ()
 
 
 class Carried(NamedTuple):
@@ -70,90 +44,6 @@ class Carried(NamedTuple):
     tree: Tree
     kind: Kind
     ids: dict[int, int]
-
-
-def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
-    """Clone the source with all that is wanted of it; its root shows the owner that it must.
-
-    Raises VolumeError where the filesystem maps untruly, OSError otherwise.
-    """
-    tree = _clone(source, wanted, userns)
-    try:
-        _set(tree, wanted, None if wanted.through_idmap else userns)
-        found = statx(tree, flags=AT_STATX_DONT_SYNC)
-        if (found.uid, found.gid) != wanted.shown:
-            shown = Ids(found.uid, found.gid)
-            raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))
-        submounts = tuple(_submounts(tree, wanted.submounts))
-    except BaseException:
-        tree.close()
-        raise
-    return Tree(tree, found.mount, submounts)
-
-
-def _submounts(tree: Fd, paths: Iterable[str]) -> Iterator[int]:
-    """Their ids, as far as they show: one may be covered, or have been left out as unbindable."""
-    for path in paths:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            found = statx(tree, path, flags=AT_STATX_DONT_SYNC)
-            if found.is_mount_root:
-                yield found.mount
-
-
-def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
-    """The clone; what it inherits an idmapping from, and shall have another, has it already."""
-    recursive = wanted.volume.recursive
-    try:
-        if wanted.through_idmap in (None, wanted.idmap):
-            return open_tree(source, recursive=recursive)
-        set_ = MOUNT_ATTR_IDMAP if userns else 0
-        return open_tree_attr(
-            source, set_=set_, clear=MOUNT_ATTR_IDMAP, userns=userns, recursive=recursive
-        )
-    except OSError as error:
-        if error.errno != EINVAL:
-            raise
-        raise VolumeError(faults.unbindable(wanted.source)) from error
-
-
-def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:
-    if not has_mount_setattr():
-        if wanted.volume.recursive and (fault := why_absent("mount_setattr", "recursive volumes")):
-            raise VolumeError(fault)
-        return  # the flags follow once it is attached
-    bits = _bits(wanted.flags)
-    idmap = MOUNT_ATTR_IDMAP if userns else 0
-    if wanted.volume.recursive:
-        said, unsaid = _said(wanted.volume)
-        mount_setattr(
-            tree, set_=said | idmap, clear=said | unsaid, propagation=MS_PRIVATE,
-            userns=userns, recursive=True,
-        )  # fmt: skip
-        idmap, userns = 0, None
-    mount_setattr(
-        tree,
-        set_=bits | idmap,
-        clear=_OURS,
-        propagation=MS_PRIVATE,  # or it is a peer of the source's mount
-        userns=userns,
-    )
-
-
-def _said(volume: Volume) -> tuple[int, int]:
-    """The flags that a volume asks for, and those it forbids; the rest is as each source has it."""
-    said = unsaid = 0
-    for wish, bit in (
-        (volume.read_only, MOUNT_ATTR_RDONLY),
-        (volume.nosuid, MOUNT_ATTR_NOSUID),
-        (volume.nodev, MOUNT_ATTR_NODEV),
-        (volume.noexec, MOUNT_ATTR_NOEXEC),
-    ):
-        said |= bit if wish else 0
-        unsaid |= bit if wish is False else 0
-    if volume.atime:
-        said |= ATIMES[volume.atime]
-        unsaid |= MOUNT_ATTR__ATIME
-    return said, unsaid
 
 
 def attach(tree: Tree, spot: Spot, flags: Flags, onto: tuple[int, int] | None) -> None:
@@ -173,7 +63,7 @@ def _put(tree: Tree, spot: Spot, flags: Flags) -> None:
     try:
         _see(tree, spot)
         if not has_mount_setattr():
-            remount(spot.folder, spot.name, _bits(flags))
+            remount(spot.folder, spot.name, attributes(flags))
     except BaseException:
         detach(spot, tree.id)
         raise
@@ -192,7 +82,7 @@ def replace(tree: Tree, spot: Spot, old: int, flags: Flags, carried: Sequence[Ca
     detach(spot, old)
     _see(tree, spot)
     if not has_mount_setattr():
-        remount(spot.folder, spot.name, _bits(flags))
+        remount(spot.folder, spot.name, attributes(flags))
 
 
 def swap(
@@ -329,9 +219,9 @@ def adjust(spot: Spot, mount: int, flags: Flags) -> None:
     with openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS) as root:
         try:
             if has_mount_setattr():
-                mount_setattr(root, set_=_bits(flags), clear=_OURS)
+                mount_setattr(root, set_=attributes(flags), clear=ALL_FLAGS)
             else:
-                remount(spot.folder, spot.name, _bits(flags))
+                remount(spot.folder, spot.name, attributes(flags))
         except OSError as error:
             if error.errno != EBUSY:
                 raise
@@ -396,13 +286,3 @@ def _see(tree: Tree, spot: Spot) -> None:
     """The path must lead to the new mount: a folder above may have been renamed meanwhile."""
     if not is_at(spot.whole_path, tree.id):
         raise VolumeError(faults.moved_meanwhile(spot.whole_path))
-
-
-def _bits(flags: Flags) -> int:
-    return (
-        MOUNT_ATTR_RDONLY * flags.read_only
-        | MOUNT_ATTR_NOSUID * flags.nosuid
-        | MOUNT_ATTR_NODEV * flags.nodev
-        | MOUNT_ATTR_NOEXEC * flags.noexec
-        | ATIMES[flags.atime]
-    )

@@ -1,0 +1,118 @@
+"""Which actions of a plan have to wait for which others, or for what leaves."""
+
+from collections.abc import Mapping, Sequence
+from graphlib import TopologicalSorter
+from typing import NamedTuple
+
+from mountd.core import faults
+from mountd.core.model import (
+    Action,
+    Desired,
+    DesiredMount,
+    Fault,
+)
+from mountd.core.nesting import circle, needs
+from mountd.core.scene import Scene
+from mountd.core.targets import folders_above
+
+BUILDS = ("mount", "replace")
+"""The actions that put a new mount somewhere."""
+
+
+class Progress(NamedTuple):
+    """What earlier rounds of a pass came to: volumes that are done, and mounts that can't go."""
+
+    done: Mapping[str, Fault | None] = {}
+    stuck: frozenset[int] = frozenset()
+    removes: bool = True
+    """False: the manifest isn't known whole, so what is not in it may not leave."""
+
+
+def in_order(
+    actions: list[Action], desired: Sequence[Desired], scene: Scene, progress: Progress
+) -> list[Action]:
+    """The actions; those marked `after` have to wait for another's, or for what leaves."""
+    places = {
+        each.volume.name: _places(each)
+        for each in desired
+        if scene.claims[each.target] == each.volume.name
+    }
+    needed = {name: each for name, each in needs(places).items() if each}
+    found = {each.volume: each for each in actions}
+    if scene.leaving:
+        for name, (source, target) in places.items():
+            if name not in progress.done:
+                found[name] = _after_departures(found[name], source, target, scene)
+    while names := circle(needed):
+        for name in names:
+            needed.pop(name)
+            found[name] = _in_circle(found[name], names)
+    order = [name for name in TopologicalSorter(needed).static_order() if name in needed]
+    for name in order:
+        if name in progress.done:
+            continue
+        others = {each: found[each] for each in needed[name]}
+        found[name] = _after_others(found[name], places[name][0], others, scene, progress)
+    return [found[each.volume] for each in actions]
+
+
+def _places(desired: Desired) -> tuple[str | None, str]:
+    """Where a volume's files come from, None for a filesystem of its own, and where they go."""
+    if desired.volume.type:
+        return None, desired.target
+    source = desired.source if isinstance(desired, DesiredMount) else desired.volume.source
+    return source, desired.target
+
+
+def _in_circle(action: Action, names: tuple[str, ...]) -> Action:
+    fault = faults.in_circle(names)
+    return action._replace(verb=None, state=fault.state, mount=None, after=(), fault=fault)
+
+
+def _after_others(
+    action: Action,
+    source: str | None,
+    others: Mapping[str, Action],
+    scene: Scene,
+    progress: Progress,
+) -> Action:
+    """The action, where other volumes have to be in place before it."""
+    after: list[str] = []
+    for name, other in others.items():
+        fault = progress.done.get(name, other.fault)
+        if fault and not scene.shows_ours(other.target):  # else what it has is good enough
+            why = faults.waits_for(name, fault)
+            return action._replace(verb=None, state=why.state, mount=None, after=(), fault=why)
+        is_changing = name not in progress.done and (other.verb in BUILDS or other.after)
+        is_source = source is not None and other.target in (source, *folders_above(source))
+        if is_changing and (is_source or action.verb != "keep" or other.beneath):
+            after.append(name)
+    return put_off(action, after) if after else action
+
+
+def _after_departures(action: Action, source: str | None, target: str, scene: Scene) -> Action:
+    """The action, where mounts that leave have to be gone before it."""
+    above = [*folders_above(target)] if action.verb != "keep" else []
+    above += [source, *folders_above(source)] if source else []
+    gone = [absence(path) for path in above if path in scene.leaving]
+    return put_off(action, gone) if gone else action
+
+
+def absence(point: str) -> str:
+    """What is awaited where a mount leaves."""
+    return f"{point} is taken off"
+
+
+def put_off(action: Action, after: list[str]) -> Action:
+    """What this volume means can't be known before."""
+    after = [*action.after, *(each for each in after if each not in action.after)]
+    notes = tuple(f"after {each}" for each in after)
+    return action._replace(
+        verb="keep" if action.old else "mount",
+        state="mounted" if action.old else "unmounted",
+        mount=None,
+        after=tuple(after),
+        drift=(),
+        notes=notes,
+        fault=None,
+    )

@@ -1,0 +1,141 @@
+"""A detached clone of a source: idmapped, flagged and verified before anyone can see it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from errno import EINVAL
+from typing import NamedTuple
+
+from mountd.core import faults, idmap_faults
+from mountd.core.faults import VolumeError
+from mountd.core.model import DesiredMount, Flags, Ids, Volume
+from mountd.kernel.observe import ATIMES
+from mountd.kernel.probe import has_mount_setattr, why_absent
+from mountd.kernel.syscalls import (
+    AT_STATX_DONT_SYNC,
+    MOUNT_ATTR__ATIME,
+    MOUNT_ATTR_IDMAP,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    MS_PRIVATE,
+    Fd,
+    mount_setattr,
+    open_tree,
+    open_tree_attr,
+    statx,
+)
+
+ALL_FLAGS = (
+    MOUNT_ATTR_RDONLY
+    | MOUNT_ATTR_NOSUID
+    | MOUNT_ATTR_NODEV
+    | MOUNT_ATTR_NOEXEC
+    | MOUNT_ATTR__ATIME  # all of it, or the kernel answers EINVAL
+)
+
+
+class Tree(NamedTuple):
+    """A detached mount, with its submounts if it has any.
+
+    The unique ids are those that they keep once attached.
+    """
+
+    fd: Fd
+    id: int
+    submounts: tuple[int, ...] = ()
+
+
+def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
+    """Clone the source with all that is wanted of it; its root shows the owner that it must.
+
+    Raises VolumeError where the filesystem maps untruly, OSError otherwise.
+    """
+    tree = _clone(source, wanted, userns)
+    try:
+        _set(tree, wanted, None if wanted.through_idmap else userns)
+        found = statx(tree, flags=AT_STATX_DONT_SYNC)
+        if (found.uid, found.gid) != wanted.shown:
+            shown = Ids(found.uid, found.gid)
+            raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))
+        submounts = tuple(_submounts(tree, wanted.submounts))
+    except BaseException:
+        tree.close()
+        raise
+    return Tree(tree, found.mount, submounts)
+
+
+def _submounts(tree: Fd, paths: Iterable[str]) -> Iterator[int]:
+    """Their ids, as far as they show: one may be covered, or have been left out as unbindable."""
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = statx(tree, path, flags=AT_STATX_DONT_SYNC)
+            if found.is_mount_root:
+                yield found.mount
+
+
+def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
+    """The clone; what it inherits an idmapping from, and shall have another, has it already."""
+    recursive = wanted.volume.recursive
+    try:
+        if wanted.through_idmap in (None, wanted.idmap):
+            return open_tree(source, recursive=recursive)
+        set_ = MOUNT_ATTR_IDMAP if userns else 0
+        return open_tree_attr(
+            source, set_=set_, clear=MOUNT_ATTR_IDMAP, userns=userns, recursive=recursive
+        )
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+        raise VolumeError(faults.unbindable(wanted.source)) from error
+
+
+def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:
+    if not has_mount_setattr():
+        if wanted.volume.recursive and (fault := why_absent("mount_setattr", "recursive volumes")):
+            raise VolumeError(fault)
+        return  # the flags follow once it is attached
+    bits = attributes(wanted.flags)
+    idmap = MOUNT_ATTR_IDMAP if userns else 0
+    if wanted.volume.recursive:
+        said, unsaid = _said(wanted.volume)
+        mount_setattr(
+            tree, set_=said | idmap, clear=said | unsaid, propagation=MS_PRIVATE,
+            userns=userns, recursive=True,
+        )  # fmt: skip
+        idmap, userns = 0, None
+    mount_setattr(
+        tree,
+        set_=bits | idmap,
+        clear=ALL_FLAGS,
+        propagation=MS_PRIVATE,  # or it is a peer of the source's mount
+        userns=userns,
+    )
+
+
+def _said(volume: Volume) -> tuple[int, int]:
+    """The flags that a volume asks for, and those it forbids; the rest is as each source has it."""
+    said = unsaid = 0
+    for wish, bit in (
+        (volume.read_only, MOUNT_ATTR_RDONLY),
+        (volume.nosuid, MOUNT_ATTR_NOSUID),
+        (volume.nodev, MOUNT_ATTR_NODEV),
+        (volume.noexec, MOUNT_ATTR_NOEXEC),
+    ):
+        said |= bit if wish else 0
+        unsaid |= bit if wish is False else 0
+    if volume.atime:
+        said |= ATIMES[volume.atime]
+        unsaid |= MOUNT_ATTR__ATIME
+    return said, unsaid
+
+
+def attributes(flags: Flags) -> int:
+    """The flags as MOUNT_ATTR_* bits."""
+    return (
+        MOUNT_ATTR_RDONLY * flags.read_only
+        | MOUNT_ATTR_NOSUID * flags.nosuid
+        | MOUNT_ATTR_NODEV * flags.nodev
+        | MOUNT_ATTR_NOEXEC * flags.noexec
+        | ATIMES[flags.atime]
+    )
