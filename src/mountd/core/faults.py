@@ -150,6 +150,14 @@ def foreign_mount(target: str, fs_type: str, *, covers: bool) -> Fault:
     )
 
 
+def perhaps_ours(target: str) -> Fault:
+    message = (
+        f"the mount at {target} shows the very folder that it covers, but not as it should: it may"
+        " be mountd's own, from before the record was lost"
+    )
+    return Fault("conflict", "foreign-mount", message, f"if so, `umount {target}`")
+
+
 def managed_elsewhere(target: str, volume: str, manifest: str) -> Fault:
     message = f"volume `{volume}` of {manifest} is mounted at {target}"
     hint = f"`mountd --manifest {manifest} unmount {volume}`, or choose another target"

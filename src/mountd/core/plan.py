@@ -255,6 +255,8 @@ def _intrusion(
         return None
     if other := scene.by_id.get(top.id):
         return faults.managed_elsewhere(target, other.volume, other.manifest)
+    if desired.through == top.id and not is_equal:
+        return faults.perhaps_ours(target)
     if mine or not is_equal:
         return faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
     return None
