@@ -112,7 +112,7 @@ def test_a_filesystem_in_one_that_hangs_costs_its_own_row_only(world: World) -> 
     fuse.mkdir()
     script = f"""
         bindfs -f -o entry_timeout=0,attr_timeout=0 {below} {fuse} &
-        until mountpoint -q {fuse}; do :; done
+        until mountpoint -q {fuse}; do kill -0 $! || exit; done
         mount -t tmpfs -o size=1m tmpfs {fuse}/inner
         kill -STOP $!; echo; read _; kill -KILL $!; wait
     """

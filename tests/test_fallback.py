@@ -51,7 +51,7 @@ def filesystem(world: World, kind: str, *, name: str = "source") -> Iterator[Pat
                 run("mount", "-t", kind, "-o", "nosuid", kind, str(place))
             case "fuse":
                 layers[0].mkdir()
-                ready = f"until mountpoint -q {place}; do :; done; echo; read _"
+                ready = f"until mountpoint -q {place}; do kill -0 $! || exit; done; echo; read _"
                 script = f"bindfs -f {layers[0]} {place} & {ready}; kill $!; wait"
                 held.enter_context(running("sh", "-c", script))
             case "ext3":

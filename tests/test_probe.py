@@ -136,7 +136,7 @@ def test_a_filesystem_that_refuses_is_named_with_a_way_out(
 
 def test_a_fuse_server_that_does_not_grant_it_is_what_refuses(world: World, place: str) -> None:
     (world / "below").mkdir()
-    script = f"bindfs -f {world / 'below'} {place} & until mountpoint -q {place}; do :; done;"
+    script = f"bindfs -f {world / 'below'} {place} & until mountpoint -q {place}; do kill -0 $! || exit; done;"
     with running("sh", "-c", f"{script} echo; read _; umount {place}; wait"):
         fault = _why_not(place, "fuse")
     assert fault and fault.code == "filesystem-refuses"
