@@ -207,10 +207,11 @@ def test_ids_of_single_files_and_of_filesystems_are_looked_at(machine: World) ->
 
 
 def test_ids_are_those_stored_whatever_the_sources_mount_shows(machine: World) -> None:
-    machine.volumes(raw=volume(machine, target=machine / "seen", user=1000))
+    raw = volume(machine, target=machine / "seen", user="1000:1000")
+    machine.volumes(raw=raw)
     machine.reconcile()
     machine.volumes(
-        raw=volume(machine, target=machine / "seen", user=1000),
+        raw=raw,
         work={
             "source": machine / "seen",
             "target": machine / "work",

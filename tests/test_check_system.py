@@ -137,7 +137,8 @@ def test_any_user_is_told_what_was_not_tried(world: World) -> None:
     ("around", "refused", "said"),
     [
         (
-            ["setpriv", "--bounding-set=-setfcap,-dac_read_search"],
+            ["setpriv", "--bounding-set=-setfcap,-dac_read_search",
+             "--inh-caps=-setfcap,-dac_read_search"],
             {"CAP_SETFCAP", "CAP_DAC_READ_SEARCH", "user namespaces"},
             "CAP_SETFCAP is missing",
         ),
@@ -153,6 +154,7 @@ def test_any_user_is_told_what_was_not_tried(world: World) -> None:
 def test_a_privilege_that_is_missing_says_what_follows(
     world: World, around: Sequence[str], refused: set[str], said: str
 ) -> None:
+    run("mount", "-t", "proc", "proc", "/proc")  # a container's manager may have made it read-only
     system = _system(world, *around)
     assert _refused(system, "privileges") - {"mount namespace of pid 1"} == refused
     assert said in system["user namespaces"]["consequence"]

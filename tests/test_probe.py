@@ -136,8 +136,9 @@ def test_a_filesystem_that_refuses_is_named_with_a_way_out(
 
 def test_a_fuse_server_that_does_not_grant_it_is_what_refuses(world: World, place: str) -> None:
     (world / "below").mkdir()
-    script = f"bindfs -f {world / 'below'} {place} & until mountpoint -q {place}; do kill -0 $! || exit; done;"
-    with running("sh", "-c", f"{script} echo; read _; umount {place}; wait"):
+    wait = f"until mountpoint -q {place}; do kill -0 $! || exit; done"
+    script = f"bindfs -f {world / 'below'} {place} & {wait}"
+    with running("sh", "-c", f"{script}; echo; read _; umount {place}; wait"):
         fault = _why_not(place, "fuse")
     assert fault and fault.code == "filesystem-refuses"
     assert fault.hint and "server has to grant it" in fault.hint
@@ -234,12 +235,12 @@ AS_USER = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--inh-c
             "this kernel is too old: 2.6, idmapped mounts need 5.12",
         ),
         (
-            ["setpriv", "--bounding-set=-sys_admin"],
+            ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"],
             "not-privileged",
             "not permitted: CAP_SYS_ADMIN is missing",
         ),
         (
-            ["setpriv", "--bounding-set=-setuid,-setfcap"],
+            ["setpriv", "--bounding-set=-setuid,-setfcap", "--inh-caps=-setuid,-setfcap"],
             "not-privileged",
             "not permitted: CAP_SETUID and CAP_SETFCAP are missing",
         ),
@@ -347,6 +348,7 @@ def test_a_limit_on_user_namespaces_is_named(place: str, limit: int, said: str) 
         fi
         "$@"
     """
+    run("mount", "-t", "proc", "proc", "/proc")  # a container's manager may have made it read-only
     container = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh")
     found = _ask(*container, path=place)
     assert found.code == "limit"
