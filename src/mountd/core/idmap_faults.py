@@ -12,7 +12,7 @@ def idmap_untrue(fs_type: str, wanted: Ids, found: Ids) -> Fault:
         "failed",
         "idmap-untrue",
         f"{fs_type} took the idmapping, but shows the owner as {found} instead of {wanted}",
-        "see who serves it and what it does with owners",
+        "if its owner was changed just now, run mountd again; else see who serves it",
     )
 
 
@@ -38,7 +38,8 @@ def source_is_idmapped(path: str) -> Fault:
 
 
 def submount_refuses(point: str, why: Fault) -> Fault:
-    return why._replace(message=f"{point}, below the source: {why.message}")
+    hint = "leave `recursive` out" + (f", or {why.hint}" if why.hint else "")
+    return why._replace(message=f"{point}, below the source: {why.message}", hint=hint)
 
 
 def covered_submount_refuses(source: str, errno: int) -> Fault:
