@@ -19,6 +19,13 @@ MESSAGE_IDS = {
     "conflict": "dcd6a2a28beb45698d7b38d342e77779",
     "fallback": "7c8f0a9f6a2e4d6c8a52f1a0c5b47d13",
     "manifest-refused": "640354bf5a8041b89fc247e23afd3aa6",
+    "manifest-missing": "a608b0fad9114b9c9ffa48ae5b2629c4",
+    "manifest-mended": "ed0c741409b64243b63e66c1f50ac02e",
+    "watching": "607c4f18556146e7965720f609dd483c",
+    "drifted": "c9a4bb04209347dbb676947f05da09f5",
+    "undone": "44195cdeb84741cdbfdbf6308e5a7b42",
+    "recovered": "15e6e5a5f97046e9b24b1d69266e747c",
+    "confined": "1a723540f40a4ef7a5f916fe06de0c11",
     "warned": "ea3957335b86458ca74de84cfea53dfb",
     "pass-failed": "073b15ba9aee4af79e4b80a935b3c137",
 }
