@@ -12,13 +12,13 @@ from world import Result, World, run, running
 
 import mountd
 from mountd.core.idmapping import Extent, Extents, Idmapping, parsed_text, seen_as, swap, unknown
+from mountd.kernel.statmount import statmount
 from mountd.kernel.syscalls import (
     MOUNT_ATTR_IDMAP,
     Fd,
     mount_setattr,
     move_mount,
     open_tree,
-    statmount,
     statx,
     umount2,
 )

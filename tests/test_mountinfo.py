@@ -16,9 +16,10 @@ from world import World, disks, run
 from mountd.core.idmapping import Idmapping, swap
 from mountd.core.model import Flags, ObservedMount
 from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo, unescape
+from mountd.kernel.binding import AT_FDCWD
 from mountd.kernel.observe import ATIMES, children_of, mountinfo, observe, top_at
+from mountd.kernel.statmount import listmount, statmount
 from mountd.kernel.syscalls import (
-    AT_FDCWD,
     MOUNT_ATTR__ATIME,
     MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NODEV,
@@ -28,11 +29,9 @@ from mountd.kernel.syscalls import (
     STATX_ATTR_MOUNT_ROOT,
     Fd,
     _with_mount,
-    listmount,
     mount_setattr,
     move_mount,
     open_tree,
-    statmount,
     statx,
 )
 from mountd.kernel.userns import make_user_namespace

@@ -19,13 +19,13 @@ from mountd.core.plan import needs_gap_in_place
 from mountd.kernel import tree
 from mountd.kernel.clone import Tree, build
 from mountd.kernel.observe import is_mounted, observe_mount, top_at
-from mountd.kernel.paths import UnsafeLinkError, made, open_path, spot
+from mountd.kernel.paths import Spot, UnsafeLinkError, made, open_path, spot
 from mountd.kernel.probe import why_no_namespace
 from mountd.kernel.syscalls import Fd, statx
 from mountd.kernel.tree import Carried
 from mountd.kernel.userns import UserNamespaceError
 from mountd.namespaces import Namespaces
-from mountd.patience import PATIENCE, Looker
+from mountd.patience import PATIENCE, Looker, Patience
 from mountd.record import Record
 
 _T = TypeVar("_T")
@@ -42,12 +42,18 @@ class Applier:
     """Carries the actions of one manifest's pass out."""
 
     def __init__(
-        self, record: Record, manifest: str, observed: Observed, namespaces: Namespaces
+        self,
+        record: Record,
+        manifest: str,
+        observed: Observed,
+        namespaces: Namespaces,
+        patience: Patience,
     ) -> None:
         self._record = record
         self._manifest = manifest
         self._observed = observed
         self._namespaces = namespaces
+        self._patience = patience
         self._sources: dict[str, Fd] = {}
         self._recorded: dict[int, Managed] = {}
         self._renewed: dict[int, int] = {}
@@ -104,9 +110,10 @@ class Applier:
             yield from self._put_up_at_once(actions[start : start + at_once])
 
     def _put_up_at_once(self, actions: list[Action]) -> Iterator[Outcome]:
-        built = [(action, _attempt(action, self._build)) for action in actions]
+        built = [(action, self._begin(action)) for action in actions]
         unrecorded = self._write()
         for action, result in built:
+            self._patience.go_on()
             fault = result if isinstance(result, Fault) else unrecorded
             if isinstance(result, _Built):
                 with result.tree.fd:
@@ -120,8 +127,13 @@ class Applier:
                 self._failed[action.volume] = fault
             yield _stopped(action, fault) if fault else Outcome(action, "mounted")
 
+    def _begin(self, action: Action) -> _Built | Fault:
+        self._patience.go_on()
+        return _attempt(action, self._build)
+
     def _carry_out(self, action: Action) -> Outcome:
         """Do an action that builds nothing beforehand, or finishes what another pass began."""
+        self._patience.go_on()
         match action.verb:
             case "replace" if action.beneath:
                 fault = _attempt(action, self._finish)
@@ -133,7 +145,7 @@ class Applier:
                 why = self._failed[action.volume]
                 fault = faults.not_moved(action.volume, action.target, why)
             case "unmount":
-                (fault,) = Looker(self._try_unmount, _give_up, _forget).look_at([action])
+                fault = self._find_and_unmount(action)
                 if fault:
                     self._stuck.append(action.target)
             case _:
@@ -169,13 +181,20 @@ class Applier:
             tree.adjust(found, action.old.id, action.mount.flags)
         self._record.add(action.old)
 
-    def _try_unmount(self, action: Action) -> Fault | None:
-        return _attempt(action, self._unmount)
+    def _find_and_unmount(self, action: Action) -> Fault | None:
+        """Of all that it takes, a folder above on a dead server is what hangs."""
+        looker = Looker[Action, Spot | Fault](
+            self._patience, _find, _give_up, _drop, key=lambda it: it.target
+        )
+        (found,) = looker.look_at([action])
+        if isinstance(found, Fault):
+            return found
+        return _attempt(action, partial(self._unmount, found=found))
 
-    def _unmount(self, action: Action) -> None:
+    def _unmount(self, action: Action, found: Spot) -> None:
         assert action.old
         old = action.old
-        with spot(action.target) as found, ExitStack() as held:
+        with found, ExitStack() as held:
             if carried := self._take_along(action, held):
                 self._see_no_strangers(old)
                 try:
@@ -364,8 +383,13 @@ def _give_up(action: Action) -> Fault:
     return faults.not_answering(action.source, action.target, PATIENCE)
 
 
-def _forget(_: object) -> None:
-    pass
+def _find(action: Action) -> Spot | Fault:
+    return _attempt(action, lambda it: spot(it.target))
+
+
+def _drop(answer: Spot | Fault) -> None:
+    if isinstance(answer, Spot):
+        answer.folder.close()
 
 
 def _changes(action: Action) -> bool:

@@ -19,7 +19,7 @@ from mountd.kernel.privileges import (
 from mountd.kernel.probe import CALLS, standing, why_no_idmap, why_no_namespace
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, statx
 from mountd.kernel.userns import UserNamespaceError, known_ids, make_user_namespace
-from mountd.patience import PATIENCE, Looker
+from mountd.patience import PATIENCE, Looker, Patience
 
 Group = Literal["kernel", "filesystems", "privileges"]
 
@@ -115,9 +115,9 @@ def _idmapped(superblocks: Sequence[list[ObservedMount]]) -> list[Answer]:
     try:
         with make_user_namespace(known_ids()) as userns:
             looker = Looker[list[ObservedMount], Answer](
+                Patience(),
                 lambda mounts: _idmapped_one(mounts, userns),
                 lambda _: Answer(None, f"no answer within {PATIENCE:g} s"),
-                lambda _: None,
             )
             return looker.look_at(superblocks)
     except UserNamespaceError as error:

@@ -11,6 +11,7 @@ from mountd.exits import FAILED, INTERRUPTED, OK, USAGE
 
 _COMMANDS = {
     "reconcile": "make the mounts what the manifest says",
+    "watch": "reconcile, then keep it so: the service's command",
     "status": "show each volume: its state, source, target, idmapping and drift",
     "check": "read and validate the manifest, and warn",
     "unmount": "take the mounts of VOLUME…, or of --all, off",
@@ -20,7 +21,7 @@ _EXITS = """exit status:
   1 a required volume failed, is in conflict or is pending;
     status: isn't mounted, or has drifted
   2 with --dry-run --detailed-exitcode: there are changes to make
-  64 the command line is wrong   75 another pass runs
+  64 the command line is wrong   75 another pass, or a watch, runs
   77 not privileged              78 the manifest is missing or wrong"""
 
 

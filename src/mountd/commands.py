@@ -50,7 +50,7 @@ class _Command:
         self._pass_id = os.urandom(16).hex()
         self._journal = Journal(self._pass_id, quiet=arguments.quiet)
         self._page = Page.of_terminal() if sys.stdout.isatty() else Page()
-        self._is_acting = arguments.command == "unmount" or (
+        self._is_acting = arguments.command in ("unmount", "watch") or (
             arguments.command == "reconcile" and not arguments.dry_run
         )
         self._lost_stdout: str | None = None
@@ -72,6 +72,7 @@ class _Command:
                 return self._stopped(UNPRIVILEGED, [problem])
             return {
                 "reconcile": self._reconcile,
+                "watch": self._watch,
                 "status": self._status,
                 "check": self._check,
                 "unmount": self._unmount,
@@ -79,7 +80,7 @@ class _Command:
         except ManifestError as error:
             return self._stopped(BAD_MANIFEST, error.problems, error.files)
         except LockedError as error:
-            return self._stopped(LOCKED, [_problem(str(error), "wait for it, with --wait SECONDS")])
+            return self._stopped(LOCKED, [_problem(str(error), error.hint)])
         except StateError as error:
             hint = "mend that, or choose another by --state-dir DIR"
             return self._stopped(FAILED, [_problem(str(error), hint)])
@@ -101,6 +102,25 @@ class _Command:
             return FAILED
         has_changes = result.is_dry and any(map(is_change, result.outcomes))
         return CHANGES if has_changes and self._arguments.detailed_exitcode else OK
+
+    def _watch(self) -> int:
+        # none of these is needed by commands that end
+        from mountd.confinement import find_confinement  # noqa: PLC0415
+        from mountd.supervisor import Supervisor  # noqa: PLC0415
+        from mountd.watch import Watch  # noqa: PLC0415
+
+        supervisor = Supervisor()
+        if confinement := find_confinement():
+            if supervisor.is_systemd:
+                said = f"{confinement.message}\nhint: {confinement.hint}"
+                self._journal.tell(said, "confined", ERROR)
+                return UNPRIVILEGED
+            self._journal.line(f"note: {confinement.message}", NOTICE)
+        watch = Watch(self._settings, self._journal, supervisor)
+        watch.run()
+        if self._arguments.json:
+            self._show_document(watch.result)
+        return OK
 
     def _status(self) -> int:
         result = preview(self._settings)

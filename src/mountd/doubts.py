@@ -21,7 +21,7 @@ from mountd.kernel.contents import names_in
 from mountd.kernel.observe import observe
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.syscalls import statx
-from mountd.patience import PATIENCE, Looker
+from mountd.patience import PATIENCE, Looker, Patience
 from mountd.reconcile import Pass
 from mountd.sources import Source, Sources
 from mountd.unmapped import Unmapped
@@ -43,7 +43,7 @@ def find_doubts(result: Pass, state_dir: str) -> Doubts:
     actions = [each.action for each in result.outcomes]
     staying = [each for each in actions if each.verb != "unmount"]
     doubter = _Doubter(actions, state_dir)
-    looker = Looker[Action, list[Doubt]](doubter.look, _give_up, lambda _: None)
+    looker = Looker[Action, list[Doubt]](Patience(), doubter.look, _give_up)
     found = [each for answers in looker.look_at(staying) for each in answers]
     return Doubts(tuple(found), tuple(_unseen(staying, doubter.skipped)))
 

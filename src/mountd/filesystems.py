@@ -4,7 +4,7 @@ The folder is root's alone, so nobody reaches a filesystem but through the volum
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from mountd.core import faults, filesystem_faults
@@ -15,7 +15,7 @@ from mountd.kernel.filesystem import make_filesystem
 from mountd.kernel.observe import top_at
 from mountd.kernel.paths import made, spot
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, move_mount, statx
-from mountd.patience import PATIENCE, Looker
+from mountd.patience import PATIENCE, Looker, Patience
 from mountd.record import Record
 
 
@@ -36,6 +36,7 @@ def mount_filesystems(
     mounts: Mapping[int, ObservedMount],
     state_dir: str,
     record: Record,
+    patience: Patience,
 ) -> dict[Filesystem, str | Fault | None]:
     """Mount what these volumes name and isn't mounted yet; where each is, or why it can't be."""
     found = mounted_filesystems(volumes, mounts, state_dir)
@@ -43,7 +44,8 @@ def mount_filesystems(
     for filesystem, path in found.items():
         if isinstance(path, str) and (top := top_at(path)):  # known by its name, record or not
             record.add_base(Base(top.id, filesystem.name))
-    made_ones: Sequence[Fd | Fault] = Looker(_make, _give_up, _drop).look_at(missing)
+    looker = Looker[Filesystem, Fd | Fault](patience, _make, _give_up, _drop, key=_itself)
+    made_ones = looker.look_at(missing)
     for filesystem, made_one in zip(missing, made_ones, strict=True):
         found[filesystem] = (
             made_one
@@ -92,6 +94,10 @@ def _make(filesystem: Filesystem) -> Fd | Fault:
 
 def _give_up(filesystem: Filesystem) -> Fault:
     return filesystem_faults.filesystem_not_answering(filesystem.type, filesystem.source, PATIENCE)
+
+
+def _itself(filesystem: Filesystem) -> Filesystem:
+    return filesystem
 
 
 def _drop(answer: Fd | Fault) -> None:

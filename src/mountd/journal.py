@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from mountd.core.model import DONE, Fault, Outcome, State
+from mountd.core.model import DONE, Action, Drift, Fault, Outcome, State
 from mountd.core.printable import printable
 
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
@@ -38,21 +38,24 @@ Send = Callable[[str, str, int, dict[str, str]], None]
 
 
 class Journal:
-    """Where one pass tells what it changed and what it couldn't."""
+    """Where a pass, or one after the other, tells what it changed and what it couldn't."""
 
     def __init__(self, pass_id: str, *, quiet: bool = False) -> None:
         """`quiet`: on a terminal or in a pipe, say only what went wrong."""
-        self._pass_id = pass_id
+        self.pass_id = pass_id
         self._journal_send = _journal_send()
         self._least = NOTICE if quiet else INFO
 
     def outcome(self, outcome: Outcome) -> None:
         """A record for what was changed, or could not be; nothing for what was left as it is."""
+        self.change(outcome)
+        self.fallback(outcome)
+
+    def change(self, outcome: Outcome) -> None:
+        """The record without that of a fallback."""
         action, fault = outcome.action, outcome.fault
         fields = {
-            "MOUNTD_VOLUME": action.volume,
-            "MOUNTD_TARGET": action.target,
-            "MOUNTD_SOURCE": action.source,
+            **_fields_of(action),
             "MOUNTD_ACTION": action.verb or "",
             "MOUNTD_STATE": outcome.state,
             "MOUNTD_REASON": fault.code if fault else "",
@@ -67,9 +70,35 @@ class Journal:
             place = "from" if action.verb == "unmount" else "at"
             message = printable(f"{event}: {action.volume} {place} {action.target}")
             self.tell(message, event, INFO, fields)
-        if not fault and (refused := action.refused):
-            fields["MOUNTD_REASON"] = refused.fault.code
+
+    def fallback(self, outcome: Outcome) -> None:
+        """A record where the mount has raw ids, and why."""
+        action = outcome.action
+        if not outcome.fault and (refused := action.refused):
+            fields = {
+                **_fields_of(action),
+                "MOUNTD_ACTION": action.verb or "",
+                "MOUNTD_STATE": outcome.state,
+                "MOUNTD_REASON": refused.fault.code,
+            }
             self.tell(_fallback_in_words(action.volume, refused.fault), "fallback", WARNING, fields)
+
+    def drift(self, action: Action) -> None:
+        """A record of what someone else did to a mount; what is done about it has its own."""
+        what = "; ".join(map(_drift_in_words, action.drift)) or "its mount is gone"
+        message = printable(f"drift: {action.volume} at {action.target}: {what}")
+        self.tell(message, "drifted", NOTICE, _fields_of(action))
+
+    def recovery(self, outcome: Outcome) -> None:
+        """A record for a volume that is as desired again, without our doing."""
+        action = outcome.action
+        message = printable(f"recovered: {action.volume} at {action.target}")
+        self.tell(message, "recovered", INFO, {**_fields_of(action), "MOUNTD_STATE": outcome.state})
+
+    def undone(self, action: Action, fault: Fault) -> None:
+        """A record, once, of somebody who keeps undoing a mount."""
+        fields = {**_fields_of(action), "MOUNTD_STATE": fault.state, "MOUNTD_REASON": fault.code}
+        self.tell(fault_in_words(action.volume, fault), "undone", WARNING, fields)
 
     def line(self, message: str, priority: int) -> None:
         """A line for whoever watches; the journal has the records."""
@@ -80,11 +109,25 @@ class Journal:
         self, message: str, event: str, priority: int, fields: dict[str, str] | None = None
     ) -> None:
         """A record of another kind."""
-        fields = {**(fields or {}), "MOUNTD_PASS_ID": self._pass_id}
+        fields = {**(fields or {}), "MOUNTD_PASS_ID": self.pass_id}
         if self._journal_send:
             self._journal_send(message, event, priority, fields)
         else:
             _print(message, priority, self._least)
+
+
+def _drift_in_words(drift: Drift) -> str:
+    if drift.field != "mount":
+        return f"{drift.field}: {drift.found} instead of {drift.wanted}"
+    return "its mount is gone" if drift.found == "nothing" else f"its mount is at {drift.found}"
+
+
+def _fields_of(action: Action) -> dict[str, str]:
+    return {
+        "MOUNTD_VOLUME": action.volume,
+        "MOUNTD_TARGET": action.target,
+        "MOUNTD_SOURCE": action.source,
+    }
 
 
 def fault_in_words(volume: str, fault: Fault) -> str:

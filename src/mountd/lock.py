@@ -1,10 +1,10 @@
-"""The lock: two passes never run at once (flock(2) on `lock` in the state directory)."""
+"""The locks: two passes never run at once, nor do two watches (flock(2) in the state directory)."""
 
 import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from errno import EROFS
 
 from mountd.kernel.syscalls import Fd
@@ -15,12 +15,20 @@ class StateError(Exception):
 
 
 class LockedError(Exception):
-    """Another pass holds the lock; its text says which process."""
+    """Another process holds the lock; its text says which one."""
+
+    hint = "wait for it, with --wait SECONDS"
+
+
+class WatchedError(LockedError):
+    """A process watches."""
+
+    hint = "stop it first, as with `systemctl stop mountd`; its mounts stay"
 
 
 @contextmanager
 def locked(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
-    """Hold the lock; tells whether it had to be waited for.
+    """Hold the lock of a pass; tells whether it had to be waited for.
 
     Raises LockedError after `wait` seconds, StateError where it can't be made.
     """
@@ -28,37 +36,74 @@ def locked(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
     deadline = time.monotonic() + wait
     while True:
         try:
+            file = _taken(folder, state_dir, "lock", fcntl.LOCK_EX)
+        except LockedError:
+            if time.monotonic() >= deadline:
+                raise
+            has_waited = True
+            time.sleep(0.02)
+            continue
+        with file or nullcontext():
+            yield has_waited
+        return
+
+
+@contextmanager
+def watch_lock(folder: Fd, state_dir: str) -> Iterator[None]:
+    """Be the only process that watches. Raises LockedError, or StateError as `locked` does."""
+    with _taken(folder, state_dir, "watch.lock", fcntl.LOCK_EX) or nullcontext():
+        yield
+
+
+def see_no_watch(folder: Fd, state_dir: str) -> None:
+    """Raise LockedError where a process watches: it would put back what is taken off."""
+    with _taken(folder, state_dir, "watch.lock", fcntl.LOCK_SH) or nullcontext():
+        pass
+
+
+def _taken(folder: Fd, state_dir: str, name: str, operation: int) -> Fd | None:
+    """The lock file, locked; None on a read-only filesystem.
+
+    No record can be written there either, so nothing will be changed.
+    """
+    while True:
+        try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = Fd(os.open("lock", flags, 0o600, dir_fd=folder.number))
+            file = Fd(os.open(name, flags, 0o600, dir_fd=folder.number))
         except OSError as error:
             if error.errno == EROFS:
-                break  # no record can be written there either, so nothing will be changed
-            said = f"the lock {state_dir}/lock can't be made: {error.strerror}"
+                return None
+            said = f"the lock {state_dir}/{name} can't be made: {error.strerror}"
             raise StateError(said) from error
-        with file:
-            try:
-                fcntl.flock(file.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise LockedError(_holder(file, state_dir)) from None
-                has_waited = True
-                time.sleep(0.02)
-                continue
-            if _is_same(file, folder):  # or it was unlinked, and a second one made: two holders
-                yield has_waited
-                return
-    yield has_waited
+        try:
+            fcntl.flock(file.number, operation | fcntl.LOCK_NB)
+            if _is_same(file, folder, name):  # or it was unlinked, and made anew: two holders
+                return file
+        except BlockingIOError:
+            with file:
+                who, kind = _WHO[name]
+                raise kind(_holder(file, f"{state_dir}/{name}", who)) from None
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
-def _is_same(file: Fd, folder: Fd) -> bool:
+_WHO = {
+    "lock": ("another pass is running", LockedError),
+    "watch.lock": ("`mountd watch` is running", WatchedError),
+}
+
+
+def _is_same(file: Fd, folder: Fd, name: str) -> bool:
     try:
-        now = os.stat("lock", dir_fd=folder.number, follow_symlinks=False)
+        now = os.stat(name, dir_fd=folder.number, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return os.path.samestat(os.fstat(file.number), now)
 
 
-def _holder(file: Fd, state_dir: str) -> str:
+def _holder(file: Fd, path: str, who: str) -> str:
     """Who has the lock, as /proc/locks tells: `N: FLOCK ADVISORY WRITE PID MAJ:MIN:INODE 0 EOF`."""
     found = os.fstat(file.number)
     wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
@@ -66,5 +111,5 @@ def _holder(file: Fd, state_dir: str) -> str:
         for line in lines:
             words = line.split()
             if words[1] == "FLOCK" and words[-3] == wanted:
-                return f"another pass is running (pid {words[-4]}) and holds {state_dir}/lock"
-    return f"another pass is running and holds {state_dir}/lock"
+                return f"{who} (pid {words[-4]}) and holds {path}"
+    return f"{who} and holds {path}"

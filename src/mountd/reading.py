@@ -1,7 +1,8 @@
 """Reading a file that root is going to act on: safely, whole, and never more than is sensible."""
 
 import os
-from errno import EFBIG
+from errno import EAGAIN, EFBIG
+from fcntl import F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
 
 from mountd.kernel.paths import NotAFileError, UnsafeLinkError, open_trusted
 from mountd.kernel.syscalls import Fd
@@ -28,7 +29,8 @@ def read_manifest(file: str) -> Reading:
     except FileNotFoundError as error:
         missing = error.filename
         said = "there is no such file" if missing == file else f"there is no {missing}"
-        raise UnreadableError(said, "write it, or name another by --manifest FILE") from error
+        hint = "write it, or name another by --manifest FILE"
+        raise UnreadableError(said, hint, is_missing=True) from error
     except PermissionError as error:
         hint = "run mountd as root"
         raise UnreadableError("you may not read it", hint, is_withheld=True) from error
@@ -37,6 +39,21 @@ def read_manifest(file: str) -> Reading:
             raise UnreadableError(f"it is {error.strerror}, which no manifest needs") from error
         said = f"it can't be read: {os.strerror(error.errno or 0)}"
         raise UnreadableError(said, is_withheld=True) from error
+
+
+def is_being_written(file: str) -> bool:
+    """Whether a process has a file open for writing, and may not have saved all of it yet.
+
+    The kernel grants a read lease on no such file (fcntl(2), F_SETLEASE); where a filesystem has no
+    leases nobody can tell.
+    """
+    try:
+        with Fd(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as opened:
+            fcntl(opened.number, F_SETLEASE, F_RDLCK)
+            fcntl(opened.number, F_SETLEASE, F_UNLCK)
+    except OSError as error:
+        return error.errno == EAGAIN
+    return False
 
 
 def read_bounded(file: Fd, most: int) -> bytes:

@@ -1,28 +1,29 @@
 """One pass: manifest → desired → observed → plan → apply → report."""
 
-import fcntl
 import os
-import resource
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from mountd.apply import Applier
-from mountd.core.model import Action, Desired, Fault, Filesystem, Observed, ObservedMount, Outcome
+from mountd.core.model import Action, Desired, Outcome
 from mountd.core.order import Progress
-from mountd.core.plan import departures, plan
+from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above
-from mountd.filesystems import mount_filesystems, mounted_filesystems, take_off_unused
+from mountd.filesystems import take_off_unused
 from mountd.kernel.observe import observe
-from mountd.kernel.privileges import missing_capabilities
-from mountd.kernel.probe import has_beneath, has_open_tree_attr
-from mountd.manifest.layers import find_layers, manifest_id
+from mountd.lock import see_no_watch
+from mountd.look import Look, Ways
+from mountd.manifest.layers import Layers, find_layers, manifest_id
 from mountd.manifest.load import Manifest, load_manifest
 from mountd.manifest.problem import ManifestError
-from mountd.namespaces import Namespaces, Prober
+from mountd.namespaces import Namespaces
+from mountd.patience import Patience
 from mountd.reading import read_manifest
-from mountd.record import Record, locked_record, read_record
-from mountd.resolve import Context, Resolver
+from mountd.record import Record, locked_record, read_record, state_folder
+
+OnPlan = Callable[[list[Action]], None]
+OnOutcome = Callable[[Outcome], None]
 
 
 class Settings(NamedTuple):
@@ -54,35 +55,35 @@ class UnknownVolumeError(Exception):
         self.known = known
 
 
-def reconcile(
-    settings: Settings,
-    on_plan: Callable[[list[Action]], None],
-    on_outcome: Callable[[Outcome], None],
-) -> Pass:
+def reconcile(settings: Settings, on_plan: OnPlan, on_outcome: OnOutcome) -> Pass:
     """Make the mounts what the manifest says.
 
     Raises ManifestError, LockedError or StateError; then nothing was changed.
     """
-    manifest = _load(settings, is_acting=True)
-    with locked_record(settings.state_dir, settings.wait) as record, Namespaces() as namespaces:
+    manifest = load(settings, is_acting=True)
+    with locked_record(settings.state_dir, settings.wait) as record:
         if record.has_waited:  # while the other pass ran, the manifest may have been edited
-            manifest = _load(settings, is_acting=True)
+            manifest = load(settings, is_acting=True)
+        return converge(Ways(settings.state_dir, Patience()), manifest, record, on_plan, on_outcome)
+
+
+def converge(
+    ways: Ways, manifest: Manifest, record: Record, on_plan: OnPlan, on_outcome: OnOutcome
+) -> Pass:
+    """The pass itself, of the whole manifest or a part of it. Raises StoppedError."""
+    with Namespaces() as namespaces:
         warnings = manifest.warnings + record.warnings
-        look = _Look(settings, manifest, record, namespaces, is_acting=True)
+        look = Look(ways, manifest, record, namespaces, is_acting=True)
         observed = look.observe()
         record.follow(observed.mounts)
         look.mount_filesystems(observed.mounts)
         outcomes = _converge(look, on_plan, on_outcome)
-        if manifest.is_whole:
-            warnings += take_off_unused(manifest.volumes, settings.state_dir, record)
+        if manifest.is_whole and not manifest.is_part:
+            warnings += take_off_unused(manifest.volumes, ways.state_dir, record)
     return Pass(manifest.files, outcomes, False, warnings)
 
 
-def _converge(
-    look: "_Look",
-    on_plan: Callable[[list[Action]], None],
-    on_outcome: Callable[[Outcome], None],
-) -> tuple[Outcome, ...]:
+def _converge(look: Look, on_plan: OnPlan, on_outcome: OnOutcome) -> tuple[Outcome, ...]:
     """Plan and apply, in rounds: what needs another volume in place is looked at once it is."""
     done: dict[str, Outcome] = {}
     departed: list[Outcome] = []
@@ -97,7 +98,7 @@ def _converge(
             seen = observed._replace(tops=resolver.tops)
             stuck = {each.action.old.id for each in departed if each.fault and each.action.old}
             faulty = {name: each.fault for name, each in done.items()}
-            progress = Progress(faulty, frozenset(stuck), look.manifest.is_whole)
+            progress = Progress(faulty, frozenset(stuck))
             is_first = not actions
             actions = look.plan([*desired.values()], seen, progress)
             if is_first:
@@ -119,29 +120,30 @@ def _converge(
 
 def preview(settings: Settings) -> Pass:
     """What `reconcile` would do. It needs no privilege, takes no lock and writes nothing."""
-    manifest = _load(settings, is_acting=False)
+    manifest = load(settings, is_acting=False)
     record = read_record(settings.state_dir)
     with Namespaces() as namespaces:
-        look = _Look(settings, manifest, record, namespaces, is_acting=False)
+        ways = Ways(settings.state_dir, Patience())
+        look = Look(ways, manifest, record, namespaces, is_acting=False)
         observed = look.observe()
         record.follow(observed.mounts)
         with look.resolver(observed) as resolver:
             desired = resolver.resolve(manifest.volumes)
             seen = observed._replace(tops=resolver.tops)
-            actions = look.plan(desired, seen, Progress(removes=manifest.is_whole))
+            actions = look.plan(desired, seen, Progress())
             warnings = manifest.warnings + resolver.warnings + record.warnings
     outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
     return Pass(manifest.files, outcomes, True, warnings)
 
 
-def unmount(
-    settings: Settings, names: Sequence[str], on_outcome: Callable[[Outcome], None]
-) -> Pass:
+def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> Pass:
     """Take these volumes' mounts off, or all of this manifest's, by the record.
 
     Raises UnknownVolumeError, LockedError or StateError.
     """
     manifest = manifest_id(settings.manifest)
+    with state_folder(settings.state_dir) as folder:
+        see_no_watch(folder, settings.state_dir)
     with locked_record(settings.state_dir, settings.wait) as record, Namespaces() as namespaces:
         observed = observe()
         record.follow(observed.mounts)
@@ -152,125 +154,43 @@ def unmount(
         record.forget_gone(observed.mounts)
         chosen = {each.id for each in ours if each.volume in names or not names}
         actions = departures(record.managed.values(), observed, chosen)
-        applier = Applier(record, manifest, observed, namespaces)
+        applier = Applier(record, manifest, observed, namespaces, Patience())
         done = _each(applier.apply(actions, {}), on_outcome)
         warnings += take_off_unused((), settings.state_dir, record)
     return Pass((manifest,), done, False, warnings)
-
-
-class _Look:
-    """What the rounds of one pass have in common."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        manifest: Manifest,
-        record: Record,
-        namespaces: Namespaces,
-        *,
-        is_acting: bool,
-    ) -> None:
-        self.manifest = manifest
-        self._state_dir = settings.state_dir
-        self.record = record
-        self._namespaces = namespaces
-        self._is_acting = is_acting
-        is_privileged = not missing_capabilities(["CAP_SYS_ADMIN"])
-        self._is_privileged = is_privileged
-        self._prober = Prober(namespaces, is_privileged=is_privileged)
-        self._reserved = _reserved(settings)
-        self._bases: dict[Filesystem, str | Fault | None] = {}
-        self._most_sources = _make_room_for_descriptors(len(manifest.volumes))
-
-    def observe(self) -> Observed:
-        """The mounts that there are, and what can be done about them."""
-        observed = observe()
-        if not self._is_acting:
-            volumes = self.manifest.volumes
-            self._bases = mounted_filesystems(volumes, observed.mounts, self._state_dir)
-        return observed._replace(can_remap=has_open_tree_attr(), can_go_beneath=has_beneath())
-
-    def mount_filesystems(self, mounts: Mapping[int, ObservedMount]) -> None:
-        """Have what volumes with a `type` are clones of."""
-        volumes = self.manifest.volumes
-        self._bases = mount_filesystems(volumes, mounts, self._state_dir, self.record)
-
-    def resolver(self, observed: Observed) -> Resolver:
-        """Looks at volumes, as the machine is now."""
-        context = Context(
-            self._reserved,
-            observed,
-            self.record.managed,
-            self.record.is_lost,
-            self._bases,
-            self._prober,
-            self._is_privileged,
-            self._is_acting,
-            self._most_sources,
-        )
-        return Resolver(context)
-
-    def plan(
-        self, desired: Sequence[Desired], observed: Observed, progress: Progress
-    ) -> list[Action]:
-        """The plan for volumes that have been looked at."""
-        record = self.record.managed.values()
-        return plan(desired, observed, record, self.manifest.id, progress)
-
-    def judge_record(self, actions: Sequence[Action]) -> None:
-        """A record that was lost stays so while what may be ours lies on a source in place."""
-        faults = [each.fault for each in actions if each.source == each.target]
-        self.record.is_lost &= any(each and each.code == "foreign-mount" for each in faults)
-
-    def applier(self, observed: Observed) -> Applier:
-        """Carries actions out, and keeps the record."""
-        return Applier(self.record, self.manifest.id, observed, self._namespaces)
 
 
 def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> None:
     """What isn't mounted may be unmounted; what isn't in the manifest either is a typo."""
     known = set(recorded)
     with suppress(ManifestError):  # unmounting goes by the record, also with a broken manifest
-        known |= {volume.name for volume in _load(settings, is_acting=False).volumes}
+        known |= {volume.name for volume in load(settings, is_acting=False).volumes}
     if names - known:
         raise UnknownVolumeError(sorted(names - known), sorted(known))
 
 
-def _load(settings: Settings, *, is_acting: bool) -> Manifest:
-    layers, reserved = find_layers(settings.manifest), _reserved(settings)
+def load(settings: Settings, *, is_acting: bool, layers: Layers | None = None) -> Manifest:
+    """The manifest, of these layers if they are known. Raises ManifestError."""
+    layers = layers or find_layers(settings.manifest)
+    reserved = _reserved(layers, settings.state_dir)
     return load_manifest(layers, read_manifest, reserved, is_acting=is_acting)
 
 
-def _reserved(settings: Settings) -> dict[str, str]:
+def _reserved(layers: Layers, state_dir: str) -> dict[str, str]:
     """What no target may cover, wherever links lead to it: what we live on, and a merged /usr's."""
     reserved: dict[str, str] = {}
     for path, what in (
-        *((each, "the manifest") for each in find_layers(settings.manifest).places),
-        (settings.state_dir, "the state directory"),
+        *((each, "the manifest") for each in layers.places),
+        (state_dir, "the state directory"),
         *((f"/{name}", f"where /{name} leads") for name in ("bin", "sbin", "lib", "lib64")),
     ):
         reserved |= {path: what, os.path.realpath(path): what}
     return with_folders_above(reserved)
 
 
-def _each(
-    outcomes: Iterable[Outcome], on_outcome: Callable[[Outcome], None]
-) -> tuple[Outcome, ...]:
+def _each(outcomes: Iterable[Outcome], on_outcome: OnOutcome) -> tuple[Outcome, ...]:
     done = []
     for outcome in outcomes:
         on_outcome(outcome)
         done.append(outcome)
     return tuple(done)
-
-
-def _make_room_for_descriptors(volumes: int) -> int:
-    """How many sources may be held open; the usual soft limit of 1,024 in all is raised.
-
-    The kernel's table of them grows here, at once: in a process with threads each growth waits for
-    an RCU grace period (fs/file.c), which at 1,000 volumes was a third of the pass.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    highest = min(2 * volumes + 64, hard - 1)
-    os.close(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, highest))
-    return hard // 4

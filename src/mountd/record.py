@@ -53,12 +53,14 @@ class Record:
         self._path = path
         self._lines: dict[int, str] = {}  # entries as JSON: most stay as they are at each write
         self._is_changed = False
+        self._stamp: _Stamp | None = None
         if folder:
             self._load(folder)
 
     def _load(self, folder: Fd) -> None:
         try:
-            document = json.loads(_read(folder))
+            text, self._stamp = _read(folder)
+            document = json.loads(text)
             if document["version"] != _FORMAT:
                 raise ValueError(f"version {document['version']}")
             boot, namespace = _here()
@@ -79,6 +81,21 @@ class Record:
             self.managed.clear()
             self.bases.clear()
             self.damage = getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+    def is_of(self, folder: Fd) -> bool:
+        """Whether the file there is still the one that this was read from, or written to."""
+        if self._is_changed or self._stamp is None or self.damage:
+            return False
+        try:
+            found = os.stat("record.json", dir_fd=folder.number, follow_symlinks=False)
+        except OSError:
+            return False
+        return _stamp(found) == self._stamp
+
+    def move_to(self, folder: Fd) -> None:
+        """Go on with a folder opened anew."""
+        self._folder = folder
+        self.has_waited = False
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -163,6 +180,7 @@ class Record:
                 while rest:
                     rest = rest[os.write(file.number, rest) :]
                 os.fsync(file.number)
+                stamp = _stamp(os.fstat(file.number))
             if self.damage:
                 self._keep_aside(folder)
             _rename(folder, "record.json.new", "record.json")
@@ -172,6 +190,7 @@ class Record:
             said = f"write: {os.strerror(error.errno or 0)} ({self._path}/record.json)"
             raise OSError(error.errno, said) from error
         self._is_changed = False
+        self._stamp = stamp
 
     def _keep_aside(self, folder: int) -> None:
         """Leave what can't be believed to whoever wants to know why."""
@@ -214,16 +233,22 @@ def read_record(state_dir: str) -> Record:
 
 
 @contextmanager
-def locked_record(state_dir: str, wait: float) -> Iterator[Record]:
+def locked_record(state_dir: str, wait: float, last: Record | None = None) -> Iterator[Record]:
     """The record, held by this process alone until the end of the `with`.
 
-    Raises LockedError after `wait` seconds, StateError where the directory can't be used.
+    It is the `last` one, if no other process has written it since. Raises LockedError after `wait`
+    seconds, StateError where the directory can't be used.
     """
-    with _state_folder(state_dir) as folder, locked(folder, state_dir, wait) as has_waited:
-        yield Record(folder, state_dir, has_waited=has_waited)
+    with state_folder(state_dir) as folder, locked(folder, state_dir, wait) as has_waited:
+        if last and last.is_of(folder):
+            last.move_to(folder)
+            yield last
+        else:
+            yield Record(folder, state_dir, has_waited=has_waited)
 
 
-def _state_folder(path: str) -> Fd:
+def state_folder(path: str) -> Fd:
+    """The state directory, made where it is missing. Raises StateError."""
     try:
         with spot(path) as found:
             if not found.there and len(found.names) == 1:
@@ -242,7 +267,14 @@ def _state_folder(path: str) -> Fd:
     return folder
 
 
-def _read(folder: Fd) -> str:
+_Stamp = tuple[int, int, int, int]
+
+
+def _stamp(found: os.stat_result) -> _Stamp:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _read(folder: Fd) -> tuple[str, _Stamp]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with Fd(os.open("record.json", flags, dir_fd=folder.number)) as file:
         found = os.fstat(file.number)
@@ -251,7 +283,7 @@ def _read(folder: Fd) -> str:
         if found.st_size > _MOST_BYTES:
             raise ValueError("it is too large")
         with open(file.number, "rb", closefd=False) as stream:
-            return stream.read(_MOST_BYTES).decode()
+            return stream.read(_MOST_BYTES).decode(), _stamp(found)
 
 
 def _others_may_write(found: os.stat_result) -> bool:

@@ -53,7 +53,7 @@ from mountd.kernel.paths import (
 )
 from mountd.kernel.syscalls import Fd, Stat
 from mountd.kernel.userns import known_ids
-from mountd.patience import PATIENCE, Looker
+from mountd.patience import PATIENCE, Looker, Patience
 from mountd.sources import Bases, Source, Sources
 
 _Answer = tuple[Desired, Fd | None]
@@ -65,7 +65,8 @@ class Context(NamedTuple):
     """What the volumes of a pass are looked at with.
 
     `reserved`: what no target may cover, by path; `is_acting`: mounts will follow; more than
-    `most_sources` are not held open, but opened again when needed.
+    `most_sources` are not held open, but opened again when needed. `held` volumes are left as they
+    are, and why.
     """
 
     reserved: Mapping[str, str]
@@ -77,6 +78,8 @@ class Context(NamedTuple):
     may_probe: bool
     is_acting: bool
     most_sources: int
+    patience: Patience
+    held: Mapping[str, Fault]
 
 
 class Resolver:
@@ -117,7 +120,10 @@ class Resolver:
     def resolve(self, volumes: Sequence[Volume]) -> list[Desired]:
         """What each volume means now. A source or target that hangs costs its own volume only."""
         desired = []
-        for each, source in Looker(self._resolve_one, _give_up, _drop).look_at(volumes):
+        looker = Looker[Volume, _Answer](
+            self._context.patience, self._resolve_one, _give_up, _drop, key=_place
+        )
+        for each, source in looker.look_at(volumes):
             if source:
                 self.sources[each.volume.name] = source
             desired.append(each)
@@ -125,6 +131,8 @@ class Resolver:
 
     def _resolve_one(self, volume: Volume) -> _Answer:
         target = volume.target
+        if volume.name in self._context.held:
+            return Unready(volume, target, self._context.held[volume.name]), None
         try:
             target, there = self._target(volume)
             if target in self._points and (top := top_at(target)):
@@ -300,6 +308,11 @@ class Resolver:
 def _give_up(volume: Volume) -> _Answer:
     fault = faults.not_answering(volume.source, volume.target, PATIENCE)
     return Unready(volume, volume.target, fault), None
+
+
+def _place(volume: Volume) -> tuple[str, ...]:
+    """One thread at most hangs for each volume, however it is edited apart from these."""
+    return volume.name, volume.source, volume.target, volume.accounts
 
 
 def _drop(answer: _Answer) -> None:

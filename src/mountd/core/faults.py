@@ -262,6 +262,17 @@ def not_visible(error: OSError) -> Fault:
     )
 
 
+def keeps_being_undone(target: str) -> Fault:
+    return Fault(
+        "failed",
+        "busy",
+        f"someone keeps taking off or changing the mount at {target}: it is put back ever more "
+        "rarely, every 5 minutes in the end",
+        "find out who, with `journalctl` or `ps`, and stop that; or take the volume out of the "
+        "manifest",
+    )
+
+
 def mount_limit(target: str) -> Fault:
     # ENOSPC of move_mount has nothing to do with disks
     message = f"{target}: this mount namespace has as many mounts as the kernel allows"

@@ -26,6 +26,8 @@ class Progress(NamedTuple):
     stuck: frozenset[int] = frozenset()
     removes: bool = True
     """False: the manifest isn't known whole, so what is not in it may not leave."""
+    is_part: bool = False
+    """Only some of the manifest's volumes are looked at; what others have stays."""
 
 
 def in_order(

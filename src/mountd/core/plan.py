@@ -45,6 +45,9 @@ def plan(
     lost = {managed.target for managed in gone if managed.manifest == manifest}
     leaving = [*_leaving(desired, alive, observed, manifest)] if progress.removes else []
     leaving = [managed for managed in leaving if managed.id not in progress.stuck]
+    if progress.is_part:
+        volumes = {each.volume.name for each in desired}
+        leaving = [managed for managed in leaving if managed.volume in volumes]
     while True:
         scene = scene_of(desired, observed, alive, leaving, lost, manifest)
         actions = in_order(

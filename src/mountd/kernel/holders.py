@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from mountd.core.faults import A_MOUNT
 from mountd.core.mountinfo import Line, parse_mountinfo
 from mountd.kernel.observe import children_of, mountinfo
-from mountd.kernel.syscalls import HAS_STATMOUNT, reusable_mount_id, statmount
+from mountd.kernel.statmount import HAS_STATMOUNT, statmount
+from mountd.kernel.syscalls import reusable_mount_id
 
 
 def holders_of(mount: int, *, writing: bool = False) -> list[str]:

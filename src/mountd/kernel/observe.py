@@ -10,9 +10,9 @@ from errno import ENOENT
 from mountd.core.idmapping import Idmapping, parsed_text
 from mountd.core.model import Atime, Flags, Ids, Observed, ObservedMount, Top
 from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo
+from mountd.kernel.statmount import HAS_STATMOUNT, MountStat, listmount, statmount
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
-    HAS_STATMOUNT,
     MOUNT_ATTR__ATIME,
     MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NOATIME,
@@ -22,9 +22,6 @@ from mountd.kernel.syscalls import (
     MOUNT_ATTR_RDONLY,
     MOUNT_ATTR_STRICTATIME,
     SB_RDONLY,
-    MountStat,
-    listmount,
-    statmount,
     statx,
 )
 

@@ -6,7 +6,8 @@ from fcntl import ioctl
 
 from mountd.core import idmap_faults
 from mountd.core.model import Fault
-from mountd.kernel.observe import is_mounted
+from mountd.core.mountinfo import parse_mountinfo
+from mountd.kernel.observe import is_mounted, mountinfo
 from mountd.kernel.syscalls import Fd, statx
 
 _NS_GET_USERNS = 0xB701  # ioctl_nsfs(2)
@@ -79,8 +80,10 @@ def is_in_user_namespace() -> bool:
 def shares_mounts_with_init() -> bool | None:
     """Whether pid 1 has our mount namespace; None where that can't be seen.
 
-    Where its namespace can't be compared (EACCES even to root, in some sandboxes), its mount table
-    often can: ids of mounts differ from one namespace to another.
+    Where its namespace can't be compared (EACCES without CAP_SYS_PTRACE if it has capabilities that
+    we lack), its mount table often can: ids of mounts differ from one namespace to another. Where
+    that can't be read either, a service's root tells: systemd makes that of a namespace of its own
+    get what the machine mounts, and not the reverse.
     """
     try:
         return os.stat("/proc/1/ns/mnt").st_ino == os.stat("/proc/self/ns/mnt").st_ino
@@ -89,7 +92,15 @@ def shares_mounts_with_init() -> bool | None:
     try:
         return _first_mount("1") == _first_mount("self")
     except OSError:
-        return None
+        return False if "NOTIFY_SOCKET" in os.environ and is_slave(mountinfo()) else None
+
+
+def is_slave(table: str) -> bool:
+    """Whether the root of a mount namespace, given as mountinfo's text, only receives mounts."""
+    lines = parse_mountinfo(table)
+    return any(
+        tag.startswith("master:") for line in lines if line.mount.point == "/" for tag in line.tags
+    )
 
 
 def _first_mount(process: str) -> str:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from mountd.core import faults, idmap_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import Fault
+from mountd.kernel.binding import AT_FDCWD
 from mountd.kernel.observe import observe_mount
 from mountd.kernel.privileges import (
     is_filtered,
@@ -22,11 +23,10 @@ from mountd.kernel.privileges import (
     missing_capabilities,
     why_no_mount,
 )
+from mountd.kernel.statmount import HAS_STATMOUNT
 from mountd.kernel.syscalls import (
-    AT_FDCWD,
     AT_STATX_DONT_SYNC,
     FSCONFIG_CMD_CREATE,
-    HAS_STATMOUNT,
     MOUNT_ATTR_IDMAP,
     MOVE_MOUNT_BENEATH,
     MOVE_MOUNT_F_EMPTY_PATH,

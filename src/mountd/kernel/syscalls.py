@@ -1,22 +1,22 @@
 """The calls of the mount API, by number through syscall(2), for glibc has wrappers for few of them.
 
 Constants, structs and arguments have their names from the man pages: open_tree(2), move_mount(2),
-fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2), openat2(2), statx(2), statmount(2),
-listmount(2), umount2(2), faccessat2(2), setgroups(2). Descriptors are close-on-exec. Each call
-raises OSError with `strerror` naming the call and its object.
+fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2), openat2(2), statx(2), umount2(2),
+faccessat2(2), setgroups(2). Descriptors are close-on-exec. Each call raises OSError with
+`strerror` naming the call and its object.
 """
 
 import ctypes
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_void_p
-from errno import ENOSYS, EOVERFLOW, EPERM
-from functools import partial
 from struct import Struct
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
-AT_FDCWD = -100
+from mountd.kernel.binding import AT_FDCWD, bind
+from mountd.kernel.statmount import HAS_STATMOUNT
+
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EACCESS = 0x200
 AT_EMPTY_PATH = 0x1000
@@ -63,89 +63,24 @@ STATX_MNT_ID = 0x1000
 STATX_MNT_ID_UNIQUE = 0x4000  # Linux 6.8
 STATX_ATTR_MOUNT_ROOT = 0x2000
 
-STATMOUNT_SB_BASIC = 0x01
-STATMOUNT_MNT_BASIC = 0x02
-STATMOUNT_MNT_ROOT = 0x08
-STATMOUNT_MNT_POINT = 0x10
-STATMOUNT_FS_TYPE = 0x20
-STATMOUNT_SUPPORTED_MASK = 0x1000  # Linux 6.15, as the two below
-STATMOUNT_MNT_UIDMAP = 0x2000
-STATMOUNT_MNT_GIDMAP = 0x4000
-
-LSMT_ROOT = 0xFFFFFFFFFFFFFFFF
-
 _NUMBERS = {  # those of before 5.1 differ from one architecture to another
     "x86_64": {"setgroups": 116, "mount": 165, "umount2": 166, "statx": 332},
 }.get(os.uname().machine, {"setgroups": 159, "mount": 40, "umount2": 39, "statx": 291})
 
 
-def _check(result: int, function: Any, arguments: tuple[Any, ...]) -> int:
-    """As ctypes' errcheck: an answer below zero becomes an OSError, which says what failed."""
-    if result >= 0:
-        return result
-    error = ctypes.get_errno()
-    subject = " onto ".join(_paths(function.argtypes, arguments))
-    said = f"{function.call}: {os.strerror(error)}"
-    raise OSError(error, f"{said} ({subject})" if subject else said)
-
-
-def _paths(argtypes: tuple[Any, ...], arguments: tuple[Any, ...]) -> list[str]:
-    """The paths among a call's arguments, each with what the descriptor before it leads to."""
-    found = []
-    for index, (kind, argument) in enumerate(zip(argtypes, arguments, strict=True)):
-        if kind is not c_char_p:
-            continue
-        path, folder = os.fsdecode(argument), arguments[index - 1]
-        if not path.startswith("/") and folder != AT_FDCWD:
-            path = f"/proc/self/fd/{folder}/{path}"
-        if path.startswith("/proc/self/fd/"):
-            link, _, rest = path.removeprefix("/proc/self/fd/").partition("/")
-            try:
-                path = f"{os.readlink(f'/proc/self/fd/{link}')}/{rest}".rstrip("/")
-            except OSError:
-                path = rest
-        found.append(path)
-    return [path for path in found if path]  # a detached mount has no path
-
-
-def _bind(call: str, number: int, *argtypes: Any) -> Callable[..., int]:
-    # Indexing a library gives a new function object each time: this one carries this call's types.
-    function: Any = ctypes.CDLL(None, use_errno=True)["syscall"]
-    function.argtypes = (c_long, *argtypes)
-    function.restype = c_long
-    function.errcheck = _check
-    function.call = call
-    return partial(function, number)
-
-
-_open_tree = _bind("open_tree", 428, c_int, c_char_p, c_uint)
-_move_mount = _bind("move_mount", 429, c_int, c_char_p, c_int, c_char_p, c_uint)
-_fsopen = _bind("fsopen", 430, c_void_p, c_uint)  # no c_char_p: what it takes is not a path
-_fsconfig = _bind("fsconfig", 431, c_int, c_uint, c_void_p, c_void_p, c_int)
-_fsmount = _bind("fsmount", 432, c_int, c_uint, c_uint)
-_openat2 = _bind("openat2", 437, c_int, c_char_p, c_void_p, c_size_t)
-_faccessat2 = _bind("faccessat2", 439, c_int, c_char_p, c_int, c_int)
-_mount_setattr = _bind("mount_setattr", 442, c_int, c_char_p, c_uint, c_void_p, c_size_t)
-_statmount = _bind("statmount", 457, c_void_p, c_void_p, c_size_t, c_uint)
-_listmount = _bind("listmount", 458, c_void_p, c_void_p, c_size_t, c_uint)
-_open_tree_attr = _bind("open_tree_attr", 467, c_int, c_char_p, c_uint, c_void_p, c_size_t)
-_statx = _bind("statx", _NUMBERS["statx"], c_int, c_char_p, c_int, c_uint, c_void_p)
-_mount = _bind("mount", _NUMBERS["mount"], c_void_p, c_char_p, c_void_p, c_long, c_void_p)
-_umount2 = _bind("umount2", _NUMBERS["umount2"], c_char_p, c_int)
-_setgroups = _bind("setgroups", _NUMBERS["setgroups"], c_size_t, c_void_p)
-
-
-def _is_there(call: Callable[..., int], *arguments: Any) -> bool:
-    """Whether a call is there, and let through by seccomp; `arguments` are those it refuses."""
-    try:
-        call(*arguments)
-    except OSError as error:
-        return error.errno not in (ENOSYS, EPERM)
-    return True
-
-
-HAS_STATMOUNT = _is_there(_statmount, None, None, 0, 1) and _is_there(_listmount, None, None, 0, 1)
-"""Whether statmount(2) and listmount(2) tell of mounts (Linux 6.8), else /proc/self/mountinfo."""
+_open_tree = bind("open_tree", 428, c_int, c_char_p, c_uint)
+_move_mount = bind("move_mount", 429, c_int, c_char_p, c_int, c_char_p, c_uint)
+_fsopen = bind("fsopen", 430, c_void_p, c_uint)  # no c_char_p: what it takes is not a path
+_fsconfig = bind("fsconfig", 431, c_int, c_uint, c_void_p, c_void_p, c_int)
+_fsmount = bind("fsmount", 432, c_int, c_uint, c_uint)
+_openat2 = bind("openat2", 437, c_int, c_char_p, c_void_p, c_size_t)
+_faccessat2 = bind("faccessat2", 439, c_int, c_char_p, c_int, c_int)
+_mount_setattr = bind("mount_setattr", 442, c_int, c_char_p, c_uint, c_void_p, c_size_t)
+_open_tree_attr = bind("open_tree_attr", 467, c_int, c_char_p, c_uint, c_void_p, c_size_t)
+_statx = bind("statx", _NUMBERS["statx"], c_int, c_char_p, c_int, c_uint, c_void_p)
+_mount = bind("mount", _NUMBERS["mount"], c_void_p, c_char_p, c_void_p, c_long, c_void_p)
+_umount2 = bind("umount2", _NUMBERS["umount2"], c_char_p, c_int)
+_setgroups = bind("setgroups", _NUMBERS["setgroups"], c_size_t, c_void_p)
 
 
 class Fd:
@@ -346,95 +281,3 @@ def reusable_mount_id(path: str) -> int:
 _STATX = Struct("=8xQ4xIIH2xQ96xQQ")
 _STATX_MASK = STATX_TYPE_MODE_UID_GID_INO | (STATX_MNT_ID_UNIQUE if HAS_STATMOUNT else STATX_MNT_ID)
 _STATX_BUFFER = ctypes.c_char * 256
-
-
-class MountStat(NamedTuple):
-    """What statmount(2) tells of a mount; the maps are lines as in uid_map, None if it has none."""
-
-    id: int
-    parent: int
-    reusable_id: int
-    attributes: int
-    sb_flags: int
-    root: str
-    point: str
-    fs_type: str
-    device: int
-    uid_map: tuple[bytes, ...] | None
-    gid_map: tuple[bytes, ...] | None
-    tells_maps: bool
-
-
-def statmount(mount: int) -> MountStat:
-    """What the kernel knows of the mount with this unique id; ENOENT if it isn't in this namespace.
-
-    The ids seen in its maps are translated into the caller's user namespace.
-    """
-    request = _MNT_ID_REQ.pack(_MNT_ID_REQ.size, 0, mount, _STATMOUNT_ALL)
-    size = 8192
-    while True:
-        buffer = ctypes.create_string_buffer(size)
-        try:
-            _statmount(request, buffer, size, 0)
-        except OSError as error:
-            if error.errno != EOVERFLOW:
-                raise
-            size *= 8
-        else:
-            return _mount_stat(buffer.raw)
-
-
-def _mount_stat(raw: bytes) -> MountStat:
-    (
-        mask, major, minor, sb_flags, fs_type, id_, parent, reusable_id, attributes, root, point,
-        supported, uids, uids_at, gids, gids_at,
-    ) = _STATMOUNT.unpack_from(raw)  # fmt: skip
-
-    def text(offset: int) -> bytes:
-        start = _STATMOUNT_STRINGS + offset
-        return raw[start : raw.index(0, start)]
-
-    def lines(count: int, offset: int) -> tuple[bytes, ...]:
-        return tuple(raw[_STATMOUNT_STRINGS + offset :].split(b"\0", count)[:count])
-
-    return MountStat(
-        id_,
-        parent,
-        reusable_id,
-        attributes,
-        sb_flags,
-        os.fsdecode(text(root)) if mask & STATMOUNT_MNT_ROOT else "",
-        os.fsdecode(text(point)) if mask & STATMOUNT_MNT_POINT else "",
-        os.fsdecode(text(fs_type)),
-        os.makedev(major, minor),
-        lines(uids, uids_at) if mask & STATMOUNT_MNT_UIDMAP else None,
-        lines(gids, gids_at) if mask & STATMOUNT_MNT_GIDMAP else None,
-        bool(supported & STATMOUNT_MNT_UIDMAP),
-    )
-
-
-_MNT_ID_REQ = Struct("=IIQQ")
-_STATMOUNT_ALL = (
-    STATMOUNT_SB_BASIC
-    | STATMOUNT_MNT_BASIC
-    | STATMOUNT_MNT_ROOT
-    | STATMOUNT_MNT_POINT
-    | STATMOUNT_FS_TYPE
-    | STATMOUNT_SUPPORTED_MASK
-    | STATMOUNT_MNT_UIDMAP
-    | STATMOUNT_MNT_GIDMAP
-)
-_STATMOUNT = Struct("=8xQII8xIIQQI4xQ32xII32xQIIII")
-_STATMOUNT_STRINGS = 512
-
-
-def listmount(mount: int = LSMT_ROOT) -> list[int]:
-    """The unique ids of the mounts below one, or of all that can be reached from our root."""
-    found: list[int] = []
-    buffer = (ctypes.c_uint64 * 1024)()
-    while True:
-        request = _MNT_ID_REQ.pack(_MNT_ID_REQ.size, 0, mount, found[-1] if found else 0)
-        count = _listmount(request, buffer, len(buffer), 0)
-        found += buffer[:count]
-        if count < len(buffer):
-            return found

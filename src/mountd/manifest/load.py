@@ -1,6 +1,6 @@
 """A manifest's files → volumes: read safely, parsed, validated, merged."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -27,7 +27,7 @@ class Manifest(NamedTuple):
     """The volumes of a manifest in its order; `warnings` tell who else could have written it.
 
     `files` are those that were read. Not `is_whole`: there are credentials that can't be read, so
-    what is missing may be in them.
+    what is missing may be in them. `is_part`: it was cut down to some of its volumes.
     """
 
     id: str
@@ -35,6 +35,14 @@ class Manifest(NamedTuple):
     volumes: tuple[Volume, ...]
     warnings: tuple[str, ...]
     is_whole: bool
+    reserved: Mapping[str, str]
+    """What no target may cover, by path."""
+    is_part: bool = False
+
+    def part(self, names: Container[str]) -> "Manifest":
+        """These volumes of it alone."""
+        volumes = tuple(each for each in self.volumes if each.name in names)
+        return self._replace(volumes=volumes, is_part=True)
 
 
 class Reading(NamedTuple):
@@ -50,11 +58,19 @@ class UnreadableError(Exception):
     `is_withheld`: it is there and may be as it should be, but this process doesn't get it.
     """
 
-    def __init__(self, message: str, hint: str | None = None, *, is_withheld: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str | None = None,
+        *,
+        is_withheld: bool = False,
+        is_missing: bool = False,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.is_withheld = is_withheld
+        self.is_missing = is_missing
 
 
 def load_manifest(
@@ -83,7 +99,8 @@ def load_manifest(
         tuple(document.file for document in files.documents),
         tuple(_volumes(merged([_own(each) for each in tables]))),
         tuple(dict.fromkeys(files.warnings + withheld)),  # drop-ins share folders
-        is_whole=not withheld,
+        not withheld,
+        reserved,
     )
 
 
@@ -111,7 +128,8 @@ def _read(layers: Layers, read: Callable[[str], Reading], *, is_acting: bool) ->
             if error.is_withheld and file in layers.credentials:
                 files.withheld.append(f"the credential {file} can't be read: {error.message}")
             else:
-                files.problems.append(Problem(file, None, None, error.message, error.hint))
+                problem = Problem(file, None, None, error.message, error.hint)
+                files.problems.append(problem._replace(is_missing=error.is_missing))
         except ManifestError as error:
             files.problems.extend(error.problems)
     if not any(files):
@@ -125,7 +143,8 @@ def _missing() -> Problem:
         f"there is no such file, nor {' nor '.join(others)}; no file in a folder mountd.toml.d "
         "beside one of them, and no credential mountd.toml"
     )
-    return Problem(main, None, None, message, "write it, or name another by --manifest FILE")
+    hint = "write it, or name another by --manifest FILE"
+    return Problem(main, None, None, message, hint, is_missing=True)
 
 
 def _distrusted(file: str, distrust: str) -> Problem:

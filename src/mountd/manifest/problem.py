@@ -19,6 +19,8 @@ class Problem(NamedTuple):
     hint: str | None = None
     excerpt: str = ""
     """The line itself, and below it a caret."""
+    is_missing: bool = False
+    """There is nothing that could be wrong."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -44,6 +46,11 @@ class ManifestError(Exception):
         )
         self.files = tuple(files)
         super().__init__("\n".join(map(str, self.problems)))
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no manifest, rather than a wrong one."""
+        return all(each.is_missing for each in self.problems)
 
 
 def problem_at(file: str, text: str, span: Span, message: str, hint: str | None = None) -> Problem:

@@ -1,0 +1,93 @@
+"""The manifest of a process that watches: the last good one, and what is wrong with a later one."""
+
+from collections.abc import Hashable
+from time import monotonic
+
+from mountd.core.printable import printable
+from mountd.glances import content
+from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal
+from mountd.manifest.layers import find_layers, manifest_id
+from mountd.manifest.load import Manifest
+from mountd.manifest.problem import ManifestError, Problem
+from mountd.reading import is_being_written
+from mountd.reconcile import Settings, load
+
+_SAVING = 5.0
+"""Seconds for which a file that is open for writing is waited for."""
+
+
+class Latest:
+    """Reads the manifest whenever it is told to; a wrong one changes nothing."""
+
+    def __init__(self, settings: Settings, journal: Journal) -> None:
+        self.manifest: Manifest | None = None
+        """The one in force; None while none has been there."""
+        self.seen: dict[str, Hashable] = {}
+        """What was seen at each of its places before they were read."""
+        self._settings = settings
+        self._journal = journal
+        self._problems: list[Problem] = []
+        self._is_first = True
+        self._saving_since: float | None = None
+
+    def read(self, *, anew: bool) -> bool:
+        """Read it, if it has changed or `anew`. False: someone is saving it just now.
+
+        Raises ManifestError for a wrong one at the first time.
+        """
+        layers = find_layers(self._settings.manifest)
+        seen = {path: content(path) for path in layers.places}
+        if seen == self.seen and not anew:
+            return True
+        if any(map(is_being_written, layers.files)):
+            now = monotonic()
+            self._saving_since = self._saving_since or now
+            if now - self._saving_since < _SAVING:
+                return False
+        self._saving_since = None
+        self.seen = seen
+        try:
+            manifest = load(self._settings, is_acting=True, layers=layers)
+        except ManifestError as error:
+            if self._is_first and not error.is_missing:
+                raise
+            self._refuse(error)
+        else:
+            self._accept(manifest)
+        self._is_first = False
+        return True
+
+    @property
+    def trouble(self) -> str | None:
+        """A line, where the one in force isn't the one that is there."""
+        if not self._problems:
+            return None
+        if not self.manifest:
+            return f"waiting for a manifest: {self._problems[0].message}"
+        return f"{str(self._problems[0]).splitlines()[0]} (the last good manifest is in force)"
+
+    def _accept(self, manifest: Manifest) -> None:
+        if self._problems and self.manifest:
+            name = manifest_id(self._settings.manifest)
+            self._journal.tell(f"the manifest {name} is right again", "manifest-mended", INFO)
+        self._problems = []
+        self.manifest = manifest
+
+    def _refuse(self, error: ManifestError) -> None:
+        """Tell what is wrong, once."""
+        if error.problems == self._problems:
+            return
+        self._problems = error.problems
+        if not error.is_missing:
+            for problem in error.problems:
+                self._journal.tell(str(problem), "manifest-refused", ERROR)
+            return
+        problem = error.problems[0]
+        said = f"{problem.file}: {problem.message}"
+        if self.manifest:
+            message = f"{said}: the last good manifest stays in force, and nothing is unmounted"
+            hint = "to unmount all of it, make an empty file there"
+            self._journal.tell(printable(message) + f"\nhint: {hint}", "manifest-missing", WARNING)
+        else:
+            message = f"{said}; waiting for it"
+            self._journal.tell(printable(message), "manifest-missing", NOTICE)

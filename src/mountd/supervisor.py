@@ -1,0 +1,66 @@
+"""What systemd is told where it started us, and others that speak as it does (sd_notify(3))."""
+
+import os
+from collections.abc import Callable
+from time import CLOCK_MONOTONIC, clock_gettime_ns
+
+from mountd.core.printable import printable
+
+_MOST_STATUS = 240
+
+
+class Supervisor:
+    """Tells systemd; without one it does nothing."""
+
+    def __init__(self) -> None:
+        self.is_there = bool(os.environ.get("NOTIFY_SOCKET"))
+        self.is_systemd = self.is_there and "INVOCATION_ID" in os.environ
+        self._notify: Callable[[str], object] | None = None
+        self._status = ""
+        if self.is_there:
+            from systemd import daemon  # noqa: PLC0415 - for this alone, and it may not be there
+
+            self._notify = daemon.notify
+
+    @property
+    def watchdog(self) -> float | None:
+        """Seconds from one ping to the next, half of what it waits for (sd_watchdog_enabled(3))."""
+        interval, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID")
+        if not (self.is_there and interval.isdigit() and pid in (None, str(os.getpid()))):
+            return None
+        return int(interval) / 2e6 or None
+
+    def ready(self, status: str) -> None:
+        """The state of the manifest is in force."""
+        self._tell("READY=1", self._line(status))
+
+    def reloading(self) -> None:
+        """It asked for that, and waits for `ready`."""
+        now = clock_gettime_ns(CLOCK_MONOTONIC) // 1000
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={now}")
+
+    def status(self, status: str) -> None:
+        """A line for `systemctl status`, if it is another than before."""
+        line = self._line(status)
+        if line != self._status:
+            self._tell(line)
+
+    def ping(self) -> None:
+        """We are alive."""
+        self._tell("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """We are about to end."""
+        self._tell("STOPPING=1")
+
+    def _line(self, status: str) -> str:
+        text = " ".join(printable(status).split())
+        return f"STATUS={text if len(text) <= _MOST_STATUS else text[: _MOST_STATUS - 1] + '…'}"
+
+    def _tell(self, *lines: str) -> None:
+        self._status = next((line for line in lines if line.startswith("STATUS=")), self._status)
+        if self._notify:
+            try:
+                self._notify("\n".join(lines))
+            except OSError:  # its socket is gone: it will find out, and we can't
+                self._notify = None

@@ -1,0 +1,214 @@
+"""The volumes of a process that watches: how each one was left, and what is done when it drifts."""
+
+import os
+from collections.abc import Collection, Iterable
+from time import monotonic
+from typing import NamedTuple
+
+from mountd.core.faults import keeps_being_undone
+from mountd.core.fight import Fight, undone
+from mountd.core.model import Fault, Flags, ObservedMount, Outcome
+from mountd.core.targets import folders_above
+from mountd.journal import Journal
+from mountd.kernel.table import Change, MountTable
+from mountd.look import Ways
+from mountd.manifest.load import Manifest
+from mountd.news import News
+from mountd.patience import Patience
+from mountd.reconcile import Pass, converge
+from mountd.record import Record, locked_record
+
+
+class _Left(NamedTuple):
+    """A mount as a pass left it."""
+
+    id: int
+    target: str
+    flags: Flags
+
+    def is_so(self, mount: ObservedMount | None) -> bool:
+        return mount is not None and (mount.point, mount.flags) == (self.target, self.flags)
+
+
+class Upkeep:
+    """Makes passes, and keeps in mind what they came to."""
+
+    def __init__(
+        self, state_dir: str, table: MountTable, patience: Patience, journal: Journal
+    ) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        """By volume, in the manifest's order."""
+        self.stuck: tuple[Outcome, ...] = ()
+        """Mounts that left the manifest and could not be taken off."""
+        self._state_dir = state_dir
+        self._table = table
+        self._patience = patience
+        self._journal = journal
+        self._news = News(journal)
+        self._record: Record | None = None
+        self._left: dict[str, _Left] = {}
+        self._ours: set[int] = set()
+        """Ids of mounts that are ours, and of some that were."""
+        self._paths: set[str] = set()
+        """The volumes' sources and targets, and the folders above."""
+        self._fights: dict[str, Fight] = {}
+        self._held: dict[str, Fault] = {}
+        """Volumes that have to wait until their fight allows another repair."""
+
+    def converge(self, manifest: Manifest) -> Pass:
+        """Make a pass of it all. Raises LockedError, StateError and StoppedError."""
+        result = self._pass(manifest, is_repair=False)
+        self._news.warnings(result.warnings)
+        self._news.forget_all_but(result.outcomes)
+        self.outcomes.clear()
+        self._left.clear()
+        self._paths.clear()
+        self.stuck = tuple(each for each in result.outcomes if _is_stuck(each))
+        self._learn(manifest, result.outcomes)
+        self._ours &= self._table.mounts.keys()
+        now = monotonic()
+        self._fights = {
+            name: fight
+            for name, fight in self._fights.items()
+            if name in self.outcomes and not fight.is_over(now)
+        }
+        return result
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether something went wrong that no event tells the end of."""
+        faults = [each.fault for each in (*self.outcomes.values(), *self.stuck) if each.fault]
+        return any(each.state == "failed" for each in faults)
+
+    def forgive(self) -> None:
+        """Begin anew with volumes that were in a fight."""
+        self._fights.clear()
+        self._held.clear()
+
+    def drifted(self) -> set[str]:
+        """Volumes whose mount isn't as it was left; what was altered is known from the table."""
+        mounts = self._table.mounts
+        return {name for name, left in self._left.items() if not left.is_so(mounts.get(left.id))}
+
+    def repair(self, manifest: Manifest, names: Iterable[str]) -> bool:
+        """Put these volumes back, but for those that have been put back too often of late.
+
+        False: that takes a pass of all. Raises as `converge` does.
+        """
+        now = monotonic()
+        todo = set()
+        for name in names:
+            fight = self._fights[name] = undone(self._fights.get(name, Fight()), now)
+            if fight.until > now:
+                self._hold(name, fight)
+            else:
+                todo.add(name)
+        return self._put_back(manifest, todo)
+
+    def next_repair(self) -> float | None:
+        """When the next volume that was held may be put back."""
+        return min((self._fights[name].until for name in self._held), default=None)
+
+    def repair_held(self, manifest: Manifest) -> bool:
+        """Put back what has waited long enough; as `repair`."""
+        now = monotonic()
+        todo = {name for name in self._held if self._fights[name].until <= now}
+        for name in todo:
+            del self._held[name]
+        return self._put_back(manifest, todo)
+
+    def concerns(self, changes: Iterable[Change]) -> bool:
+        """Whether what others mounted or took off may mean something for a volume."""
+        foreign = []
+        for before, now in changes:
+            mount = now or before
+            if mount and mount.id not in self._ours:
+                foreign += [each.point for each in (before, now) if each]
+            elif before and not now:
+                self._ours.discard(before.id)
+        if any(each.fault for each in self.outcomes.values()) and foreign:
+            return True
+        return not self._paths.isdisjoint(foreign)
+
+    def status(self) -> str:
+        """A line: how the volumes are, and what is wrong with the first that isn't well."""
+        faulty = [each for each in (*self.outcomes.values(), *self.stuck) if each.fault]
+        count = len(self.outcomes)
+        if not faulty:
+            return f"{count} {'volume' if count == 1 else 'volumes'} mounted"
+        mounted = sum(not each.fault for each in self.outcomes.values())
+        first = faulty[0]
+        more = f" (and {len(faulty) - 1} more)" if len(faulty) > 1 else ""
+        message = first.fault.message if first.fault else ""
+        return f"{mounted} of {count} mounted; {first.action.volume}: {message}{more}"
+
+    def _put_back(self, manifest: Manifest, names: set[str]) -> bool:
+        if not names:
+            return True
+        if not all(map(self._stands_alone, names)):
+            return False
+        result = self._pass(manifest.part(names), is_repair=True)
+        self._learn(manifest, result.outcomes)
+        return True
+
+    def _stands_alone(self, name: str) -> bool:
+        """Whether what a volume needs is there, so that it can be planned without the others."""
+        action = self.outcomes[name].action
+        above = {*folders_above(action.target), action.source, *folders_above(action.source)}
+        return not any(
+            each.fault and each.action.target in above for each in self.outcomes.values()
+        )
+
+    def _hold(self, name: str, fight: Fight) -> None:
+        before = self.outcomes[name]
+        fault = self._held[name] = keeps_being_undone(before.action.target)
+        action = before.action._replace(verb=None, state=fault.state, fault=fault)
+        self.outcomes[name] = Outcome(action, fault.state, fault)
+        self._left.pop(name, None)
+        self._news.undone(self.outcomes[name], is_first=fight.waits == 1)
+
+    def _pass(self, manifest: Manifest, *, is_repair: bool) -> Pass:
+        self._journal.pass_id = os.urandom(16).hex()
+        observe = self._table.follow if is_repair else self._table.read
+        ways = Ways(self._state_dir, self._patience, observe, self._held)
+        with locked_record(self._state_dir, 0, self._record) as record:
+            self._record = record
+            self._note_ours(record)
+            try:
+                return converge(
+                    ways,
+                    manifest,
+                    record,
+                    lambda _: None,
+                    lambda outcome: self._news.outcome(outcome, is_repair=is_repair),
+                )
+            finally:
+                self._note_ours(record)
+
+    def _note_ours(self, record: Record) -> None:
+        for managed in record.managed.values():
+            self._ours.add(managed.id)
+            self._ours.update(managed.submounts)
+        self._ours.update(base.id for base in record.bases.values())
+
+    def _learn(self, manifest: Manifest, outcomes: Collection[Outcome]) -> None:
+        assert self._record, "a pass has it"
+        ours = (each for each in self._record.managed.values() if each.manifest == manifest.id)
+        by_target = {managed.target: managed for managed in ours}
+        for outcome in outcomes:
+            action = outcome.action
+            if action.verb == "unmount":
+                continue
+            self.outcomes[action.volume] = outcome
+            self._left.pop(action.volume, None)
+            managed = by_target.get(action.target)
+            if managed and action.mount and not outcome.fault:
+                left = _Left(managed.id, action.target, action.mount.flags)
+                self._left[action.volume] = left
+            for path in (action.source, action.target):
+                if path.startswith("/"):
+                    self._paths.update((path, *folders_above(path)))
+
+
+def _is_stuck(outcome: Outcome) -> bool:
+    return outcome.action.verb == "unmount" and outcome.fault is not None

@@ -1,0 +1,272 @@
+"""`mountd watch`: events → passes. It converges, and keeps it so.
+
+One thread waits for all that can happen and makes the passes; where a look may hang, another thread
+makes it. An event says only that there is something to look at.
+"""
+
+import gc
+import os
+import select
+import signal
+from collections.abc import Callable, Container
+from contextlib import ExitStack, suppress
+from time import monotonic
+
+from mountd.arrivals import Arrivals, Sight
+from mountd.core.printable import printable
+from mountd.edits import Edits
+from mountd.glances import content
+from mountd.journal import ERROR, Journal
+from mountd.kernel.table import MountTable
+from mountd.latest import Latest
+from mountd.lock import LockedError, StateError, watch_lock
+from mountd.manifest.load import Manifest
+from mountd.patience import Patience, StoppedError
+from mountd.reconcile import Pass, Settings
+from mountd.record import state_folder
+from mountd.supervisor import Supervisor
+from mountd.upkeep import Upkeep
+
+_RESYNC = 60.0
+_SETTLE = 0.05
+"""Seconds from a foreign mount's coming or going to the pass that looks what it means."""
+_AGAIN = 0.05
+"""Seconds until what is in another's hands is tried again."""
+_IDLE_TIMES = 4
+"""A look at the mount table that found nothing is followed by a pause as many times longer."""
+
+
+class Watch:
+    """The loop; what it makes of the manifest is `upkeep`'s."""
+
+    def __init__(self, settings: Settings, journal: Journal, supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._supervisor = supervisor
+        self._bell, self._rope = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._patience = Patience(self._ring_for_a_pass)
+        self._table = MountTable()
+        self._upkeep = Upkeep(settings.state_dir, self._table, self._patience, journal)
+        self._edits = Edits(self._ring)
+        self._arrivals = Arrivals(self._ring_for_a_pass)
+        self._latest = Latest(settings, journal)
+        self._is_rung = False
+        self._is_reload = False
+        self._is_ready = False
+        self._must_read = True
+        self._due = 0.0
+        self._next_look = 0.0
+        self._next_ping = 0.0
+        self._locked_since: float | None = None
+        self._failures = 0
+        """Passes of late that something failed in: the next comes sooner than a resync."""
+        self._troubles: dict[str, str] = {}
+        """What keeps passes from being made, and edits from being seen, as the journal has it."""
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises ManifestError, LockedError or StateError at the start."""
+        gc.enable()
+        with ExitStack() as held:
+            folder = held.enter_context(state_folder(self._settings.state_dir))
+            held.enter_context(watch_lock(folder, self._settings.state_dir))
+            held.enter_context(self._table)
+            self._take_signals()
+            with suppress(StoppedError):
+                while True:
+                    self._patience.go_on()
+                    self._turn()
+        self._supervisor.stopping()
+
+    @property
+    def result(self) -> Pass:
+        """The volumes as the latest passes left them."""
+        manifest = self._latest.manifest
+        files = manifest.files if manifest else ()
+        upkeep = self._upkeep
+        return Pass(files, (*upkeep.outcomes.values(), *upkeep.stuck), is_dry=False)
+
+    def _take_signals(self) -> None:
+        signal.set_wakeup_fd(self._rope, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._reload)
+
+    def _stop(self, *_: object) -> None:
+        self._patience.is_stopped = True
+
+    def _reload(self, *_: object) -> None:
+        self._is_reload = True
+
+    def _ring(self) -> None:
+        with suppress(BlockingIOError):  # it is ringing
+            os.write(self._rope, b"\0")
+
+    def _ring_for_a_pass(self) -> None:
+        self._is_rung = True
+        self._ring()
+
+    def _turn(self) -> None:
+        """Do what is to be done now, then wait for what comes next."""
+        if self._is_reload:
+            self._is_reload = False
+            self._supervisor.reloading()
+            self._begin_anew()
+            self._is_ready = False
+        if self._edits.have_come:
+            self._edits.have_come = False
+            self._begin_anew()
+        if self._is_rung:
+            self._is_rung = False
+            self._due = 0.0
+        if self._latest.manifest and (held := self._upkeep.next_repair()) and held <= monotonic():
+            self._repair(self._upkeep.repair_held)
+        if self._due <= monotonic():
+            self._pass()
+        self._wait()
+
+    def _begin_anew(self) -> None:
+        self._must_read = True
+        self._due = 0.0
+        self._failures = 0
+        self._upkeep.forgive()
+
+    def _wait(self) -> None:
+        now = monotonic()
+        if interval := self._supervisor.watchdog:
+            if now >= self._next_ping:
+                self._supervisor.ping()
+                self._next_ping = now + interval
+            until = min(self._due, self._next_ping)
+        else:
+            until = self._due
+        until = min(until, self._upkeep.next_repair() or until)
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        if self._latest.manifest and now >= self._next_look:
+            poll.register(self._table, select.POLLPRI)  # not POLLIN: that it always answers
+        elif self._latest.manifest:
+            until = min(until, self._next_look)
+        for descriptor, _ in poll.poll(max(0.0, until - now) * 1000):
+            if descriptor == self._bell:
+                with suppress(BlockingIOError):
+                    while os.read(self._bell, 512):
+                        pass
+            elif self._latest.manifest:
+                self._look_at_mounts()
+
+    def _look_at_mounts(self) -> None:
+        """Put back what drifted, as soon as it is found; what else changed can wait a little."""
+        begin = monotonic()
+        is_quiet = True
+        for changes in self._table.changes():
+            if drifted := self._upkeep.drifted():
+                is_quiet = False
+                self._repair(lambda it: self._upkeep.repair(it, drifted))
+            if self._upkeep.concerns(changes):
+                self._due = min(self._due, monotonic() + _SETTLE)
+        if is_quiet:
+            end = monotonic()
+            self._next_look = end + _IDLE_TIMES * (end - begin)
+
+    def _repair(self, repair: Callable[[Manifest], bool]) -> None:
+        assert self._latest.manifest, "without one nothing drifts"
+        try:
+            if not repair(self._latest.manifest):
+                self._due = 0.0
+        except LockedError:  # the pass that runs may be at it
+            self._due = min(self._due, monotonic() + _AGAIN)
+        except (StateError, OSError):
+            self._due = 0.0  # and that tells what is wrong
+        self._tell_status()
+
+    def _pass(self) -> None:
+        """One of the whole manifest, which is read again if it isn't what it was."""
+        self._due = monotonic() + _RESYNC
+        if not self._latest.read(anew=self._must_read):
+            self._due = monotonic() + _AGAIN
+            return
+        self._must_read = False
+        seen = dict(self._latest.seen)
+        if manifest := self._latest.manifest:
+            seen |= {path: content(path) for path in _accounts(manifest, {"/"})}
+            if not self._converge(manifest):
+                return
+            self._arrivals.watch(self._awaited(manifest))
+        self._edits.watch(seen)
+        self._tell_trouble("edits", self._edits.trouble and _DEAF.format(self._edits.trouble))
+        if not self._is_ready:
+            self._is_ready = True
+            self._supervisor.ready(self._status())
+        self._tell_status()
+
+    def _converge(self, manifest: Manifest) -> bool:
+        """Whether the pass could be made."""
+        try:
+            self._upkeep.converge(manifest)
+        except LockedError as error:
+            self._due = monotonic() + _AGAIN
+            self._locked_since = self._locked_since or monotonic()
+            if monotonic() - self._locked_since > self._settings.wait:
+                self._tell_trouble("pass", str(error))
+            return False
+        except (StateError, OSError) as error:
+            if not self._is_ready:
+                raise
+            self._tell_trouble("pass", str(error))
+        else:
+            self._tell_trouble("pass", None)
+        self._locked_since = None
+        if self._upkeep.has_failed:
+            self._due = monotonic() + min(2.0**self._failures, _RESYNC)
+            self._failures += 1
+        else:
+            self._failures = 0
+        return True
+
+    def _awaited(self, manifest: Manifest) -> dict[str, Sight]:
+        """Paths that volumes wait for, and single files and accounts, with what they were."""
+        roots = {volume.accounts for volume in manifest.volumes} - {"/"}
+        awaited: dict[str, Sight] = dict.fromkeys(_accounts(manifest, roots), ...)
+        for volume in manifest.volumes:
+            outcome = self._upkeep.outcomes[volume.name]
+            mount = outcome.action.mount
+            code = outcome.fault.code if outcome.fault else None
+            if code == "no-source" and volume.source.startswith("/"):
+                awaited[volume.source] = None
+            elif code == "no-target":
+                awaited[volume.target] = None
+            elif mount and mount.kind == "file" and not volume.type:
+                awaited[mount.source] = mount.device, mount.inode
+        return awaited
+
+    def _status(self) -> str:
+        parts = [*self._troubles.values(), self._latest.trouble]
+        if self._latest.manifest:
+            parts.insert(0, self._upkeep.status())
+        return "; ".join(each for each in parts if each)
+
+    def _tell_status(self) -> None:
+        if self._is_ready:
+            self._supervisor.status(self._status())
+
+    def _tell_trouble(self, about: str, trouble: str | None) -> None:
+        """Tell the journal once, and the status line until it is over."""
+        if trouble is None:
+            self._troubles.pop(about, None)
+        elif self._troubles.get(about) != trouble:
+            self._troubles[about] = trouble
+            self._journal.tell(printable(trouble), "pass-failed", ERROR)
+
+
+_DEAF = "edits are seen a second late, for the kernel gives no watches on files: {}"
+
+
+def _accounts(manifest: Manifest, roots: Container[str]) -> set[str]:
+    """The files, of these roots, in which the users of volumes are looked up."""
+    used = {volume.accounts for volume in manifest.volumes if volume.user}
+    return {
+        f"{root.rstrip('/')}/etc/{name}"
+        for root in used
+        if root in roots
+        for name in ("passwd", "group")
+    }

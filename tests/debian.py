@@ -1,0 +1,81 @@
+"""Root filesystems of Debian 13, made of the mirror's packages once a week and kept as archives."""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from world import run
+
+_CACHE = Path.home() / ".cache/mountd-tests"
+_PACKAGES = (
+    "bindfs",
+    "dbus",
+    "mount",
+    "python3",
+    "python3-pydantic",
+    "python3-systemd",
+    "python3-tomli",
+    "python3-watchfiles",
+    "systemd-sysv",
+)
+_MONTH = 30 * 86400
+
+
+def debian_13(*more: str) -> Path:
+    """An archive of a root filesystem, with `node` as its user 1000; `more`: packages besides."""
+    packages = sorted({*_PACKAGES, *more})
+    week = datetime.now(tz=UTC).strftime("%G-%V")
+    made_of = "\0".join([*packages, Path(__file__).read_text(), week])
+    archive = _CACHE / f"debian-13-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tar"
+    if not archive.exists():
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        _forget_old()
+        with tempfile.TemporaryDirectory(dir=_CACHE) as aside:  # others may be making it too
+            made = _make(Path(aside) / "root.tar", packages)
+            os.replace(made, archive)
+    return archive
+
+
+def _make(archive: Path, packages: list[str]) -> Path:
+    mirror = _mirror()
+    done = subprocess.run(
+        [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--include={','.join(packages)}",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may be a snapshot
+            '--customize-hook=chroot "$1" useradd --create-home --uid 1000 node',
+            '--customize-hook=: >"$1/etc/machine-id"',
+            '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',  # this machine's
+            "trixie",
+            archive,
+            mirror,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.fail(f"these tests need Debian 13, and {mirror} gives none:\n{done.stderr}", False)
+    return archive
+
+
+def _mirror() -> str:
+    """The one that this machine's own packages come from."""
+    listed = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages")
+    found = (each for each in listed.split() if each.rstrip("/").endswith("/debian"))
+    return next(found, "http://deb.debian.org/debian")
+
+
+def _forget_old() -> None:
+    for each in _CACHE.glob("debian-13-*.tar"):
+        if each.stat().st_mtime < time.time() - _MONTH:
+            each.unlink(missing_ok=True)

@@ -1,0 +1,564 @@
+"""The unit as a distribution installs it, on a real systemd: one that has booted in a container."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from container import Container, Machines, until
+from world import Mount, mount_id, owner
+
+from mountd.journal import MESSAGE_IDS
+
+_MANIFEST = "/etc/mountd.toml"
+_DROP_IN = "/run/systemd/system/mountd.service.d/test.conf"
+_EVENTS = {each: event for event, each in MESSAGE_IDS.items()}
+_NODE = (1000, 1000)
+_STOPPED = ("stop", "done")
+
+
+def volume(name: str, **keys: str) -> str:
+    """A volume's table: its source and target are named after it, and its user is node."""
+    keys = {"source": f"/srv/{name}", "target": f"/opt/{name}", "user": "node", **keys}
+    lines = [f'{key} = "{value}"' for key, value in keys.items() if value]
+    return "\n".join([f"[volumes.{name}]", *lines, ""])
+
+
+class Unit:
+    """mountd.service on a machine, and what the machine sees of its work."""
+
+    def __init__(self, machine: Container) -> None:
+        self.machine = machine
+        last = machine.journal("--lines=1")[0]["__CURSOR"]
+        self._since = f"--after-cursor={last}"
+
+    def start(self, *tables: str) -> None:
+        """Start it on a manifest of these tables; on none without."""
+        if tables:
+            self.write(*tables)
+        self.machine.run("systemctl", "start", "mountd")
+
+    def write(self, *tables: str, path: str = _MANIFEST) -> None:
+        """Write the manifest in place."""
+        self.machine.write(path, "\n".join(tables))
+
+    def configure(self, *lines: str) -> None:
+        """Change the unit, which isn't running, by a drop-in."""
+        self.machine.write(_DROP_IN, "\n".join(["[Service]", *lines, ""]))
+        self.machine.run("systemctl", "daemon-reload")
+
+    def show(self, name: str) -> str:
+        """A property of the unit."""
+        return self.machine.show("mountd", name)
+
+    @property
+    def status(self) -> str:
+        """The line that `systemctl status` shows."""
+        return self.show("StatusText")
+
+    @property
+    def pid(self) -> int:
+        """Its main process, as the container has it."""
+        return int(self.show("MainPID"))
+
+    def kill(self, number: signal.Signals) -> None:
+        """Send its main process a signal."""
+        self.machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={number.name}", "mountd")
+
+    def seen(self, name: str) -> Path:
+        """Where a volume appears."""
+        return self.machine / f"/opt/{name}"
+
+    def mounts(self, name: str) -> list[Mount]:
+        """What is mounted where a volume appears, as PID 1 sees it."""
+        return [each for each in self.machine.mounts() if each.point == f"/opt/{name}"]
+
+    def is_mounted(self, name: str) -> bool:
+        """Whether a volume's files are node's where it appears, by one mount."""
+        return len(self.mounts(name)) == 1 and owner(self.seen(name) / "hello") == _NODE
+
+    def told(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The journal's records of mountd since the test began, of this kind of event."""
+        records = self.machine.journal(self._since, "SYSLOG_IDENTIFIER=mountd")
+        return [
+            each for each in records if not event or each.get("MESSAGE_ID") == MESSAGE_IDS[event]
+        ]
+
+    def results(self) -> list[str]:
+        """How systemd found the runs to end that it calls failed, since the test began."""
+        records = self.machine.journal(self._since, "UNIT=mountd.service")
+        return [each["UNIT_RESULT"] for each in records if "UNIT_RESULT" in each]
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Machines:
+    return Machines(tmp_path_factory.mktemp("machines"))
+
+
+@pytest.fixture(scope="module")
+def machine(machines: Machines) -> Iterator[Container]:
+    with machines.booted() as machine:
+        machine.run("systemctl", "stop", "mountd")
+        yield machine
+
+
+@pytest.fixture
+def unit(machine: Container) -> Iterator[Unit]:
+    """The unit, stopped, on a machine with no manifest, and two sources."""
+    for name in ("work", "more"):
+        machine.folder(f"/srv/{name}")
+    yield Unit(machine)
+    tidy(machine)
+
+
+def tidy(machine: Container) -> None:
+    """Leave nothing of a test's behind."""
+    machine.run("systemctl", "stop", "mountd")
+    machine.call("systemctl", "reset-failed", "mountd")
+    machine.call("mountd", "unmount", "--all")
+    machine.run("sh", "-c", f"rm -rf {_MANIFEST}* /srv/* /opt/* /run/mountd")
+    if (machine / _DROP_IN).exists():
+        (machine / _DROP_IN).unlink()
+        machine.run("systemctl", "daemon-reload")
+
+
+# start
+
+
+def test_a_started_unit_has_mounted(unit: Unit) -> None:
+    unit.start(volume("work"), volume("more"))
+    assert unit.is_mounted("work") and unit.is_mounted("more")
+    assert unit.status == "2 volumes mounted"
+    assert [each["MOUNTD_VOLUME"] for each in unit.told("mounted")] == ["work", "more"]
+
+
+def test_what_the_user_creates_is_stored_as_the_owners(unit: Unit) -> None:
+    unit.start(volume("work"))
+    unit.machine.run(
+        *["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "touch", "/opt/work/new"]
+    )
+    assert owner(unit.seen("work") / "new") == _NODE
+    assert owner(unit.machine / "/srv/work/new") == (501, 20)
+
+
+def test_a_unit_whose_volume_fails_is_started(unit: Unit) -> None:
+    unit.start(volume("work"), volume("late"))
+    assert unit.is_mounted("work")
+    assert unit.show("ActiveState") == "active"
+    assert unit.status.startswith("1 of 2 mounted; late: ")
+    unit.machine.folder("/srv/late")
+    until(lambda: unit.is_mounted("late"), "a source that appears is mounted")
+    until(lambda: unit.status == "2 volumes mounted", unit.status)
+
+
+def test_a_missing_manifest_is_waited_for(unit: Unit) -> None:
+    unit.start()
+    assert unit.show("ActiveState") == "active"
+    assert _MANIFEST in unit.status
+    (record,) = unit.told("manifest-missing")
+    assert record["PRIORITY"] == "5"
+    unit.write(volume("work"))
+    until(lambda: unit.is_mounted("work"))
+    until(lambda: unit.status == "1 volume mounted")
+
+
+def test_a_wrong_manifest_at_the_start_is_an_end(unit: Unit) -> None:
+    unit.write("[volumes.work]\nsorce = 1\n")
+    assert unit.machine.call("systemctl", "start", "mountd").status == 1
+    assert unit.show("ActiveState") == "failed"
+    assert unit.show("Result") == "exit-code"
+    assert unit.show("ExecMainStatus") == "78"
+    assert unit.show("NRestarts") == "0"
+    assert f"{_MANIFEST}:2:1: error: " in "".join(each["MESSAGE"] for each in unit.told())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "PrivateTmp=yes",
+        "PrivateMounts=yes",
+        "PrivateDevices=yes",
+        "ProtectSystem=full",
+        "ProtectHome=read-only",
+        "ProtectKernelTunables=yes",
+        "ReadOnlyPaths=/srv",
+        "MountFlags=slave",
+    ],
+)
+def test_in_a_mount_namespace_of_its_own_it_refuses_to_run(unit: Unit, line: str) -> None:
+    unit.configure(line)
+    unit.write(volume("work"))
+    assert unit.machine.call("systemctl", "start", "mountd").status == 1
+    assert unit.show("ExecMainStatus") == "77"
+    assert unit.show("NRestarts") == "0"
+    (record,) = unit.told("confined")
+    assert record["PRIORITY"] == "3"
+    assert f"`{line}` ({_DROP_IN}:2)" in record["MESSAGE"]
+    assert not unit.mounts("work")
+
+
+def test_without_the_privilege_to_mount_it_refuses_to_run(unit: Unit) -> None:
+    unit.configure("CapabilityBoundingSet=~CAP_SYS_ADMIN")
+    unit.write(volume("work"))
+    assert unit.machine.call("systemctl", "start", "mountd").status == 1
+    assert unit.show("ExecMainStatus") == "77"
+    assert unit.show("NRestarts") == "0"
+
+
+# edits
+
+
+def _in_place(unit: Unit, text: str) -> None:
+    unit.write(text)
+
+
+def _by_rename(unit: Unit, text: str) -> None:
+    unit.write(text, path=f"{_MANIFEST}.new")
+    os.replace(unit.machine / f"{_MANIFEST}.new", unit.machine / _MANIFEST)
+
+
+def _by_drop_in(unit: Unit, text: str) -> None:
+    unit.write(text, path=f"{_MANIFEST}.d/more.toml")
+
+
+@pytest.mark.parametrize("save", [_in_place, _by_rename, _by_drop_in])
+def test_an_edit_is_applied(unit: Unit, save: Callable[[Unit, str], None]) -> None:
+    unit.start(volume("work"))
+    unmoved = mount_id(unit.seen("work"))
+    save(unit, volume("work") + volume("more"))
+    until(lambda: unit.is_mounted("more"))
+    until(lambda: unit.status == "2 volumes mounted")
+    assert mount_id(unit.seen("work")) == unmoved
+
+
+def test_a_volume_that_leaves_the_manifest_is_unmounted(unit: Unit) -> None:
+    unit.start(volume("work"), volume("more"))
+    unit.write(volume("work"))
+    until(lambda: not unit.mounts("more"))
+    until(lambda: unit.status == "1 volume mounted")
+
+
+def test_a_bad_edit_changes_nothing_and_is_told_until_it_is_mended(unit: Unit) -> None:
+    unit.start(volume("work"))
+    unmoved = mount_id(unit.seen("work"))
+    unit.write(volume("work").replace("source", "sorce"))
+    until(lambda: f"{_MANIFEST}:2:1" in unit.status)
+    unit.machine.call("systemctl", "reload", "mountd")  # which doesn't tell it once more
+    assert mount_id(unit.seen("work")) == unmoved
+    assert f"{_MANIFEST}:2:1" in unit.status
+    refused = [each["MESSAGE"] for each in unit.told("manifest-refused")]
+    assert len(refused) == len(set(refused)) > 0
+    assert any(each.startswith(f"{_MANIFEST}:2:1: error: ") for each in refused)
+    unit.write(volume("work"), volume("more"))
+    until(lambda: unit.is_mounted("more"))
+    until(lambda: unit.status == "2 volumes mounted")
+    assert [each["PRIORITY"] for each in unit.told("manifest-mended")] == ["6"]
+    assert mount_id(unit.seen("work")) == unmoved
+
+
+def test_a_manifest_that_is_deleted_stays_in_force(unit: Unit) -> None:
+    unit.start(volume("work"))
+    unmoved = mount_id(unit.seen("work"))
+    (unit.machine / _MANIFEST).unlink()
+    (record,) = until(lambda: unit.told("manifest-missing"))
+    assert record["PRIORITY"] == "4"
+    unit.machine.run("umount", "/opt/work")
+    until(lambda: unit.is_mounted("work"))
+    assert mount_id(unit.seen("work")) != unmoved
+
+
+# drift
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "umount /opt/work",
+        "mount -o remount,bind,ro /opt/work",
+        "mount --make-private / && mkdir /opt/away && mount --move /opt/work /opt/away;"
+        " mount --make-shared /",
+    ],
+    ids=["umount", "remount", "move"],
+)
+def test_what_somebody_changed_is_repaired(unit: Unit, change: str) -> None:
+    unit.start(volume("work"))
+    before = unit.mounts("work")
+    unit.machine.run("sh", "-c", change)
+    until(lambda: unit.told("drifted"), "drift is told")
+    until(lambda: unit.is_mounted("work"))
+    until(lambda: unit.mounts("work")[0].options == before[0].options)
+    until(lambda: len([each for each in unit.machine.mounts() if each.root == before[0].root]) == 1)
+    (record,) = unit.told("drifted")
+    assert (record["PRIORITY"], record["MOUNTD_VOLUME"]) == ("5", "work")
+
+
+def test_what_covers_a_volume_is_left_and_told_once(unit: Unit) -> None:
+    unit.start(volume("work"))
+    unit.machine.run("mount", "-t", "tmpfs", "cover", "/opt/work")
+    until(lambda: unit.status.startswith("0 of 1 mounted; work: "), unit.status)
+    unit.machine.run("systemctl", "reload", "mountd")
+    (record,) = unit.told("conflict")
+    assert record["MOUNTD_REASON"] == "foreign-mount"
+    unit.machine.run("umount", "/opt/work")
+    until(lambda: unit.told("recovered"))
+    until(lambda: unit.status == "1 volume mounted")
+    assert unit.is_mounted("work")
+
+
+# reload
+
+
+def test_a_reload_returns_when_the_edit_is_in_force(unit: Unit) -> None:
+    unit.start(volume("work"))
+    for turn in range(5):
+        tables = [volume("work"), volume("more")][: 2 - turn % 2]
+        unit.write(*tables)
+        unit.machine.run("systemctl", "reload", "mountd")
+        assert unit.is_mounted("more") == (len(tables) == 2)
+        assert unit.status in ("1 volume mounted", "2 volumes mounted")
+
+
+def test_a_reload_looks_at_what_no_event_tells(unit: Unit) -> None:
+    unit.start(volume("work"))
+    for path in ("/srv/work", "/srv/work/hello"):
+        os.chown(unit.machine / path, 777, 778)
+    unit.machine.run("systemctl", "reload", "mountd")
+    assert unit.is_mounted("work")
+
+
+# stop
+
+
+@pytest.mark.parametrize("words", [["stop"], ["restart"], ["kill", "--signal=TERM"]])
+def test_mounts_stay_when_it_stops(unit: Unit, words: list[str]) -> None:
+    unit.start(volume("work"))
+    unmoved = mount_id(unit.seen("work"))
+    unit.machine.run("systemctl", *words, "mountd")
+    end = "active" if words == ["restart"] else "inactive"
+    until(lambda: unit.show("ActiveState") == end)
+    assert (unit.show("Result"), unit.results()) == ("success", [])
+    assert unit.show("ExecMainStatus") == "0"
+    unit.machine.run("systemctl", "start", "mountd")
+    assert mount_id(unit.seen("work")) == unmoved
+    assert len(unit.told("mounted")) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "result"), [(signal.SIGKILL, "signal"), (signal.SIGSTOP, "watchdog")]
+)
+def test_one_that_dies_or_hangs_is_started_again_and_mounts_stay(
+    unit: Unit, number: signal.Signals, result: str
+) -> None:
+    unit.configure("WatchdogSec=2s", "RestartSec=100ms")
+    unit.start(volume("work"))
+    first, unmoved = unit.pid, mount_id(unit.seen("work"))
+    unit.kill(number)
+    until(lambda: unit.show("NRestarts") == "1" and unit.show("ActiveState") == "active")
+    assert unit.results() == [result]
+    assert unit.pid != first
+    assert mount_id(unit.seen("work")) == unmoved
+    unit.machine.run("umount", "/opt/work")
+    until(lambda: unit.is_mounted("work"), "the new one watches too")
+
+
+def test_the_watchdog_is_fed_while_nothing_happens(unit: Unit) -> None:
+    unit.configure("WatchdogSec=1s")
+    unit.start(volume("work"))
+    told = "WatchdogTimestampMonotonic"
+    first = int(unit.show(told))
+    until(lambda: int(unit.show(told)) > first + 3_000_000)  # µs: as long as three dogs' patience
+    assert (unit.show("NRestarts"), unit.results()) == ("0", [])
+
+
+def test_while_it_runs_no_one_else_takes_its_mounts_off(unit: Unit) -> None:
+    unit.start(volume("work"))
+    for command in (["unmount", "--all"], ["watch"]):
+        assert unit.machine.call("mountd", *command).status == 75
+    assert unit.machine.call("mountd", "status").status == 0
+    assert unit.is_mounted("work")
+
+
+# boot and shutdown
+
+
+def test_a_credential_alone_is_mounted_at_boot(machines: Machines) -> None:
+    given = '[volumes.work]\ntype = "tmpfs"\nsource = "none"\noptions = ["uid=501", "gid=20"]\n'
+    text = f'{given}target = "/opt/work"\nuser = "node"\n'.replace("\n", "\\n")
+    with machines.booted(f"--set-credential=mountd.toml:{text}") as machine:
+        assert machine.show("mountd", "ActiveState") == "active"
+        assert machine.show("mountd", "StatusText") == "1 volume mounted"
+        assert owner(machine / "/opt/work") == _NODE
+        ready, sessions = (
+            int(machine.show(name, f"{what}TimestampMonotonic"))
+            for name, what in (
+                ("mountd", "ActiveEnter"),
+                ("systemd-user-sessions", "ExecMainStart"),
+            )
+        )
+        assert 0 < ready <= sessions, "a user could come before the mounts"
+
+
+def test_at_shutdown_nothing_is_put_back(machines: Machines) -> None:
+    with machines.booted() as machine:
+        for name in ("work", "more"):
+            machine.folder(f"/srv/{name}")
+        machine.write(_MANIFEST, volume("work") + volume("more"))
+        machine.run("systemctl", "reload", "mountd")
+        mounts = ("opt-work.mount", "opt-more.mount")
+        until(lambda: all(machine.show(each, "ActiveState") == "active" for each in mounts))
+        since = f"--after-cursor={machine.journal('--lines=1')[0]['__CURSOR']}"
+        machine.run("systemctl", "poweroff")
+        until(lambda: not machine.root.exists())
+        records = machine.journal(since)
+    ended = [
+        each["UNIT"] for each in records if (each.get("JOB_TYPE"), each.get("JOB_RESULT")) == _STOPPED
+    ]
+    assert ended.index("mountd.service") < min(map(ended.index, mounts))
+    assert not [each for each in records if each.get("SYSLOG_IDENTIFIER") == "mountd"]
+    results = {each["UNIT"] for each in records if "UNIT_RESULT" in each}
+    assert not results & {"mountd.service", *mounts}
+
+
+def test_a_workload_finds_its_mount(unit: Unit) -> None:
+    unit.write(volume("work"))
+    options = ["Wants=mountd.service", "After=mountd.service", "AssertPathIsMountPoint=/opt/work"]
+    words = [f"--property={each}" for each in options]
+    result = unit.machine.run_as_unit(words, "stat", "--format=%u:%g", "/opt/work/hello")
+    assert (result.status, result.out) == (0, "1000:1000\n")
+
+
+# the journal
+
+
+def test_each_record_has_its_fields(unit: Unit) -> None:
+    unit.start(volume("work"), volume("late"))
+    unit.machine.run("umount", "/opt/work")
+    until(lambda: unit.is_mounted("work"))
+    unit.write("[volumes]\nwork = 1\n")
+    until(lambda: unit.told("manifest-refused"))
+    records = unit.told()
+    assert {_EVENTS[each["MESSAGE_ID"]] for each in records} == {
+        "watching",
+        "mounted",
+        "pending",
+        "drifted",
+        "manifest-refused",
+    }
+    for each in records:
+        assert each["_TRANSPORT"] == "journal"
+        assert each["_SYSTEMD_UNIT"] == "mountd.service"
+        event = _EVENTS[each["MESSAGE_ID"]]
+        if event in ("mounted", "pending"):
+            name = each["MOUNTD_VOLUME"]
+            wanted = {
+                "MOUNTD_TARGET": f"/opt/{name}",
+                "MOUNTD_SOURCE": f"/srv/{name}",
+                "MOUNTD_STATE": event,
+                "MOUNTD_ACTION": "mount" if event == "mounted" else None,
+                "MOUNTD_REASON": "no-source" if event == "pending" else None,
+            }
+            assert {key: each.get(key) for key in wanted} == wanted
+        if event != "watching":
+            assert len(each["MOUNTD_PASS_ID"]) == 32
+
+
+def test_the_journal_explains_every_record(unit: Unit) -> None:
+    unit.start(volume("work"), volume("late"))
+    shown = unit.machine.run("journalctl", "-x", "-u", "mountd", "-b", "-n", "10")
+    (pending,) = unit.told("pending")
+    _, _, after = shown.partition(pending["MESSAGE"].splitlines()[0])
+    assert "░░ Subject: " in after.split("mountd[")[0]
+
+
+@pytest.mark.parametrize("event", MESSAGE_IDS)
+def test_the_catalogue_has_an_entry(machine: Container, event: str) -> None:
+    entry = machine.run("journalctl", "--dump-catalog", MESSAGE_IDS[event])
+    assert f"-- {MESSAGE_IDS[event]}" in entry
+    assert "Subject: " in entry
+    assert "Defined-By: mountd" in entry
+
+
+# confinement
+
+
+def test_its_capabilities_suffice(unit: Unit) -> None:
+    """Each is needed here: for sources in others' folders, targets there, maps, and who is busy."""
+    machine = unit.machine
+    machine.folder("/srv/locked").chmod(0o700)
+    machine.folder("/srv/locked/work")
+    machine.folder("/opt/node", *_NODE).chmod(0o700)
+    machine.folder("/opt/root", 0, 0).chmod(0o555)
+    places = [f"/opt/{each}/new/work" for each in ("node", "root")]
+    tables = [
+        volume(each.split("/")[2], source="/srv/locked/work", target=each) for each in places
+    ]
+    unit.start(*tables)
+    assert [owner(machine / each / "hello") for each in places] == [_NODE, _NODE]
+    assert [owner((machine / each).parent) for each in places] == [_NODE, (0, 0)]
+    machine.run(
+        *("systemd-run", "--quiet", "--uid=node", "--unit=holder"),
+        *(f"--working-directory={places[0]}", "sleep", "infinity"),
+    )
+    unit.write(tables[1])
+    (record,) = until(lambda: unit.told("failed"))
+    machine.run("systemctl", "stop", "holder")
+    assert (record["MOUNTD_REASON"], record["ERRNO"]) == ("busy", "16")
+    assert "sleep (pid " in record["MESSAGE"]
+
+
+def test_a_source_that_hangs_costs_its_own_volume_alone(unit: Unit) -> None:
+    unit.configure("WatchdogSec=2s")
+    machine = unit.machine
+    machine.folder("/srv/real")
+    (machine / "srv/hung").mkdir()
+    machine.run(
+        *("systemd-run", "--quiet", "--unit=server", "--service-type=forking"),
+        *("bindfs", "/srv/real", "/srv/hung"),
+    )
+    try:
+        until(lambda: (machine / "srv/hung/hello").exists())
+        machine.run("systemctl", "kill", "--signal=STOP", "server")
+        unit.start(volume("hung", user=""), volume("work"))
+        assert unit.is_mounted("work")
+        (record,) = until(lambda: unit.told("failed") + unit.told("pending"))
+        assert (record["MOUNTD_VOLUME"], record["MOUNTD_REASON"]) == ("hung", "not-answering")
+        told = "WatchdogTimestampMonotonic"
+        first = int(unit.show(told))
+        until(lambda: int(unit.show(told)) > first + 4_000_000)
+        assert unit.results() == []
+        unit.machine.run("systemctl", "restart", "mountd")
+        assert unit.results() == []
+        machine.run("systemctl", "kill", "--signal=CONT", "server")
+        until(lambda: len(unit.mounts("hung")) == 1, "it answers again")
+        until(lambda: unit.status == "2 volumes mounted")
+    finally:
+        machine.call("systemctl", "kill", "--signal=CONT", "server")
+        machine.call("systemctl", "stop", "mountd")
+        machine.call("mountd", "unmount", "--all")
+        machine.call("systemctl", "stop", "server")
+        machine.call("umount", "--lazy", "/srv/hung")
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(machine: Container) -> None:
+    path = "/usr/lib/systemd/system/mountd.service"
+    result = machine.call("systemd-analyze", "verify", "--recursive-errors=no", path)
+    assert (result.status, result.out + result.err) == (0, "")
+
+
+def test_where_systemd_filters_the_newer_calls_it_works_by_mountinfo(machines: Machines) -> None:
+    with machines.booted(is_filtered=True) as machine:
+        for name in ("work", "more"):
+            machine.folder(f"/srv/{name}")
+        unit = Unit(machine)
+        unit.write(volume("work"))
+        unit.machine.run("systemctl", "reload", "mountd")
+        assert unit.is_mounted("work")
+        machine.run("umount", "/opt/work")
+        until(lambda: unit.is_mounted("work"))
+        machine.run("mount", "-o", "remount,bind,ro", "/opt/work")
+        until(lambda: "rw" in unit.mounts("work")[0].options)
+        unit.write(volume("work"), volume("more"))
+        machine.run("systemctl", "reload", "mountd")
+        assert unit.is_mounted("more")

@@ -1,0 +1,143 @@
+"""The files that a distribution installs beside the command, as texts."""
+
+import re
+from pathlib import Path
+
+import pytest
+from world import World, run
+
+from mountd.confinement import FORCING, Directive, parse_unit
+from mountd.journal import MESSAGE_IDS
+
+ROOT = Path(__file__).parent.parent
+UNITS = ROOT / "units"
+_FIELDS = {
+    f"MOUNTD_{each}" for each in ("VOLUME", "TARGET", "SOURCE", "ACTION", "STATE", "REASON")
+} | {"MOUNTD_PASS_ID", "ERRNO"}
+_ENTRY = re.compile(r"^-- ([0-9a-f]{32})\n(.*?)(?=^-- |\Z)", re.MULTILINE | re.DOTALL)
+_CATALOG = (UNITS / "mountd.catalog").read_text()
+_ENTRIES = dict(_ENTRY.findall(_CATALOG))
+
+
+def _directives(path: Path, section: str) -> list[Directive]:
+    return [*parse_unit(path.read_text(), str(path), section)]
+
+
+def _values(section: str, name: str) -> list[str]:
+    """All words that the unit gives a directive."""
+    found = _directives(UNITS / "mountd.service", section)
+    return [word for each in found if each.name == name for word in each.value.split()]
+
+
+def test_the_unit_has_nothing_that_hides_its_mounts() -> None:
+    names = {each.name for each in _directives(UNITS / "mountd.service", "Service")}
+    assert names & FORCING == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "breaks"),
+    [
+        ("DeviceAllow", "volumes on block devices"),
+        ("DevicePolicy", "volumes on block devices"),
+        ("ProtectClock", "volumes on block devices, as it implies DevicePolicy="),
+        ("IPAddressDeny", "volumes on the network"),
+        ("SystemCallFilter", "the mount calls that libseccomp doesn't know"),
+        ("RestrictFileSystems", "sources on filesystems that it doesn't name"),
+        ("RestrictSUIDSGID", "openat2(2)"),
+        ("PrivateUsers", "mounting for the machine"),
+        ("User", "mounting at all"),
+    ],
+)
+def test_the_unit_has_nothing_that_breaks_its_work(name: str, breaks: str) -> None:
+    assert _values("Service", name) == [], f"{name}= breaks {breaks}"
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "words"),
+    [
+        ("Unit", "After", "local-fs.target remote-fs.target"),
+        ("Unit", "Before", "systemd-user-sessions.service containerd.service docker.service"),
+        ("Unit", "Before", "podman.service"),
+        ("Service", "Type", "notify-reload"),
+        ("Service", "ExecStart", "/usr/bin/mountd watch"),
+        ("Service", "ImportCredential", "mountd.*"),
+        ("Service", "Restart", "on-failure"),
+        ("Service", "RestartPreventExitStatus", "77 78"),
+        ("Service", "RuntimeDirectory", "mountd"),
+        ("Service", "RuntimeDirectoryPreserve", "yes"),
+        ("Service", "CapabilityBoundingSet", "CAP_SYS_ADMIN CAP_SETUID CAP_SETGID CAP_SETFCAP"),
+        ("Service", "CapabilityBoundingSet", "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE"),
+        ("Service", "MemoryDenyWriteExecute", "yes"),
+        ("Install", "WantedBy", "multi-user.target"),
+    ],
+)
+def test_the_unit_says(section: str, name: str, words: str) -> None:
+    assert set(words.split()) <= set(_values(section, name))
+
+
+def test_the_unit_pulls_in_nothing() -> None:
+    pulling = {"Wants", "Requires", "Requisite", "BindsTo", "PartOf", "Upholds", "OnFailure"}
+    names = {each.name for each in _directives(UNITS / "mountd.service", "Unit")}
+    assert {name for name in names if name in pulling or name.startswith("Requires")} == set()
+
+
+def test_the_watchdog_and_the_restarts_have_times() -> None:
+    for name in ("WatchdogSec", "RestartSec", "RestartMaxDelaySec", "TimeoutStopSec"):
+        assert re.fullmatch(r"[1-9]\d*(s|min)", " ".join(_values("Service", name)))
+
+
+def test_the_catalogue_has_an_entry_for_each_kind_of_event() -> None:
+    ids = _ENTRY.findall(_CATALOG)
+    assert len(ids) == len(_ENTRIES), "an id has two entries"
+    assert _ENTRIES.keys() == set(MESSAGE_IDS.values())
+
+
+@pytest.mark.parametrize("event", MESSAGE_IDS)
+def test_an_entry_of_the_catalogue_has_a_subject_and_a_text(event: str) -> None:
+    header, _, text = _ENTRIES[MESSAGE_IDS[event]].partition("\n\n")
+    lines = dict(line.split(": ", 1) for line in header.splitlines())
+    assert lines.keys() == {"Subject", "Defined-By"}
+    assert lines["Defined-By"] == "mountd"
+    assert len(text.split()) > 10
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(re.sub("@.*?@", "a-volume", lines["Subject"])) <= 80
+    fields = set(re.findall("@([A-Z_]+)@", header + text))
+    assert fields <= _FIELDS
+    is_of_a_volume = event in (
+        "mounted", "replaced", "adjusted", "unmounted", "pending", "failed", "conflict",
+        "fallback", "drifted", "undone", "recovered",
+    )  # fmt: skip
+    assert ("MOUNTD_VOLUME" in fields) == is_of_a_volume
+
+
+def test_systemd_takes_the_catalogue(world: World) -> None:
+    root = world / "root"
+    catalog = root / "usr/lib/systemd/catalog"
+    catalog.mkdir(parents=True)
+    (root / "var/lib/systemd/catalog").mkdir(parents=True)
+    (catalog / "mountd.catalog").write_text(_CATALOG)
+    run("journalctl", "--update-catalog", "--root", str(root))
+    listed = run("journalctl", "--list-catalog", "--root", str(root)).splitlines()
+    assert {line.split()[0] for line in listed} == set(MESSAGE_IDS.values())
+    assert all(" mountd: " in line for line in listed)
+
+
+def test_the_preset_enables_the_unit() -> None:
+    lines = (UNITS / "mountd.preset").read_text().splitlines()
+    assert [line for line in lines if line and line[0] != "#"] == ["enable mountd.service"]
+
+
+def test_the_workload_waits_for_mountd_without_falling_with_it() -> None:
+    lines = _directives(ROOT / "examples/workload.conf", "Unit")
+    assert {each.name: each.value for each in lines} == {
+        "Wants": "mountd.service",
+        "After": "mountd.service",
+        "AssertPathIsMountPoint": "/home/node/workspace",
+    }
+
+
+@pytest.mark.parametrize(
+    "path", [*UNITS.iterdir(), ROOT / "examples/workload.conf"], ids=lambda path: path.name
+)
+def test_no_line_is_too_long(path: Path) -> None:
+    assert max(map(len, path.read_text().splitlines())) <= 100

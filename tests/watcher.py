@@ -1,0 +1,112 @@
+"""`mountd watch` in a test's world: started, fed with events, asked what it told."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from old_kernel import Kernel
+from world import MOUNTD, World
+
+_ENVIRONMENT = {key: text for key, text in os.environ.items() if key != "INVOCATION_ID"}
+"""Not as a unit of systemd's: those are refused in a mount namespace of their own."""
+PATIENCE = 30.0
+"""Seconds after which what was to happen is held not to: the machine may be busy."""
+
+
+def eventually(holds: Callable[[], object], what: str = "") -> None:
+    """Wait until this holds, looking often, for what is too short is seen too."""
+    deadline = time.monotonic() + PATIENCE
+    while not _is_so(holds):
+        assert time.monotonic() < deadline, f"never: {what or holds}"
+        time.sleep(0.005)
+
+
+def _is_so(holds: Callable[[], object]) -> bool:
+    try:
+        return bool(holds())
+    except OSError:
+        return False
+
+
+class Watcher:
+    """A running `mountd watch`, and the systemd that the test is to it."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path, notify: socket.socket) -> None:
+        self.process = process
+        self._log = log
+        self._notify = notify
+        self.told: list[str] = []
+        """The lines that systemd was sent, as far as they were read."""
+
+    @property
+    def log(self) -> str:
+        """What it has told so far."""
+        text = self._log.read_text()
+        assert "Traceback" not in text, text
+        return text
+
+    @property
+    def status(self) -> str:
+        """The latest STATUS= that it sent."""
+        self.hear()
+        return next(line[7:] for line in reversed(self.told) if line.startswith("STATUS="))
+
+    def hear(self) -> list[str]:
+        """Read what it has sent to systemd, and return all of it."""
+        while True:
+            try:
+                self.told += self._notify.recv(65536).decode().splitlines()
+            except BlockingIOError:
+                return self.told
+
+    def reload(self) -> None:
+        """As `systemctl reload` does: it returns when the new state is in force."""
+        count = self.hear().count("READY=1")
+        self.process.send_signal(signal.SIGHUP)
+        eventually(lambda: self.hear().count("READY=1") > count, "READY=1 after SIGHUP")
+
+    def stop(self) -> int:
+        """End it by SIGTERM, and return the exit status."""
+        self.process.terminate()
+        return self.process.wait(PATIENCE)
+
+
+@contextmanager
+def watch(
+    world: World,
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    kernel: Kernel | None = None,
+    is_ready: bool = True,
+) -> Iterator[Watcher]:
+    """`mountd watch` on a world's manifest; `is_ready`: once it has told systemd READY=1."""
+    path, log = world / "notify", world / "watch.log"
+    path.unlink(missing_ok=True)
+    command = [MOUNTD, "watch", "-f", world.manifest, "--state-dir", world.state, *words]
+    command = kernel.command(*command) if kernel else command
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log.open("w") as file:
+        notify.bind(str(path))
+        notify.setblocking(False)
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            text=True,
+            env={**_ENVIRONMENT, "NOTIFY_SOCKET": str(path), **(env or {})},
+        ) as process:
+            watcher = Watcher(process, log, notify)
+            try:
+                if is_ready:
+                    eventually(
+                        lambda: "READY=1" in watcher.hear() or process.poll() is not None, "READY=1"
+                    )
+                    assert process.poll() is None, watcher.log
+                yield watcher
+            finally:
+                process.kill()
