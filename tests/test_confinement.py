@@ -245,6 +245,7 @@ def test_a_units_files_are_those_that_systemd_reads(
         ("BindPaths=no", ["BindPaths=no"]),
         ("PrivateTmp = yes", ["PrivateTmp=yes"]),
         ("PrivateTmp=\\\n# why\nyes", ["PrivateTmp=yes"]),
+        ("PrivateTmp=\\\n; why\nyes", ["PrivateTmp=yes"]),
         ("# PrivateTmp=yes\n;PrivateTmp=yes", []),
         ("[Unit]\nPrivateTmp=yes", []),
         ("[Unit]\n[Service]\nPrivateTmp=yes", ["PrivateTmp=yes"]),
