@@ -20,12 +20,12 @@ _LAYERS = {
     "mountd.kernel.": ("mountd.core.", "mountd.kernel."),
     "mountd.manifest.": ("mountd.core.", "mountd.manifest."),
 }
-_KNOWN_BY = {
+_KNOWN_BY: dict[str, str | tuple[str, ...]] = {
     "pydantic": "mountd.manifest.",
     "pydantic_core": "mountd.manifest.",
     "tomli": "mountd.manifest.",
     "ctypes": "mountd.kernel.",
-    "systemd": "mountd.journal",
+    "systemd": ("mountd.journal", "mountd.supervisor"),
 }
 
 

@@ -85,6 +85,9 @@ class Applier:
         for action in actions:
             if action.verb == "keep" and action.old:
                 self._record.add(action.old)
+        others = [each for each in actions if not self._is_built_first(each)]
+        if len(others) < len(actions) and not any(map(_changes, others)):
+            return None  # what is built is on record before it is attached, or isn't attached
         return self._write(always=any(map(_changes, actions)))
 
     def _is_on_record(self, action: Action) -> bool:

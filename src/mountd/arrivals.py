@@ -16,7 +16,7 @@ _IDLE_TIMES = 20
 """A look is followed by a pause as many times longer."""
 
 Sight = tuple[int, int] | EllipsisType | None
-"""The `identity` that a path had; `...`: it is to be as it was at the look before, in time too."""
+"""The `identity` that a path had; `...`: its `stamp` at the first look."""
 
 
 class Arrivals:
@@ -25,14 +25,16 @@ class Arrivals:
     def __init__(self, ring: Callable[[], None]) -> None:
         self._ring = ring
         self._sights: Mapping[str, Sight] = {}
-        self._stamps: dict[str, Hashable] = {}
+        self._latest: dict[str, Hashable] = {}
+        """What was seen at the latest look, so that nothing rings twice."""
         self._news = Condition()
         self._is_running = False
 
     def watch(self, sights: Mapping[str, Sight]) -> None:
-        """Look at these from now on, until one of them differs."""
+        """Look at these from now on, until one of them differs from the sight, or changes."""
         with self._news:
             self._sights = sights
+            self._latest = {path: self._latest[path] for path in sights if path in self._latest}
             self._news.notify()
             if sights and not self._is_running:
                 self._is_running = True
@@ -48,17 +50,20 @@ class Arrivals:
             if not sights:
                 return
             begin = monotonic()
-            differing = [path for path, sight in sights.items() if self._differs(path, sight)]
+            seen = {
+                path: stamp(path) if sight is ... else identity(path)
+                for path, sight in sights.items()
+            }
             pause = max(_INTERVAL, _IDLE_TIMES * (monotonic() - begin))
             with self._news:
-                if differing and self._sights is sights:
+                if self._sights is sights and self._are_news(seen):
                     self._sights = {}
                     self._ring()
 
-    def _differs(self, path: str, sight: Sight) -> bool:
-        if sight is not ...:
-            return identity(path) != sight
-        now = stamp(path)
-        before = self._stamps.setdefault(path, now)
-        self._stamps[path] = now
-        return now != before
+    def _are_news(self, seen: Mapping[str, Hashable]) -> bool:
+        expected = {
+            path: self._latest.get(path, seen[path] if sight is ... else sight)
+            for path, sight in self._sights.items()
+        }
+        self._latest = {**seen}
+        return seen != expected

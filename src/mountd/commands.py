@@ -109,7 +109,11 @@ class _Command:
         from mountd.supervisor import Supervisor  # noqa: PLC0415
         from mountd.watch import Watch  # noqa: PLC0415
 
-        supervisor = Supervisor()
+        try:
+            supervisor = Supervisor()
+        except ImportError as error:
+            problem = _problem(f"systemd can't be told: {error}", "install python3-systemd")
+            return self._stopped(FAILED, [problem])
         if confinement := find_confinement():
             if supervisor.is_systemd:
                 said = f"{confinement.message}\nhint: {confinement.hint}"

@@ -18,7 +18,8 @@ from mountd.glances import content, link_at, trail
 
 _STEP = 30
 """Milliseconds from one look for events to the next; two of them pass before an edit is told."""
-_TIMEOUT = 2 * _STEP
+_TIMEOUT = 8 * _STEP
+"""From one look at what doesn't exist to the next; as often as every step it would cost as much."""
 _DEBOUNCE = 400
 _WITHOUT_EVENTS = 1.0
 """Seconds from one look to the next where the kernel gives no watches."""

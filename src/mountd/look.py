@@ -65,12 +65,13 @@ class Look:
             self._bases = mounted_filesystems(volumes, observed.mounts, self._ways.state_dir)
         return observed._replace(can_remap=has_open_tree_attr(), can_go_beneath=has_beneath())
 
-    def mount_filesystems(self, mounts: Mapping[int, ObservedMount]) -> None:
-        """Have what volumes with a `type` are clones of."""
-        volumes = self.manifest.volumes
+    def mount_filesystems(self, mounts: Mapping[int, ObservedMount]) -> bool:
+        """Have what volumes with a `type` are clones of; tells whether there are such volumes."""
+        ways = self._ways
         self._bases = mount_filesystems(
-            volumes, mounts, self._ways.state_dir, self.record, self._ways.patience
+            self.manifest.volumes, mounts, ways.state_dir, self.record, ways.patience
         )
+        return bool(self._bases)
 
     def resolver(self, observed: Observed) -> Resolver:
         """Looks at volumes, as the machine is now."""

@@ -35,9 +35,9 @@ class News:
             self._journal.recovery(outcome)
         if refused != before.fallback:
             self._journal.fallback(outcome)
-        self._told[key] = _Told(fault, refused)
-        if outcome.state == "unmounted" and action.verb == "unmount":
-            del self._told[key]
+        self._told.pop(key, None)
+        if fault or refused:
+            self._told[key] = _Told(fault, refused)
 
     def undone(self, outcome: Outcome, *, is_first: bool) -> None:
         """Tell of a volume that someone keeps undoing, if this `is_first` of these times."""

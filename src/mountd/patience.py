@@ -5,10 +5,11 @@ isn't looked at again until that thread comes back, however many passes there ar
 """
 
 import os
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from errno import EAGAIN
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -96,9 +97,8 @@ class Looker(Generic[_Item, _Answer]):
             if not round_.todo or stalled < len(round_.begun):
                 return
         for _ in range(max(stalled, 1)):
-            worker = Thread(target=self._work, args=(round_, items), daemon=True)
-            try:
-                worker.start()
+            try:  # threading's own start would wait for the thread to run
+                start_new_thread(self._work, (round_, items))
             except RuntimeError as error:
                 if stalled:
                     return  # what has begun will come, or be given up

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from mountd.apply import Applier
-from mountd.core.model import Action, Desired, Outcome
+from mountd.core.model import Action, Desired, Observed, Outcome
 from mountd.core.order import Progress
 from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above
@@ -76,21 +76,23 @@ def converge(
         look = Look(ways, manifest, record, namespaces, is_acting=True)
         observed = look.observe()
         record.follow(observed.mounts)
-        look.mount_filesystems(observed.mounts)
-        outcomes = _converge(look, on_plan, on_outcome)
+        if look.mount_filesystems(observed.mounts):
+            observed = look.observe()
+        outcomes = _converge(look, observed, on_plan, on_outcome)
         if manifest.is_whole and not manifest.is_part:
             warnings += take_off_unused(manifest.volumes, ways.state_dir, record)
     return Pass(manifest.files, outcomes, False, warnings)
 
 
-def _converge(look: Look, on_plan: OnPlan, on_outcome: OnOutcome) -> tuple[Outcome, ...]:
+def _converge(
+    look: Look, observed: Observed, on_plan: OnPlan, on_outcome: OnOutcome
+) -> tuple[Outcome, ...]:
     """Plan and apply, in rounds: what needs another volume in place is looked at once it is."""
     done: dict[str, Outcome] = {}
     departed: list[Outcome] = []
     desired: dict[str, Desired] = {}
     actions: list[Action] = []
     while True:
-        observed = look.observe()
         applier = look.applier(observed)
         with look.resolver(observed) as resolver:
             waiting = [each for each in look.manifest.volumes if each.name not in done]
@@ -116,6 +118,7 @@ def _converge(look: Look, on_plan: OnPlan, on_outcome: OnOutcome) -> tuple[Outco
                     done[outcome.action.volume] = outcome
         if len(ready) == len(actions):
             return (*(done[each.name] for each in look.manifest.volumes), *departed)
+        observed = look.observe()
 
 
 def preview(settings: Settings) -> Pass:

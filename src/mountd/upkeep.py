@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mountd.core.faults import keeps_being_undone
 from mountd.core.fight import Fight, undone
-from mountd.core.model import Fault, Flags, ObservedMount, Outcome
+from mountd.core.model import Fault, Flags, Managed, Outcome
 from mountd.core.targets import folders_above
 from mountd.journal import Journal
 from mountd.kernel.table import Change, MountTable
@@ -26,9 +26,6 @@ class _Left(NamedTuple):
     target: str
     flags: Flags
 
-    def is_so(self, mount: ObservedMount | None) -> bool:
-        return mount is not None and (mount.point, mount.flags) == (self.target, self.flags)
-
 
 class Upkeep:
     """Makes passes, and keeps in mind what they came to."""
@@ -40,6 +37,8 @@ class Upkeep:
         """By volume, in the manifest's order."""
         self.stuck: tuple[Outcome, ...] = ()
         """Mounts that left the manifest and could not be taken off."""
+        self.files: dict[str, tuple[int, int]] = {}
+        """The sources that are single files, as st_dev and st_ino: other files may replace them."""
         self._state_dir = state_dir
         self._table = table
         self._patience = patience
@@ -62,6 +61,7 @@ class Upkeep:
         self._news.forget_all_but(result.outcomes)
         self.outcomes.clear()
         self._left.clear()
+        self.files.clear()
         self._paths.clear()
         self.stuck = tuple(each for each in result.outcomes if _is_stuck(each))
         self._learn(manifest, result.outcomes)
@@ -88,7 +88,13 @@ class Upkeep:
     def drifted(self) -> set[str]:
         """Volumes whose mount isn't as it was left; what was altered is known from the table."""
         mounts = self._table.mounts
-        return {name for name, left in self._left.items() if not left.is_so(mounts.get(left.id))}
+        return {
+            name
+            for name, left in self._left.items()
+            if (mount := mounts.get(left.id)) is None
+            or mount.flags != left.flags
+            or mount.point != left.target
+        }
 
     def repair(self, manifest: Manifest, names: Iterable[str]) -> bool:
         """Put these volumes back, but for those that have been put back too often of late.
@@ -172,8 +178,9 @@ class Upkeep:
         observe = self._table.follow if is_repair else self._table.read
         ways = Ways(self._state_dir, self._patience, observe, self._held)
         with locked_record(self._state_dir, 0, self._record) as record:
-            self._record = record
-            self._note_ours(record)
+            if record is not self._record:
+                self._record = record
+                self._note_ours(record)
             try:
                 return converge(
                     ways,
@@ -186,25 +193,38 @@ class Upkeep:
                 self._note_ours(record)
 
     def _note_ours(self, record: Record) -> None:
+        self._ours.update(record.managed)
         for managed in record.managed.values():
-            self._ours.add(managed.id)
-            self._ours.update(managed.submounts)
+            if managed.submounts:
+                self._ours.update(managed.submounts)
         self._ours.update(base.id for base in record.bases.values())
 
-    def _learn(self, manifest: Manifest, outcomes: Collection[Outcome]) -> None:
+    def _newest(self, manifest: Manifest, targets: set[str]) -> dict[str, Managed]:
+        """The managed mounts at these targets; those of the latest pass are the record's last."""
         assert self._record, "a pass has it"
-        ours = (each for each in self._record.managed.values() if each.manifest == manifest.id)
-        by_target = {managed.target: managed for managed in ours}
+        found: dict[str, Managed] = {}
+        for managed in reversed(self._record.managed.values()):
+            if len(found) == len(targets):
+                break
+            if managed.target in targets and managed.manifest == manifest.id:
+                found.setdefault(managed.target, managed)
+        return found
+
+    def _learn(self, manifest: Manifest, outcomes: Collection[Outcome]) -> None:
+        by_target = self._newest(manifest, {each.action.target for each in outcomes})
         for outcome in outcomes:
             action = outcome.action
             if action.verb == "unmount":
                 continue
-            self.outcomes[action.volume] = outcome
+            slim = action._replace(mount=None, old=None)  # of a thousand volumes that is a MiB
+            self.outcomes[action.volume] = outcome._replace(action=slim)
             self._left.pop(action.volume, None)
             managed = by_target.get(action.target)
             if managed and action.mount and not outcome.fault:
                 left = _Left(managed.id, action.target, action.mount.flags)
                 self._left[action.volume] = left
+                if action.mount.kind == "file" and not action.mount.volume.type:
+                    self.files[action.source] = action.mount.device, action.mount.inode
             for path in (action.source, action.target):
                 if path.startswith("/"):
                     self._paths.update((path, *folders_above(path)))

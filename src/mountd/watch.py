@@ -227,16 +227,14 @@ class Watch:
         """Paths that volumes wait for, and single files and accounts, with what they were."""
         roots = {volume.accounts for volume in manifest.volumes} - {"/"}
         awaited: dict[str, Sight] = dict.fromkeys(_accounts(manifest, roots), ...)
+        awaited |= self._upkeep.files
         for volume in manifest.volumes:
-            outcome = self._upkeep.outcomes[volume.name]
-            mount = outcome.action.mount
-            code = outcome.fault.code if outcome.fault else None
+            outcome = self._upkeep.outcomes.get(volume.name)
+            code = outcome.fault.code if outcome and outcome.fault else None
             if code == "no-source" and volume.source.startswith("/"):
                 awaited[volume.source] = None
             elif code == "no-target":
                 awaited[volume.target] = None
-            elif mount and mount.kind == "file" and not volume.type:
-                awaited[mount.source] = mount.device, mount.inode
         return awaited
 
     def _status(self) -> str:

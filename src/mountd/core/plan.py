@@ -22,7 +22,7 @@ from mountd.core.model import (
     is_same,
 )
 from mountd.core.order import BUILDS, Progress, absence, in_order, put_off
-from mountd.core.scene import Scene, claims_of, scene_of, submounts_of
+from mountd.core.scene import Scene, claims_of, near, scene_of, submounts_of
 from mountd.core.targets import folders_above
 
 _NO_PROGRESS = Progress()
@@ -41,6 +41,8 @@ def plan(
     below or above a target that gets a new mount goes first. What has an `after` can't be carried
     out now: once the other actions have been, another plan tells.
     """
+    if progress.is_part:
+        observed, record = near(desired, observed, record)
     alive, gone = _parted(record, observed)
     lost = {managed.target for managed in gone if managed.manifest == manifest}
     leaving = [*_leaving(desired, alive, observed, manifest)] if progress.removes else []

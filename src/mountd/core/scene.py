@@ -102,6 +102,29 @@ def scene_of(
     )
 
 
+def near(
+    desired: Iterable[Desired], observed: Observed, record: Iterable[Managed]
+) -> tuple[Observed, list[Managed]]:
+    """What of the mounts and of the record can matter to these volumes, by where it is.
+
+    That is what lies above or below them or at their own places.
+    """
+    places = [each.target for each in desired]
+    for each in desired:
+        if isinstance(each, DesiredMount):
+            places.append(each.source)
+    above = {"/", *places, *(folder for place in places for folder in folders_above(place))}
+    below = tuple(f"{place}/" for place in places)
+    managed = [each for each in record if each.target in above or each.target.startswith(below)]
+    ids = {each.id for each in managed}
+    mounts = {
+        number: mount
+        for number, mount in observed.mounts.items()
+        if mount.point in above or number in ids or mount.point.startswith(below)
+    }
+    return observed._replace(mounts=mounts), managed
+
+
 def claims_of(desired: Iterable[Desired]) -> dict[str, str]:
     """Which volume has each target: of two that lead to one place the first."""
     claims: dict[str, str] = {}

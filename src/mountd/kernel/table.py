@@ -84,12 +84,11 @@ class MountTable:
                 yield altered
 
     def _came_and_went(self) -> Iterator[Change]:
-        ids = listmount()
+        ids = {*listmount()}
         for gone in self.mounts.keys() - ids:
             self._prints.pop(gone, None)
             yield Change(self.mounts.pop(gone), None)
-        came = [number for number in ids if number not in self.mounts]
-        for number, print_ in fingerprints(came):
+        for number, print_ in fingerprints(ids - self.mounts.keys()):
             with suppress(FileNotFoundError):
                 self.mounts[number] = mount = observe_mount(number)
                 self._prints[number] = print_

@@ -1,0 +1,221 @@
+"""`mountd watch` and whoever started it: what systemd is told, signals, output, exit status."""
+
+import fcntl
+import json
+import os
+import subprocess
+from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGTERM, Signals
+from time import CLOCK_MONOTONIC, clock_gettime_ns
+
+import pytest
+from test_safety import Server
+from test_watch_edits import comes_to_say, comes_to_show, lock_held, shown, steadily, volumes
+from watcher import Watcher, eventually, watch
+from world import MOUNTD, World
+
+OFTEN = {"WATCHDOG_USEC": "200000"}
+
+
+def pings(watcher: Watcher) -> int:
+    return watcher.hear().count("WATCHDOG=1")
+
+
+def test_ready_is_told_once_and_when_the_first_pass_is_made(place: World) -> None:
+    place.write(volumes(place, "a"))
+    with lock_held(place), watch(place, is_ready=False) as early:
+        eventually(lambda: "note: " in early.log, "it has started")
+        steadily(lambda: not early.hear())
+    with watch(place) as watcher:
+        assert shown(place) == "a"
+        assert watcher.hear() == ["READY=1", "STATUS=1 volume mounted"]
+        place.write(volumes(place, "b"))
+        comes_to_show(place, "b")
+        watcher.stop()
+        assert watcher.hear()[2:] == ["STOPPING=1"]
+
+
+def test_a_reload_is_answered_when_the_new_state_is_in_force(place: World) -> None:
+    place.write(volumes(place, "a"))
+    with watch(place) as watcher:
+        for names in ("b", "c", "c"):
+            heard = len(watcher.hear())
+            before = clock_gettime_ns(CLOCK_MONOTONIC) // 1000
+            place.write(volumes(place, names))
+            watcher.process.send_signal(SIGHUP)
+            eventually(lambda heard=heard: "READY=1" in watcher.hear()[heard:])
+            assert shown(place) == names
+            after = clock_gettime_ns(CLOCK_MONOTONIC) // 1000
+            reloading, time, ready, _status = watcher.hear()[heard:]
+            assert (reloading, ready) == ("RELOADING=1", "READY=1")
+            name, _, digits = time.partition("=")
+            assert name == "MONOTONIC_USEC"
+            assert before <= int(digits) <= after
+
+
+def test_each_of_many_reloads_gets_an_answer_in_the_end(place: World) -> None:
+    place.write(volumes(place, "a"))
+    with watch(place) as watcher:
+        for _ in range(100):
+            watcher.process.send_signal(SIGHUP)
+        watcher.reload()
+        steadily(lambda: watcher.process.poll() is None)
+        told = [each for each in watcher.hear() if each in {"RELOADING=1", "READY=1"}]
+        assert told == ["READY=1", *["RELOADING=1", "READY=1"] * (len(told) // 2)]
+
+
+STATUS = {
+    "none": ("", "0 volumes mounted"),
+    "one": ("[a]", "1 volume mounted"),
+    "three": ("[a] [b] [c]", "3 volumes mounted"),
+    "one is pending": (
+        "[a] [b] [none]",
+        "2 of 3 mounted; none: the source /mnt/none isn't there yet",
+    ),
+    "many are faulty": (
+        "[none] [a] [root] [file]",
+        "1 of 4 mounted; none: the source /mnt/none isn't there yet (and 2 more)",
+    ),
+    "one line, and not too long": (
+        '[a] [long] source = "/mnt/${"x\\n" * 200}"',
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATUS)
+def test_the_status_is_a_line_that_says_how_the_volumes_are(place: World, name: str) -> None:
+    place.write(STATUS[name][0])
+    with watch(place) as watcher:
+        assert watcher.status == STATUS[name][1]
+        assert all("\n" not in each for each in watcher.hear())
+
+
+def test_the_status_follows_what_becomes_of_a_volume(place: World) -> None:
+    late = volumes(place, "late").replace("/source", "/later")
+    place.write(volumes(place, "a") + late)
+    with watch(place) as watcher:
+        comes_to_say(watcher, "1 of 2 mounted; late: ")
+        place.folder("later")
+        comes_to_say(watcher, "2 volumes mounted")
+        place.write("")
+        comes_to_say(watcher, "0 volumes mounted")
+
+
+def test_the_watchdog_is_fed(place: World) -> None:
+    place.write(volumes(place, "a"))
+    with watch(place, env=OFTEN) as watcher:
+        eventually(lambda: pings(watcher) >= 8)
+    with watch(place, env={**OFTEN, "WATCHDOG_PID": "1"}) as watcher:
+        steadily(lambda: pings(watcher) == 0)
+    with watch(place) as watcher:
+        steadily(lambda: pings(watcher) == 0)
+
+
+def test_the_watchdog_is_fed_while_there_is_no_manifest_and_while_another_pass_runs(
+    place: World,
+) -> None:
+    with watch(place, env=OFTEN) as watcher:
+        eventually(lambda: pings(watcher) >= 3)
+        with lock_held(place):
+            place.write(volumes(place, "a"))
+            before = pings(watcher)
+            eventually(lambda: pings(watcher) >= before + 3)
+
+
+def test_a_source_that_hangs_holds_up_neither_the_watchdog_nor_signals(place: World) -> None:
+    server = Server(place / "fuse")
+    try:
+        server.fall_silent()
+        hung = volumes(place, "hung").replace("/source", "/fuse")
+        place.write(volumes(place, "a") + hung)
+        with watch(place, env=OFTEN, is_ready=False) as watcher:
+            comes_to_show(place, "a")
+            assert watcher.stop() == 0  # in the middle of the first pass
+            assert "hung" not in watcher.log
+        with watch(place, env=OFTEN) as watcher:
+            comes_to_say(watcher, "1 of 2 mounted; hung: ")
+            before = pings(watcher)
+            eventually(lambda: pings(watcher) >= before + 20)
+            watcher.reload()
+            assert watcher.log.count(": hung: ") == 1
+            assert watcher.stop() == 0
+        assert shown(place) == "a"
+    finally:
+        server.die()
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+def test_it_ends_with_0_when_asked_to_and_leaves_the_mounts(
+    place: World, number: Signals
+) -> None:
+    place.write(volumes(place, "a"))
+    with watch(place) as watcher:
+        watcher.process.send_signal(number)
+        assert watcher.process.wait(30) == 0
+        assert watcher.hear()[-1] == "STOPPING=1"
+        assert shown(place) == "a"
+
+
+@pytest.mark.parametrize("state", ["waiting", "locked", "bad edit"])
+def test_it_ends_with_0_whatever_it_waits_for(place: World, state: str) -> None:
+    if state != "waiting":
+        place.write(volumes(place, "a"))
+    with watch(place) as watcher:
+        if state == "locked":
+            with open(f"{place.state}/lock") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                place.write(volumes(place, "b"))
+                assert watcher.stop() == 0
+        elif state == "bad edit":
+            place.write("garbage")
+            eventually(lambda: "not TOML" in watcher.log)
+        assert watcher.stop() == 0
+        assert watcher.hear()[-1] == "STOPPING=1"
+
+
+def test_without_systemd_the_document_is_one_and_comes_at_the_end(place: World) -> None:
+    late = volumes(place, "late").replace("/source", "/later")
+    place.write(volumes(place, "a", "b") + late)
+    place.folder("later")
+    command = [MOUNTD, "watch", "--json", "-f", place.manifest, "--state-dir", place.state]
+    environment = {key: each for key, each in os.environ.items() if key != "INVOCATION_ID"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+        try:
+            comes_to_show(place, "a b late")
+            (place / "later").rename(place / "gone")
+            place.write(volumes(place, "b", "c") + late)
+            comes_to_show(place, "b c late")
+        finally:
+            process.terminate()
+        document = json.loads(process.communicate(timeout=30)[0])
+    assert process.returncode == 0
+    found = {each["name"]: each["state"] for each in document["volumes"]}
+    assert found == {"b": "mounted", "c": "mounted", "late": "pending"}
+    assert document["manifest"] == [place.manifest]
+    assert document["dry_run"] is False
+
+
+def test_quiet_says_only_what_went_wrong(place: World) -> None:
+    place.write(volumes(place, "a"))
+    with watch(place, "--quiet") as watcher:
+        assert "mounted" not in watcher.log
+        place.write("garbage")
+        eventually(lambda: "error: not TOML" in watcher.log)
+        place.write(volumes(place, "b"))
+        comes_to_show(place, "b")
+        assert watcher.log.count("mounted") == 0
+
+
+def test_a_notify_socket_that_goes_costs_nothing(place: World) -> None:
+    place.write(volumes(place, "a"))
+    with watch(place, env=OFTEN) as watcher:
+        Path(f"{place.path}/notify").unlink()
+        place.write(volumes(place, "b"))
+        comes_to_show(place, "b")
+        watcher.process.send_signal(SIGHUP)
+        place.write(volumes(place, "c"))
+        comes_to_show(place, "c")
+        assert watcher.stop() == 0
