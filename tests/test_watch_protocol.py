@@ -4,21 +4,43 @@ import fcntl
 import json
 import os
 import subprocess
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM, Signals
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 import pytest
 from test_safety import Server
-from test_watch_edits import comes_to_say, comes_to_show, lock_held, shown, steadily, volumes
+from test_watch_edits import (
+    comes_to_say,
+    comes_to_show,
+    is_locked,
+    lock_held,
+    shown,
+    steadily,
+    volumes,
+)
 from watcher import Watcher, eventually, watch
 from world import MOUNTD, World
 
 OFTEN = {"WATCHDOG_USEC": "200000"}
 
 
+@pytest.fixture
+def place(world: World) -> World:
+    """A world with a source and no manifest yet."""
+    world.folder("source")
+    return world
+
+
 def pings(watcher: Watcher) -> int:
     return watcher.hear().count("WATCHDOG=1")
+
+
+def is_ready(watcher: Watcher, heard: int) -> bool:
+    """Whether it said so after what had been heard."""
+    return "READY=1" in watcher.hear()[heard:]
 
 
 def test_ready_is_told_once_and_when_the_first_pass_is_made(place: World) -> None:
@@ -43,7 +65,7 @@ def test_a_reload_is_answered_when_the_new_state_is_in_force(place: World) -> No
             before = clock_gettime_ns(CLOCK_MONOTONIC) // 1000
             place.write(volumes(place, names))
             watcher.process.send_signal(SIGHUP)
-            eventually(lambda heard=heard: "READY=1" in watcher.hear()[heard:])
+            eventually(partial(is_ready, watcher, heard))
             assert shown(place) == names
             after = clock_gettime_ns(CLOCK_MONOTONIC) // 1000
             reloading, time, ready, _status = watcher.hear()[heard:]
@@ -64,30 +86,45 @@ def test_each_of_many_reloads_gets_an_answer_in_the_end(place: World) -> None:
         assert told == ["READY=1", *["RELOADING=1", "READY=1"] * (len(told) // 2)]
 
 
-STATUS = {
-    "none": ("", "0 volumes mounted"),
-    "one": ("[a]", "1 volume mounted"),
-    "three": ("[a] [b] [c]", "3 volumes mounted"),
-    "one is pending": (
-        "[a] [b] [none]",
-        "2 of 3 mounted; none: the source /mnt/none isn't there yet",
+STATUS: dict[str, tuple[tuple[str, ...], str]] = {
+    "none": ((), "0 volumes mounted"),
+    "one": (("a",), "1 volume mounted"),
+    "three": (("a", "b", "c"), "3 volumes mounted"),
+    "one pending": (
+        ("a", "none", "b"),
+        "2 of 3 mounted; none: there is no /mnt/none",
     ),
-    "many are faulty": (
-        "[none] [a] [root] [file]",
-        "1 of 4 mounted; none: the source /mnt/none isn't there yet (and 2 more)",
+    "many faulty": (
+        ("none", "a", "root", "more"),
+        "1 of 4 mounted; none: there is no /mnt/none (and 2 more)",
     ),
-    "one line, and not too long": (
-        '[a] [long] source = "/mnt/${"x\\n" * 200}"',
-        "",
+    "too long": (
+        ("é" * 200,),
+        "0 of 1 mounted; v0: can't look at /mnt/" + "é" * 200 + "…",
     ),
 }
 
 
+def status_manifest(world: World, names: Iterable[str]) -> str:
+    """Volumes of which `a`, `b` and `c` have a source, and `root` has one that is root's."""
+    text = ""
+    for number, name in enumerate(names):
+        table = volumes(world, f"v{number}" if len(name) > 64 else name)
+        if name == "root":
+            table = table.replace("/source", "/roots")
+        elif name not in {"a", "b", "c"}:
+            table = table.replace("/source", f"/{name}")
+        text += table
+    return text
+
+
 @pytest.mark.parametrize("name", STATUS)
 def test_the_status_is_a_line_that_says_how_the_volumes_are(place: World, name: str) -> None:
-    place.write(STATUS[name][0])
+    place.folder("roots", owner=(0, 0))
+    names, status = STATUS[name]
+    place.write(status_manifest(place, names))
     with watch(place) as watcher:
-        assert watcher.status == STATUS[name][1]
+        assert watcher.status == status
         assert all("\n" not in each for each in watcher.hear())
 
 
@@ -130,7 +167,7 @@ def test_a_source_that_hangs_holds_up_neither_the_watchdog_nor_signals(place: Wo
         hung = volumes(place, "hung").replace("/source", "/fuse")
         place.write(volumes(place, "a") + hung)
         with watch(place, env=OFTEN, is_ready=False) as watcher:
-            comes_to_show(place, "a")
+            eventually(lambda: is_locked(place), "a pass")
             assert watcher.stop() == 0  # in the middle of the first pass
             assert "hung" not in watcher.log
         with watch(place, env=OFTEN) as watcher:
@@ -146,9 +183,7 @@ def test_a_source_that_hangs_holds_up_neither_the_watchdog_nor_signals(place: Wo
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
-def test_it_ends_with_0_when_asked_to_and_leaves_the_mounts(
-    place: World, number: Signals
-) -> None:
+def test_it_ends_with_0_when_asked_to_and_leaves_the_mounts(place: World, number: Signals) -> None:
     place.write(volumes(place, "a"))
     with watch(place) as watcher:
         watcher.process.send_signal(number)

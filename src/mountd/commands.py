@@ -124,7 +124,8 @@ class _Command:
         watch.run()
         if self._arguments.json:
             self._show_document(watch.result)
-        return OK
+        sys.stderr.flush()
+        os._exit(OK)  # no thread that hangs, or waits for edits, is there for Python's own end
 
     def _status(self) -> int:
         result = preview(self._settings)

@@ -46,6 +46,10 @@ class Journal:
         self._journal_send = _journal_send()
         self._least = NOTICE if quiet else INFO
 
+    def begin_pass(self) -> None:
+        """What follows belongs to another pass."""
+        self.pass_id = os.urandom(16).hex()
+
     def outcome(self, outcome: Outcome) -> None:
         """A record for what was changed, or could not be; nothing for what was left as it is."""
         self.change(outcome)

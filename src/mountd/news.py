@@ -27,7 +27,7 @@ class News:
         before = self._told.get(key, _Told())
         refused = action.refused.fault if action.refused and not fault else None
         is_done = action.verb in DONE and not fault
-        if is_repair and is_done:
+        if is_repair and is_done and action.verb != "unmount":
             self._journal.drift(action)
         if is_done or (fault and fault != before.fault):
             self._journal.change(outcome)

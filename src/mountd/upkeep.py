@@ -1,6 +1,5 @@
 """The volumes of a process that watches: how each one was left, and what is done when it drifts."""
 
-import os
 from collections.abc import Collection, Iterable
 from time import monotonic
 from typing import NamedTuple
@@ -153,6 +152,7 @@ class Upkeep:
             return True
         if not all(map(self._stands_alone, names)):
             return False
+        self._journal.begin_pass()
         result = self._pass(manifest.part(names), is_repair=True)
         self._learn(manifest, result.outcomes)
         return True
@@ -174,7 +174,6 @@ class Upkeep:
         self._news.undone(self.outcomes[name], is_first=fight.waits == 1)
 
     def _pass(self, manifest: Manifest, *, is_repair: bool) -> Pass:
-        self._journal.pass_id = os.urandom(16).hex()
         observe = self._table.follow if is_repair else self._table.read
         ways = Ways(self._state_dir, self._patience, observe, self._held)
         with locked_record(self._state_dir, 0, self._record) as record:

@@ -16,10 +16,11 @@ from mountd.arrivals import Arrivals, Sight
 from mountd.core.printable import printable
 from mountd.edits import Edits
 from mountd.glances import content
-from mountd.journal import ERROR, Journal
+from mountd.journal import ERROR, INFO, Journal
 from mountd.kernel.table import MountTable
 from mountd.latest import Latest
 from mountd.lock import LockedError, StateError, watch_lock
+from mountd.manifest.layers import manifest_id
 from mountd.manifest.load import Manifest
 from mountd.patience import Patience, StoppedError
 from mountd.reconcile import Pass, Settings
@@ -53,6 +54,7 @@ class Watch:
         self._is_rung = False
         self._is_reload = False
         self._is_ready = False
+        self._has_begun = False
         self._must_read = True
         self._due = 0.0
         self._next_look = 0.0
@@ -182,6 +184,7 @@ class Watch:
     def _pass(self) -> None:
         """One of the whole manifest, which is read again if it isn't what it was."""
         self._due = monotonic() + _RESYNC
+        self._journal.begin_pass()
         if not self._latest.read(anew=self._must_read):
             self._due = monotonic() + _AGAIN
             return
@@ -194,10 +197,15 @@ class Watch:
             self._arrivals.watch(self._awaited(manifest))
         self._edits.watch(seen)
         self._tell_trouble("edits", self._edits.trouble and _DEAF.format(self._edits.trouble))
-        if not self._is_ready:
+        if self._is_ready:
+            self._tell_status()
+        else:
             self._is_ready = True
             self._supervisor.ready(self._status())
-        self._tell_status()
+        if not self._has_begun:
+            self._has_begun = True
+            name = manifest_id(self._settings.manifest)
+            self._journal.tell(printable(f"watching {name}: {self._status()}"), "watching", INFO)
 
     def _converge(self, manifest: Manifest) -> bool:
         """Whether the pass could be made."""
@@ -210,7 +218,7 @@ class Watch:
                 self._tell_trouble("pass", str(error))
             return False
         except (StateError, OSError) as error:
-            if not self._is_ready:
+            if not self._has_begun:
                 raise
             self._tell_trouble("pass", str(error))
         else:

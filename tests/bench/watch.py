@@ -38,8 +38,8 @@ def _watching(count: int) -> Iterator[subprocess.Popen[bytes]]:
             (WORLD / folder / str(number)).mkdir(parents=True)
         os.chown(WORLD / f"s/{number}", 501, 20)
     _save(count)
-    command = [MOUNTD, "watch", "-q", "-f", MANIFEST, "--state-dir", WORLD / "state"]
-    with subprocess.Popen(command) as process:
+    words = ["watch", "-q", "-f", str(MANIFEST), "--state-dir", str(WORLD / "state")]
+    with subprocess.Popen([str(MOUNTD), *words], stderr=subprocess.DEVNULL) as process:
         _wait(lambda: _is_mounted(count - 1))
         time.sleep(1)
         yield process
@@ -107,7 +107,7 @@ def _drift(count: int, what: str) -> None:
 
 def _libc(words: list[str]) -> None:
     """What a program of this name does, without the time that it takes to end."""
-    import ctypes  # noqa: PLC0415
+    import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     program, *rest = words

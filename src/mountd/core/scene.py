@@ -110,9 +110,7 @@ def near(
     That is what lies above or below them or at their own places.
     """
     places = [each.target for each in desired]
-    for each in desired:
-        if isinstance(each, DesiredMount):
-            places.append(each.source)
+    places += [each.source for each in desired if isinstance(each, DesiredMount)]
     above = {"/", *places, *(folder for place in places for folder in folders_above(place))}
     below = tuple(f"{place}/" for place in places)
     managed = [each for each in record if each.target in above or each.target.startswith(below)]
