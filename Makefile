@@ -17,6 +17,7 @@ test: .venv/bin/mountd
 
 bench: .venv/bin/mountd
 	.venv/bin/python tests/bench/bench.py
+	.venv/bin/python tests/bench/watch.py
 
 # The install is editable; its byte code is made here, because an environment may forbid Python to.
 .venv/bin/mountd: pyproject.toml

@@ -1,6 +1,8 @@
 """The unit as a distribution installs it, on a real systemd: one that has booted in a container."""
 
 import os
+import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -592,3 +594,25 @@ def test_where_systemd_filters_the_newer_calls_it_works_by_mountinfo(machines: M
         unit.write(volume("work"), volume("more"))
         machine.run("systemctl", "reload", "mountd")
         assert unit.is_mounted("more")
+
+
+def test_the_readmes_commands_install_it(machines: Machines) -> None:
+    readme = (PROJECT / "README.md").read_text()
+    (commands,) = (
+        each for each in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "install" in each
+    )
+    with machines.booted() as machine:
+        machine.run("systemctl", "disable", "--now", "mountd")
+        for path in (
+            "system/mountd.service",
+            "system-preset/80-mountd.preset",
+            "catalog/mountd.catalog",
+        ):
+            (machine / "/usr/lib/systemd" / path).unlink()
+        shutil.copytree(PROJECT / "units", machine / "/root/units")
+        machine.folder("/srv/work")
+        machine.write(_MANIFEST, volume("work"))
+        machine.run("sh", "-euc", f"cd /root\n{commands}")
+        assert owner(machine / "/opt/work/hello") == _NODE
+        assert machine.show("mountd", "UnitFileState") == "enabled"
+        assert "mountd" in machine.run("journalctl", "--list-catalog", MESSAGE_IDS["mounted"])

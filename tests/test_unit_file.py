@@ -66,7 +66,7 @@ def test_the_unit_has_nothing_that_breaks_its_work(name: str, breaks: str) -> No
         ("Service", "RuntimeDirectory", "mountd"),
         ("Service", "RuntimeDirectoryPreserve", "yes"),
         ("Service", "CapabilityBoundingSet", "CAP_SYS_ADMIN CAP_SETUID CAP_SETGID CAP_SETFCAP"),
-        ("Service", "CapabilityBoundingSet", "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE"),
+        ("Service", "CapabilityBoundingSet", "CAP_DAC_OVERRIDE CAP_SYS_PTRACE"),
         ("Service", "MemoryDenyWriteExecute", "yes"),
         ("Install", "WantedBy", "multi-user.target"),
     ],

@@ -145,27 +145,24 @@ def test_it_is_where_mounts_propagate_too(shared_world: World, undoing: str) -> 
 
 
 @pytest.mark.parametrize("kernel", [DEBIAN_12, DEBIAN_13], ids=lambda it: it.name)
-def test_it_is_on_older_kernels_too(world: World, kernel: Kernel) -> None:
+@pytest.mark.parametrize("undoing", ["unmounted", "moved", "remounted read-only"])
+def test_it_is_on_older_kernels_too(world: World, undoing: str, kernel: Kernel) -> None:
     make_kinds(world)
     do(world, "mkdir away; touch away-file")
-    undoings = ("unmounted", "moved", "remounted read-only")
-    see_undone(world, *(UNDOINGS[each] for each in undoings), kernel=kernel)
+    see_undone(world, UNDOINGS[undoing], kernel=kernel)
 
 
-def see_undone(world: World, *undoings: str, kernel: Kernel | None = None) -> None:
+def see_undone(world: World, undoing: str, kernel: Kernel | None = None) -> None:
     with watch(world, kernel=kernel) as watcher:
         before = table(world)
-        for undoing in undoings:
-            for kind in KINDS:
-                said = f"drift: {kind.replace('outer/', '')} at {world / kind}: "
-                count = watcher.log.count(said)
-                do(world, undoing.format(kind))
-                try:
-                    eventually(lambda: watcher.log.count(said) > count, said)
-                    eventually(lambda: table(world) == before)
-                except AssertionError:
-                    print(undoing, kind, *(set(map(str, table(world))) ^ set(map(str, before))), watcher.log, sep="\n")
-                    raise
-                see_usable(world / kind)
-        assert watcher.status.endswith(" volumes mounted")
+        for kind in KINDS:
+            said = f"drift: {kind.replace('outer/', '')} at {world / kind}: "
+            count = watcher.log.count(said)
+            do(world, undoing.format(kind))
+            eventually(lambda said=said, count=count: watcher.log.count(said) > count, said)  # type: ignore[misc]
+            if kernel is DEBIAN_12 and "--move" in undoing:  # by mountinfo nothing tells it is ours
+                do(world, "umount -R away away-file || :")
+            eventually(lambda: table(world) == before, kind)
+            see_usable(world / kind)
+        eventually(lambda: watcher.status.endswith(" volumes mounted"))
         assert "someone keeps" not in watcher.log

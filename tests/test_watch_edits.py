@@ -340,7 +340,7 @@ def test_the_search_path_is_followed_in_all_its_places(place: World) -> None:
         machine.put({file: volumes(machine, *names)})
 
     with watch(machine) as watcher:
-        assert watcher.status.startswith("waiting for a manifest: ")
+        assert watcher.status.startswith(f"waiting for {ETC}: ")
         for file, names, wanted in (
             (USR, "a", "a"),
             (RUN, "b", "b"),
@@ -372,7 +372,7 @@ def test_the_search_path_is_followed_in_all_its_places(place: World) -> None:
 
 def test_a_manifest_is_waited_for_with_its_folders_and_kept_when_they_go(place: World) -> None:
     place.manifest = f"{place.path}/some/where/mountd.toml"
-    waiting = f"waiting for a manifest: there is no {place.path}/some"
+    waiting = f"waiting for {place.manifest}: there is no {place.path}/some"
     with watch(place) as watcher:
         assert watcher.status == waiting
         assert watcher.log.count("; waiting for it") == 1
@@ -543,9 +543,9 @@ def test_the_last_good_manifest_is_kept_up(place: World, *, has_file: bool) -> N
 def test_a_wrong_manifest_after_waiting_is_told_and_mended(place: World) -> None:
     file = Path(place.manifest)
     with watch(place) as watcher:
-        assert watcher.status == "waiting for a manifest: there is no such file"
+        assert watcher.status == f"waiting for {file}: there is no such file"
         in_place(file, "garbage")
-        eventually(lambda: watcher.status.startswith("waiting for a manifest: not TOML"))
+        eventually(lambda: watcher.status.startswith(f"waiting for {file}: not TOML"))
         assert watcher.log.count("error: not TOML") == 1
         in_place(file, volumes(place, "a"))
         comes_to_show(place, "a")

@@ -63,7 +63,7 @@ class Latest:
         if not self._problems:
             return None
         if not self.manifest:
-            return f"waiting for {self._problems[0].file}: {self._problems[0].message}"
+            return f"waiting for a manifest: {self._problems[0].file}: {self._problems[0].message}"
         return f"{str(self._problems[0]).splitlines()[0]} (the last good manifest is in force)"
 
     def _accept(self, manifest: Manifest) -> None:
