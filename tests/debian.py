@@ -8,10 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-from world import run
-
-_CACHE = Path.home() / ".cache/mountd-tests"
+CACHE = Path.home() / ".cache/mountd-tests"
 _PACKAGES = (
     "bindfs",
     "dbus",
@@ -31,11 +28,11 @@ def debian_13(*more: str) -> Path:
     packages = sorted({*_PACKAGES, *more})
     week = datetime.now(tz=UTC).strftime("%G-%V")
     made_of = "\0".join([*packages, Path(__file__).read_text(), week])
-    archive = _CACHE / f"debian-13-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tar"
+    archive = CACHE / f"debian-13-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tar"
     if not archive.exists():
-        _CACHE.mkdir(parents=True, exist_ok=True)
-        _forget_old()
-        with tempfile.TemporaryDirectory(dir=_CACHE) as aside:  # others may be making it too
+        CACHE.mkdir(parents=True, exist_ok=True)
+        forget_old("debian-13-*.tar")
+        with tempfile.TemporaryDirectory(dir=CACHE) as aside:  # others may be making it too
             made = _make(Path(aside) / "root.tar", packages)
             os.replace(made, archive)
     return archive
@@ -64,18 +61,20 @@ def _make(archive: Path, packages: list[str]) -> Path:
         check=False,
     )
     if done.returncode:
-        pytest.fail(f"these tests need Debian 13, and {mirror} gives none:\n{done.stderr}", False)
+        raise RuntimeError(f"this needs Debian 13, and {mirror} gives none:\n{done.stderr}")
     return archive
 
 
 def _mirror() -> str:
     """The one that this machine's own packages come from."""
-    listed = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages")
+    ask = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages"]
+    listed = subprocess.run(ask, stdout=subprocess.PIPE, text=True, check=True).stdout
     found = (each for each in listed.split() if each.rstrip("/").endswith("/debian"))
     return next(found, "http://deb.debian.org/debian")
 
 
-def _forget_old() -> None:
-    for each in _CACHE.glob("debian-13-*.tar"):
+def forget_old(pattern: str) -> None:
+    """Remove what is cached by such a name since a month or more."""
+    for each in CACHE.glob(pattern):
         if each.stat().st_mtime < time.time() - _MONTH:
             each.unlink(missing_ok=True)

@@ -246,6 +246,7 @@ def test_saves_that_never_end_cost_no_volume_its_mount(place: World) -> None:
             if number % 50 == 0:
                 watcher.process.send_signal(SIGHUP)
             number += 1
+            watcher.hear()
             assert watcher.process.poll() is None, (watcher.process.poll(), watcher.log)
         watcher.reload()
         assert mount_id(place / "to/a") == mount, watcher.log
@@ -483,6 +484,8 @@ def test_a_file_that_others_could_write_counts_once_they_cant(
         eventually(lambda: "(the last good manifest is in force)" in watcher.status)
         assert shown(place) == "a"
         mend(place / "config" / name)
+        if not name:  # of a folder above nothing tells
+            watcher.reload()
         comes_to_show(place, "b")
         eventually(lambda: watcher.status == "1 volume mounted")
 

@@ -76,8 +76,10 @@ class Upkeep:
     @property
     def has_failed(self) -> bool:
         """Whether something went wrong that no event tells the end of."""
-        faults = [each.fault for each in (*self.outcomes.values(), *self.stuck) if each.fault]
-        return any(each.state == "failed" for each in faults)
+        return bool(self.stuck) or any(
+            each.state == "failed" and name not in self._held
+            for name, each in self.outcomes.items()
+        )
 
     def forgive(self) -> None:
         """Begin anew with volumes that were in a fight."""
@@ -155,6 +157,7 @@ class Upkeep:
         self._journal.begin_pass()
         result = self._pass(manifest.part(names), is_repair=True)
         self._learn(manifest, result.outcomes)
+        self._table.follow()  # to know what has just been mounted
         return True
 
     def _stands_alone(self, name: str) -> bool:

@@ -16,7 +16,7 @@ from mountd.arrivals import Arrivals, Sight
 from mountd.core.printable import printable
 from mountd.edits import Edits
 from mountd.glances import content
-from mountd.journal import ERROR, INFO, Journal
+from mountd.journal import ERROR, INFO, WARNING, Journal
 from mountd.kernel.table import MountTable
 from mountd.latest import Latest
 from mountd.lock import LockedError, StateError, watch_lock
@@ -34,7 +34,7 @@ _SETTLE = 0.05
 _AGAIN = 0.05
 """Seconds until what is in another's hands is tried again."""
 _IDLE_TIMES = 4
-"""A look at the mount table that found nothing is followed by a pause as many times longer."""
+"""A look that found nothing is followed by a pause as many times longer, for changes come fast."""
 
 
 class Watch:
@@ -59,6 +59,7 @@ class Watch:
         self._due = 0.0
         self._next_look = 0.0
         self._next_ping = 0.0
+        self._pass_took = 0.0
         self._locked_since: float | None = None
         self._failures = 0
         """Passes of late that something failed in: the next comes sooner than a resync."""
@@ -165,7 +166,8 @@ class Watch:
                 is_quiet = False
                 self._repair(lambda it: self._upkeep.repair(it, drifted))
             if self._upkeep.concerns(changes):
-                self._due = min(self._due, monotonic() + _SETTLE)
+                settle = max(_SETTLE, _IDLE_TIMES * self._pass_took)
+                self._due = min(self._due, monotonic() + settle)
         if is_quiet:
             end = monotonic()
             self._next_look = end + _IDLE_TIMES * (end - begin)
@@ -196,7 +198,8 @@ class Watch:
                 return
             self._arrivals.watch(self._awaited(manifest))
         self._edits.watch(seen)
-        self._tell_trouble("edits", self._edits.trouble and _DEAF.format(self._edits.trouble))
+        if trouble := self._edits.trouble:
+            self._tell_trouble("edits", _DEAF.format(trouble), "warned", WARNING)
         if self._is_ready:
             self._tell_status()
         else:
@@ -209,8 +212,10 @@ class Watch:
 
     def _converge(self, manifest: Manifest) -> bool:
         """Whether the pass could be made."""
+        begin = monotonic()
         try:
             self._upkeep.converge(manifest)
+            self._pass_took = monotonic() - begin
         except LockedError as error:
             self._due = monotonic() + _AGAIN
             self._locked_since = self._locked_since or monotonic()
@@ -255,13 +260,15 @@ class Watch:
         if self._is_ready:
             self._supervisor.status(self._status())
 
-    def _tell_trouble(self, about: str, trouble: str | None) -> None:
+    def _tell_trouble(
+        self, about: str, trouble: str | None, event: str = "pass-failed", priority: int = ERROR
+    ) -> None:
         """Tell the journal once, and the status line until it is over."""
         if trouble is None:
             self._troubles.pop(about, None)
         elif self._troubles.get(about) != trouble:
             self._troubles[about] = trouble
-            self._journal.tell(printable(trouble), "pass-failed", ERROR)
+            self._journal.tell(printable(trouble), event, priority)
 
 
 _DEAF = "edits are seen a second late, for the kernel gives no watches on files: {}"

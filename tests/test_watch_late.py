@@ -1,0 +1,170 @@
+"""What comes, goes and changes while `mountd watch` runs, and what is in the way until it goes."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_watch_drift import NODE, counted_passes, do, is_mounted, make_plain, table
+from watcher import eventually, watch
+from world import World, disks, owner, running
+
+ARRIVALS: dict[str, tuple[dict[str, Any], str]] = {
+    "a folder, renamed to there": ({"source": "$/new"}, "mv source new"),
+    "a folder deep down": ({"source": "$/a/b/c/source"}, "mkdir -p a/b/c; mv source a/b/c"),
+    "a file": ({"source": "$/new", "target": "$/file"}, "mv source/hello new"),
+    "a folder that a mount brings": ({"source": "$/empty/inner"}, "mount --bind outer empty"),
+    "a folder that gets its owner later": (
+        {"source": "$/new"},
+        "mkdir new; echo >new/hello; sleep 0.2; chown 501:20 new new/hello",
+    ),
+    "a link that root made": ({"source": "$/link/source"}, "ln -s . link"),
+    "what a link leads to": ({"source": "$/dangling"}, "mv source new"),
+    "a target's folder": ({"target": "$/new", "create": False}, "mkdir new"),
+    "a target's folder deep down": ({"target": "$/a/b/c", "create": False}, "mkdir -p a/b/c"),
+    "a folder in place": ({"source": "$/new", "target": "$/new"}, "mv source new"),
+    "a subdir": (
+        {"type": "tmpfs", "source": "x", "options": ["uid=501", "gid=20"], "subdir": "sub/deep"},
+        "mkdir -p sub/deep; chown 501:20 sub/deep; touch sub/deep/hello; chown 501:20 sub/deep/*;"
+        "cp -a sub state/fs/*/",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ARRIVALS)
+def test_what_a_volume_waits_for_is_told_once_and_seen_when_it_comes(
+    world: World, what: str
+) -> None:
+    keys, arrival = ARRIVALS[what]
+    world.folder("outer/inner")
+    world.folder("source")
+    do(world, "mkdir empty; ln -s new dangling")
+    base = {"source": "$/source", "target": "$/work", "user": "1000:1000"}
+    if what == "a subdir":  # on a filesystem that is mounted for another volume too
+        base_keys = {key: keys[key] for key in ("type", "source", "options")}
+        world.volumes(late=base | keys, other=base | base_keys | {"target": "$/other"})
+    else:
+        world.volumes(late=base | keys, other=base | {"source": "$/outer", "target": "$/other"})
+    with watch(world) as watcher:
+        assert "pending: late" in watcher.log
+        assert watcher.status.startswith("1 of 2 mounted; late: ")
+        do(world, arrival)
+        target = world / str({**base, **keys}["target"])[2:]
+        shown = target if what == "a file" else target / "hello"
+        eventually(lambda: owner(shown) == NODE, what)
+        eventually(lambda: watcher.status == "2 volumes mounted")
+        assert watcher.log.count("pending: late") == 1
+        assert watcher.log.count("mounted: late") == 1
+
+
+@pytest.mark.needs_loop
+def test_a_device_that_comes_is_mounted(world: World) -> None:
+    with disks(world) as disk:
+        device = disk("ext4")
+        keys = {"type": "ext4", "source": world / "device", "target": world / "work"}
+        world.volumes(late={**keys, "user": "1000:1000"})
+        with watch(world) as watcher:
+            assert "pending: late" in watcher.log
+            do(world, f"cp -a {device} device")
+            eventually(lambda: is_mounted(world / "work"))
+            eventually(lambda: watcher.status == "1 volume mounted")
+        do(world, "umount work state/fs/*")
+
+
+def test_a_volume_that_waits_for_another_one_comes_with_it(world: World) -> None:
+    world.folder("source/inner")
+    (world / "source").rename(world / "away")
+    common = {"user": "1000:1000"}
+    world.volumes(
+        third={"source": world / "second", "target": world / "third"},
+        second={"source": world / "first/inner", "target": world / "second"},
+        first={"source": world / "source", "target": world / "first", **common},
+    )
+    os.chown(world / "away", 501, 20)
+    with watch(world) as watcher:
+        assert watcher.status.startswith("0 of 3 mounted")
+        do(world, "mv away source")
+        eventually(lambda: watcher.status == "3 volumes mounted")
+        assert is_mounted(world / "third")
+
+
+def test_a_source_that_was_replaced_by_another_folder_is_followed_after_a_reload(
+    world: World,
+) -> None:
+    make_plain(world, "work")
+    with watch(world) as watcher:
+        do(world, "mv source old; mkdir source; echo new >source/hello; chown -R 501:20 source")
+        watcher.reload()
+        assert (world / "work/hello").read_text() == "new\n"
+        assert is_mounted(world / "work")
+
+
+@pytest.mark.parametrize("event", ["reload", "resync"])
+def test_what_no_event_tells_is_seen_at_the_next_pass(world: World, event: str) -> None:
+    """Owners, modes, and folders renamed above a target; the one wait for the real resync."""
+    make_plain(world, "above/work")
+    for name in ("owned", "read"):
+        world.folder(name)
+    tables = {
+        "owned": {"source": world / "owned", "target": world / "o"},
+        "read": {"source": world / "read", "target": world / "r", "read_only": True},
+        "work": {"source": world / "source", "target": world / "above/work"},
+    }
+    world.volumes(**{name: {**keys, "user": "1000:1000"} for name, keys in tables.items()})
+    with watch(world) as watcher:
+        assert owner(world / "r") == (501, 20)  # whom everybody may read
+        begin = time.monotonic()
+        do(world, "chown -R 502:502 owned; chmod 700 read; mv above elsewhere")
+        if event == "reload":
+            watcher.reload()
+        else:
+            while not is_late(begin) and owner(world / "o") != NODE:
+                time.sleep(0.05)
+            assert time.monotonic() - begin > 30
+            eventually(lambda: owner(world / "o") == owner(world / "r") == NODE)
+            eventually(lambda: is_mounted(world / "above/work"))
+        assert owner(world / "o/hello") == owner(world / "r") == NODE
+        assert is_mounted(world / "above/work")
+        assert [point for point, *_ in table(world)] == ["/mnt/above/work", "/mnt/o", "/mnt/r"]
+        assert watcher.status == "3 volumes mounted"
+
+
+def is_late(begin: float) -> bool:
+    return time.monotonic() - begin > 90
+
+
+def test_a_departure_that_is_busy_is_tried_ever_more_rarely_and_done_soon_after(
+    world: World,
+) -> None:
+    make_plain(world, "work", "stays")
+    with watch(world) as watcher:
+        with (
+            running("sh", "-c", "echo; read _", cwd=world / "work"),
+            counted_passes(world) as passes,
+        ):
+            make_plain(world, "stays")
+            eventually(lambda: "failed: work" in watcher.log)
+            assert "busy" in watcher.status or "in use" in watcher.status
+            assert watcher.status.startswith("1 of 1 mounted; work: ")
+            begin = time.monotonic()
+            seen = tries(passes, 2)
+            assert seen[1] - seen[0] > 1.5 > seen[0] - begin
+            do(world, "umount stays")
+            eventually(lambda: is_mounted(world / "stays"))
+        eventually(lambda: "unmounted: work" in watcher.log)
+        assert watcher.log.count("failed: work") == 1
+        eventually(lambda: watcher.status == "1 volume mounted")
+        assert [point for point, *_ in table(world)] == ["/mnt/stays"]
+
+
+def tries(passes: Callable[[], int], count: int) -> list[float]:
+    """The times of the next passes, as they are seen."""
+    found: list[float] = []
+    before = passes()
+    while len(found) < count:
+        eventually(lambda: passes() > before, "the next pass")  # noqa: B023
+        before = passes()
+        found.append(time.monotonic())
+    return found
