@@ -262,6 +262,6 @@ def test_a_systemd_that_is_slow_to_listen_is_told_when_it_does(place: World) -> 
         waits_on = Path(f"/proc/{watcher.process.pid}/wchan")
         eventually(lambda: waits_on.read_text() == "unix_wait_for_peer", "a full socket")
         watcher.process.send_signal(SIGHUP)
-        steadily(lambda: waits_on.read_text(), 0.1)
+        steadily(waits_on.read_text, 0.1)
         watcher.reload()
         assert watcher.stop() == 0

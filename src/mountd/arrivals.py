@@ -5,7 +5,7 @@ hangs; the thread is there only while something is awaited.
 """
 
 from collections.abc import Callable, Hashable, Mapping
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from time import monotonic
 from types import EllipsisType
 
@@ -17,6 +17,8 @@ _IDLE_TIMES = 20
 
 Sight = tuple[int, int] | EllipsisType | None
 """The `identity` that a path had; `...`: its `stamp` at the first look."""
+_FIRST_LOOK = 0.1
+"""Seconds for which the first look at a path is waited for."""
 
 
 class Arrivals:
@@ -28,6 +30,7 @@ class Arrivals:
         self._latest: dict[str, Hashable] = {}
         """What was seen at the latest look, so that nothing rings twice."""
         self._news = Condition()
+        self._has_looked = Event()
         self._is_running = False
 
     def watch(self, sights: Mapping[str, Sight]) -> None:
@@ -35,13 +38,19 @@ class Arrivals:
         with self._news:
             self._sights = sights
             self._latest = {path: self._latest[path] for path in sights if path in self._latest}
+            self._has_looked.clear()
             self._news.notify()
             if sights and not self._is_running:
                 self._is_running = True
                 Thread(target=self._run, daemon=True).start()
+            is_new = any(
+                sight is ... and path not in self._latest for path, sight in sights.items()
+            )
+        if is_new:
+            self._has_looked.wait(_FIRST_LOOK)
 
     def _run(self) -> None:
-        pause = _INTERVAL
+        pause = 0.0
         while True:
             with self._news:
                 self._news.wait(pause)
@@ -66,4 +75,5 @@ class Arrivals:
             for path, sight in self._sights.items()
         }
         self._latest = {**seen}
+        self._has_looked.set()
         return seen != expected

@@ -119,7 +119,7 @@ class _Command:
                 said = f"{confinement.message}\nhint: {confinement.hint}"
                 self._journal.tell(said, "confined", ERROR)
                 return UNPRIVILEGED
-            self._journal.line(f"note: {confinement.message}", NOTICE)
+            self._journal.line(f"note: {confinement.message}", INFO)
         watch = Watch(self._settings, self._journal, supervisor)
         watch.run()
         if self._arguments.json:

@@ -14,7 +14,7 @@ from importlib.util import find_spec, module_from_spec
 from threading import Event, Thread
 from typing import Any
 
-from mountd.glances import content, link_at, trail
+from mountd.glances import content, identity, link_at, trail
 
 _STEP = 30
 """Milliseconds from one look for events to the next; two of them pass before an edit is told."""
@@ -61,11 +61,13 @@ class Edits:
             trails = [trail(path) for path in seen]
             ends = {end for _, end in trails if end}
             passed = {path: link for each, _ in trails for path, link in each.items()}
+            folders = {os.path.dirname(end) for end in ends}
+            places = {folder: identity(folder) for folder in folders}
             try:
                 with _native_class()([*ends], False, False, 0, False, True) as watch:
                     if self._differ(seen):
                         return
-                    self._wait_for_event(watch, passed)
+                    self._wait_for_event(watch, passed, places)
             except FileNotFoundError:
                 continue
             except (OSError, RuntimeError, ImportError) as error:  # often: no inotify watch is left
@@ -74,9 +76,16 @@ class Edits:
             if self._differ(seen):
                 return
 
-    def _wait_for_event(self, watch: Any, passed: Mapping[str, str | None]) -> None:
+    def _wait_for_event(
+        self,
+        watch: Any,
+        passed: Mapping[str, str | None],
+        places: Mapping[str, tuple[int, int] | None],
+    ) -> None:
         while watch.watch(_DEBOUNCE, _STEP, _TIMEOUT, self._stop) == "timeout":
             if any(link_at(path) != link for path, link in passed.items()):
+                return
+            if any(identity(folder) != each for folder, each in places.items()):
                 return
 
     def _differ(self, seen: Mapping[str, Hashable]) -> bool:

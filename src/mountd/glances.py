@@ -9,18 +9,19 @@ _MOST_BYTES = 16 << 20
 
 
 def content(path: str) -> Hashable:
-    """What a file says, or which names a folder has; None where there is nothing.
+    """What a file says, or which names a folder has, and who may write there; None for nothing.
 
     Not the times, for two saves may have the same.
     """
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            return tuple(sorted(os.listdir(path)))
-        if not stat.S_ISREG(mode):
-            return mode
+        found = os.stat(path)
+        owner = found.st_mode, found.st_uid, found.st_gid
+        if stat.S_ISDIR(found.st_mode):
+            return owner, tuple(sorted(os.listdir(path)))
+        if not stat.S_ISREG(found.st_mode):
+            return owner
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return hash(file.read(_MOST_BYTES))
+            return owner, hash(file.read(_MOST_BYTES))
     except OSError as error:
         return None if isinstance(error, (FileNotFoundError, NotADirectoryError)) else error.errno
 

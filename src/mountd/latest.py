@@ -9,7 +9,7 @@ from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal
 from mountd.manifest.layers import find_layers, manifest_id
 from mountd.manifest.load import Manifest
 from mountd.manifest.problem import ManifestError, Problem
-from mountd.reading import is_being_written
+from mountd.reading import BeingSavedError, read_manifest, read_saved_manifest
 from mountd.reconcile import Settings, load
 
 _SAVING = 5.0
@@ -37,23 +37,21 @@ class Latest:
         """
         layers = find_layers(self._settings.manifest)
         seen = {path: content(path) for path in layers.places}
-        if seen == self.seen and not anew:
+        if seen == self.seen and not anew and not self._problems:
             return True
-        if any(map(is_being_written, layers.files)):
-            now = monotonic()
-            self._saving_since = self._saving_since or now
-            if now - self._saving_since < _SAVING:
-                return False
-        self._saving_since = None
-        self.seen = seen
+        since = self._saving_since or monotonic()
+        read = read_saved_manifest if monotonic() - since < _SAVING else read_manifest
         try:
-            manifest = load(self._settings, is_acting=True, layers=layers)
+            self._accept(load(self._settings, is_acting=True, layers=layers, read=read))
+        except BeingSavedError:
+            self._saving_since = since
+            return False
         except ManifestError as error:
             if self._is_first and not error.is_missing:
                 raise
             self._refuse(error)
-        else:
-            self._accept(manifest)
+        self.seen = seen
+        self._saving_since = None
         self._is_first = False
         return True
 

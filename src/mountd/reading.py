@@ -1,12 +1,19 @@
 """Reading a file that root is going to act on: safely, whole, and never more than is sensible."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from errno import EAGAIN, EFBIG
-from fcntl import F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
+from fcntl import F_RDLCK, F_SETLEASE, F_SETSIG, F_UNLCK, fcntl
+from signal import SIGURG
 
 from mountd.kernel.paths import NotAFileError, UnsafeLinkError, open_trusted
 from mountd.kernel.syscalls import Fd
 from mountd.manifest.load import MOST_BYTES, Reading, UnreadableError
+
+
+class BeingSavedError(Exception):
+    """A process has the file open for writing, and may not have saved all of it yet."""
 
 
 def read_manifest(file: str) -> Reading:
@@ -14,9 +21,18 @@ def read_manifest(file: str) -> Reading:
 
     Raises UnreadableError, in words.
     """
+    return _read(file, sees_savers=False)
+
+
+def read_saved_manifest(file: str) -> Reading:
+    """The same. Raises BeingSavedError too, as far as filesystems tell."""
+    return _read(file, sees_savers=True)
+
+
+def _read(file: str, *, sees_savers: bool) -> Reading:
     try:
         opened, distrusts = open_trusted(file)
-        with opened:
+        with opened, _unwritten(opened) if sees_savers else nullcontext():
             return Reading(read_bounded(opened, MOST_BYTES), tuple(distrusts))
     except UnsafeLinkError as error:
         said = f"{error.filename} is a link that {error.strerror}"
@@ -41,19 +57,25 @@ def read_manifest(file: str) -> Reading:
         raise UnreadableError(said, is_withheld=True) from error
 
 
-def is_being_written(file: str) -> bool:
-    """Whether a process has a file open for writing, and may not have saved all of it yet.
+@contextmanager
+def _unwritten(file: Fd) -> Iterator[None]:
+    """Keep everybody from opening a file for writing. Raises BeingSavedError where one has it open.
 
-    The kernel grants a read lease on no such file (fcntl(2), F_SETLEASE); where a filesystem has no
-    leases nobody can tell.
+    That is a read lease (fcntl(2), F_SETLEASE). Who opens the file meanwhile waits, and we would be
+    sent SIGIO, which kills; of SIGURG nobody hears. A filesystem may have no leases.
     """
     try:
-        with Fd(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as opened:
-            fcntl(opened.number, F_SETLEASE, F_RDLCK)
-            fcntl(opened.number, F_SETLEASE, F_UNLCK)
+        fcntl(file.number, F_SETSIG, SIGURG)
+        fcntl(file.number, F_SETLEASE, F_RDLCK)
     except OSError as error:
-        return error.errno == EAGAIN
-    return False
+        if error.errno == EAGAIN:
+            raise BeingSavedError from error
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl(file.number, F_SETLEASE, F_UNLCK)
 
 
 def read_bounded(file: Fd, most: int) -> bytes:

@@ -15,7 +15,7 @@ from mountd.kernel.observe import observe
 from mountd.lock import see_no_watch
 from mountd.look import Look, Ways
 from mountd.manifest.layers import Layers, find_layers, manifest_id
-from mountd.manifest.load import Manifest, load_manifest
+from mountd.manifest.load import Manifest, Reading, load_manifest
 from mountd.manifest.problem import ManifestError
 from mountd.namespaces import Namespaces
 from mountd.patience import Patience
@@ -172,11 +172,17 @@ def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> 
         raise UnknownVolumeError(sorted(names - known), sorted(known))
 
 
-def load(settings: Settings, *, is_acting: bool, layers: Layers | None = None) -> Manifest:
-    """The manifest, of these layers if they are known. Raises ManifestError."""
+def load(
+    settings: Settings,
+    *,
+    is_acting: bool,
+    layers: Layers | None = None,
+    read: Callable[[str], Reading] = read_manifest,
+) -> Manifest:
+    """The manifest, of these layers if they are known. Raises ManifestError, and as `read` does."""
     layers = layers or find_layers(settings.manifest)
     reserved = _reserved(layers, settings.state_dir)
-    return load_manifest(layers, read_manifest, reserved, is_acting=is_acting)
+    return load_manifest(layers, read, reserved, is_acting=is_acting)
 
 
 def _reserved(layers: Layers, state_dir: str) -> dict[str, str]:

@@ -59,8 +59,11 @@ class Supervisor:
 
     def _tell(self, *lines: str) -> None:
         self._status = next((line for line in lines if line.startswith("STATUS=")), self._status)
-        if self._notify:
+        while self._notify:
             try:
                 self._notify("\n".join(lines))
+            except InterruptedError:  # by a signal, where it is slow to listen
+                continue
             except OSError:  # its socket is gone: it will find out, and we can't
-                self._notify = None
+                pass
+            break

@@ -194,6 +194,7 @@ class Watch:
         seen = dict(self._latest.seen)
         if manifest := self._latest.manifest:
             seen |= {path: content(path) for path in _accounts(manifest, {"/"})}
+            self._arrivals.watch(self._accounts_elsewhere(manifest))
             if not self._converge(manifest):
                 return
             self._arrivals.watch(self._awaited(manifest))
@@ -221,6 +222,7 @@ class Watch:
             self._locked_since = self._locked_since or monotonic()
             if monotonic() - self._locked_since > self._settings.wait:
                 self._tell_trouble("pass", str(error))
+                self._tell_status()
             return False
         except (StateError, OSError) as error:
             if not self._has_begun:
@@ -231,16 +233,14 @@ class Watch:
         self._locked_since = None
         if self._upkeep.has_failed:
             self._due = monotonic() + min(2.0**self._failures, _RESYNC)
-            self._failures += 1
+            self._failures = min(self._failures + 1, 10)
         else:
             self._failures = 0
         return True
 
     def _awaited(self, manifest: Manifest) -> dict[str, Sight]:
         """Paths that volumes wait for, and single files and accounts, with what they were."""
-        roots = {volume.accounts for volume in manifest.volumes} - {"/"}
-        awaited: dict[str, Sight] = dict.fromkeys(_accounts(manifest, roots), ...)
-        awaited |= self._upkeep.files
+        awaited = {**self._accounts_elsewhere(manifest), **self._upkeep.files}
         for volume in manifest.volumes:
             outcome = self._upkeep.outcomes.get(volume.name)
             code = outcome.fault.code if outcome and outcome.fault else None
@@ -249,6 +249,11 @@ class Watch:
             elif code == "no-target":
                 awaited[volume.target] = None
         return awaited
+
+    def _accounts_elsewhere(self, manifest: Manifest) -> dict[str, Sight]:
+        """Those in other root filesystems, which may be on a server that hangs."""
+        roots = {volume.accounts for volume in manifest.volumes} - {"/"}
+        return dict.fromkeys(_accounts(manifest, roots), ...)
 
     def _status(self) -> str:
         parts = [*self._troubles.values(), self._latest.trouble]

@@ -21,7 +21,7 @@ class Fight(NamedTuple):
     @property
     def wait(self) -> float:
         """The latest wait."""
-        return min(2.0 ** (self.waits - 1), _LONGEST) if self.waits else 0.0
+        return min(2.0 ** min(self.waits - 1, 10), _LONGEST) if self.waits else 0.0
 
     def is_over(self, now: float) -> bool:
         """Whether the latest repair has lasted: for a minute, and twice as long as was waited."""
