@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +26,7 @@ ARRIVALS: dict[str, tuple[dict[str, Any], str]] = {
     "a folder in place": ({"source": "$/new", "target": "$/new"}, "mv source new"),
     "a subdir": (
         {"type": "tmpfs", "source": "x", "options": ["uid=501", "gid=20"], "subdir": "sub/deep"},
-        "mkdir -p sub/deep; chown 501:20 sub/deep; touch sub/deep/hello; chown 501:20 sub/deep/*;"
-        "cp -a sub state/fs/*/",
+        "mkdir -p sub; cp -a source sub/deep; cp -a sub state/fs/*/",
     ),
 }
 
@@ -38,6 +36,7 @@ def test_what_a_volume_waits_for_is_told_once_and_seen_when_it_comes(
     world: World, what: str
 ) -> None:
     keys, arrival = ARRIVALS[what]
+    world.folder("outer")
     world.folder("outer/inner")
     world.folder("source")
     do(world, "mkdir empty; ln -s new dangling")
@@ -76,11 +75,10 @@ def test_a_device_that_comes_is_mounted(world: World) -> None:
 def test_a_volume_that_waits_for_another_one_comes_with_it(world: World) -> None:
     world.folder("source/inner")
     (world / "source").rename(world / "away")
-    common = {"user": "1000:1000"}
-    world.volumes(
-        third={"source": world / "second", "target": world / "third"},
-        second={"source": world / "first/inner", "target": world / "second"},
-        first={"source": world / "source", "target": world / "first", **common},
+    world.write(
+        '[volumes.third]\nsource = "$/second"\ntarget = "$/third"\n'
+        '[volumes.second]\nsource = "$/first/inner"\ntarget = "$/second"\n'
+        '[volumes.first]\nsource = "$/source"\ntarget = "$/first"\nuser = "1000:1000"\n'
     )
     os.chown(world / "away", 501, 20)
     with watch(world) as watcher:
@@ -107,7 +105,7 @@ def test_what_no_event_tells_is_seen_at_the_next_pass(world: World, event: str) 
     make_plain(world, "above/work")
     for name in ("owned", "read"):
         world.folder(name)
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "owned": {"source": world / "owned", "target": world / "o"},
         "read": {"source": world / "read", "target": world / "r", "read_only": True},
         "work": {"source": world / "source", "target": world / "above/work"},
@@ -146,8 +144,7 @@ def test_a_departure_that_is_busy_is_tried_ever_more_rarely_and_done_soon_after(
         ):
             make_plain(world, "stays")
             eventually(lambda: "failed: work" in watcher.log)
-            assert "busy" in watcher.status or "in use" in watcher.status
-            assert watcher.status.startswith("1 of 1 mounted; work: ")
+            eventually(lambda: watcher.status.startswith("1 of 1 mounted; work: "))
             begin = time.monotonic()
             seen = tries(passes, 2)
             assert seen[1] - seen[0] > 1.5 > seen[0] - begin

@@ -1,7 +1,7 @@
 """Sources, targets and accounts that aren't there yet, and files that may be replaced by others.
 
-They are looked at a few times a second in a thread of its own, for they may lie on a server that
-hangs; the thread is there only while something is awaited.
+They are looked at a few times a second in a thread of its own, which is there only while something
+is awaited; what lies on a server that hangs is left out until that answers.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -10,6 +10,7 @@ from time import monotonic
 from types import EllipsisType
 
 from mountd.glances import identity, stamp
+from mountd.patience import Looker, Patience
 
 _INTERVAL = 0.25
 _IDLE_TIMES = 20
@@ -31,6 +32,7 @@ class Arrivals:
         """What was seen at the latest look, so that nothing rings twice."""
         self._news = Condition()
         self._has_looked = Event()
+        self._looker = Looker[tuple[str, Sight], Hashable](Patience(), _look, _give_up, key=_path)
         self._is_running = False
 
     def watch(self, sights: Mapping[str, Sight]) -> None:
@@ -59,10 +61,9 @@ class Arrivals:
             if not sights:
                 return
             begin = monotonic()
-            seen = {
-                path: stamp(path) if sight is ... else identity(path)
-                for path, sight in sights.items()
-            }
+            paths = [*sights]
+            looks = self._looker.look_at([(path, sights[path]) for path in paths])
+            seen = {path: each for path, each in zip(paths, looks, strict=True) if each != _HANGS}
             pause = max(_INTERVAL, _IDLE_TIMES * (monotonic() - begin))
             with self._news:
                 if self._sights is sights and self._are_news(seen):
@@ -71,9 +72,25 @@ class Arrivals:
 
     def _are_news(self, seen: Mapping[str, Hashable]) -> bool:
         expected = {
-            path: self._latest.get(path, seen[path] if sight is ... else sight)
-            for path, sight in self._sights.items()
+            path: self._latest.get(path, each if self._sights[path] is ... else self._sights[path])
+            for path, each in seen.items()
         }
-        self._latest = {**seen}
+        self._latest |= seen
         self._has_looked.set()
         return seen != expected
+
+
+_HANGS = "hangs"
+
+
+def _look(item: tuple[str, Sight]) -> Hashable:
+    path, sight = item
+    return stamp(path) if sight is ... else identity(path)
+
+
+def _give_up(_: object) -> Hashable:
+    return _HANGS
+
+
+def _path(item: tuple[str, Sight]) -> str:
+    return item[0]

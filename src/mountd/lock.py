@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from errno import EROFS
 
 from mountd.kernel.syscalls import Fd
@@ -51,14 +51,16 @@ def locked(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
 @contextmanager
 def watch_lock(folder: Fd, state_dir: str) -> Iterator[None]:
     """Be the only process that watches. Raises LockedError, or StateError as `locked` does."""
-    with _taken(folder, state_dir, "watch.lock", fcntl.LOCK_EX) or nullcontext():
+    with _taken(folder, state_dir, _WATCH, fcntl.LOCK_EX) or nullcontext():
         yield
 
 
 def see_no_watch(folder: Fd, state_dir: str) -> None:
-    """Raise LockedError where a process watches: it would put back what is taken off."""
-    with _taken(folder, state_dir, "watch.lock", fcntl.LOCK_SH) or nullcontext():
-        pass
+    """Raise WatchedError where a process watches: it would put back what is taken off."""
+    with suppress(FileNotFoundError):
+        os.stat(_WATCH, dir_fd=folder.number, follow_symlinks=False)
+        with _taken(folder, state_dir, _WATCH, fcntl.LOCK_SH) or nullcontext():
+            pass
 
 
 def _taken(folder: Fd, state_dir: str, name: str, operation: int) -> Fd | None:
@@ -89,9 +91,10 @@ def _taken(folder: Fd, state_dir: str, name: str, operation: int) -> Fd | None:
         file.close()
 
 
+_WATCH = "watch.lock"
 _WHO = {
     "lock": ("another pass is running", LockedError),
-    "watch.lock": ("`mountd watch` is running", WatchedError),
+    _WATCH: ("`mountd watch` is running", WatchedError),
 }
 
 

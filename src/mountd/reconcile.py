@@ -97,7 +97,7 @@ def _converge(
         with look.resolver(observed) as resolver:
             waiting = [each for each in look.manifest.volumes if each.name not in done]
             desired |= {each.volume.name: each for each in resolver.resolve(waiting)}
-            seen = observed._replace(tops=resolver.tops)
+            seen = resolver.observed
             stuck = {each.action.old.id for each in departed if each.fault and each.action.old}
             faulty = {name: each.fault for name, each in done.items()}
             progress = Progress(faulty, frozenset(stuck))
@@ -132,7 +132,7 @@ def preview(settings: Settings) -> Pass:
         record.follow(observed.mounts)
         with look.resolver(observed) as resolver:
             desired = resolver.resolve(manifest.volumes)
-            seen = observed._replace(tops=resolver.tops)
+            seen = resolver.observed
             actions = look.plan(desired, seen, Progress())
             warnings = manifest.warnings + resolver.warnings + record.warnings
     outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)

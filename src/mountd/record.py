@@ -51,7 +51,7 @@ class Record:
         self._is_of_another_namespace = False
         self._folder = folder
         self._path = path
-        self._lines: dict[int, str] = {}  # entries as JSON: most stay as they are at each write
+        self._lines: dict[int, bytes] = {}  # entries as JSON: most stay as they are at each write
         self._is_changed = False
         self._stamp: _Stamp | None = None
         if folder:
@@ -156,13 +156,14 @@ class Record:
 
     def forget_gone(self, mounts: Mapping[int, ObservedMount]) -> None:
         """Forget every mount that isn't among those that the kernel has; `write` makes it last."""
-        self.remove(
-            *[
-                each
-                for each, managed in self.managed.items()
-                if each not in mounts or not is_same(managed, mounts[each])
-            ]
-        )
+        gone = self.managed.keys() - mounts.keys()
+        reused = [
+            each
+            for each in self.managed
+            if each < FIRST_UNIQUE_ID and each not in gone
+            if not is_same(self.managed[each], mounts[each])
+        ]
+        self.remove(*gone, *reused)
 
     def write(self, *, always: bool = False) -> None:
         """Write the file whole, if anything differs: a temporary one, synced, renamed.
@@ -176,7 +177,7 @@ class Record:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             with Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder)) as file:
-                rest = memoryview(self._text().encode())
+                rest = memoryview(self._text())
                 while rest:
                     rest = rest[os.write(file.number, rest) :]
                 os.fsync(file.number)
@@ -201,10 +202,9 @@ class Record:
             _rename(folder, "record.json", free)
         self.damage = None
 
-    def _text(self) -> str:
-        for mount, managed in self.managed.items():
-            if mount not in self._lines:
-                self._lines[mount] = _to_json(managed)
+    def _text(self) -> bytes:
+        for mount in self.managed.keys() - self._lines.keys():
+            self._lines[mount] = _to_json(self.managed[mount]).encode()
         boot, namespace = _here()
         bases = {base.name: base.id for base in self.bases.values()}
         head = json.dumps(
@@ -216,8 +216,8 @@ class Record:
                 "filesystems": bases,
             }
         )
-        mounts = ",\n".join(self._lines.values())
-        return f'{head[:-1]}, "mounts": [\n{mounts}\n]}}\n'
+        mounts = b",\n".join([self._lines[each] for each in self.managed])
+        return b'%s, "mounts": [\n%s\n]}\n' % (head[:-1].encode(), mounts)
 
 
 def read_record(state_dir: str) -> Record:

@@ -44,7 +44,7 @@ from mountd.core.model import (
     root_at,
 )
 from mountd.core.targets import why_forbidden
-from mountd.kernel.observe import top_at
+from mountd.kernel.observe import is_mounted, top_at
 from mountd.kernel.paths import (
     UnsafeLinkError,
     is_plain_folder,
@@ -94,6 +94,7 @@ class Resolver:
         self._opener = Sources(
             context.observed, context.managed, context.bases, is_record_lost=context.is_record_lost
         )
+        self._gone: set[int] = set()
         self.tops: dict[str, Top] = {}
         """What is on top at each target on which something is mounted."""
         self.sources: dict[str, Fd] = {}
@@ -117,6 +118,25 @@ class Resolver:
         """Who but root could have written the accounts that were looked up."""
         return tuple(each for accounts in self._accounts.values() for each in accounts.warnings)
 
+    @property
+    def observed(self) -> Observed:
+        """The mounts, with what is on top at the targets, and without what has gone meanwhile."""
+        observed = self._context.observed._replace(tops=self.tops)
+        if not self._gone:
+            return observed
+        mounts = {
+            number: each for number, each in observed.mounts.items() if number not in self._gone
+        }
+        return observed._replace(mounts=mounts)
+
+    def _see_top(self, target: str) -> None:
+        if top := top_at(target):
+            self.tops[target] = top
+            return
+        # somebody took a mount off just now, or another covers a folder above it
+        there = [each.id for each in self._context.observed.mounts.values() if each.point == target]
+        self._gone.update(each for each in there if not is_mounted(each))
+
     def resolve(self, volumes: Sequence[Volume]) -> list[Desired]:
         """What each volume means now. A source or target that hangs costs its own volume only."""
         desired = []
@@ -135,8 +155,8 @@ class Resolver:
             return Unready(volume, target, self._context.held[volume.name]), None
         try:
             target, there = self._target(volume)
-            if target in self._points and (top := top_at(target)):
-                self.tops[target] = top
+            if target in self._points:
+                self._see_top(target)
             if volume.filesystem and self._context.bases[volume.filesystem] is None:
                 return Later(volume, target), None
             user = self._user(volume)

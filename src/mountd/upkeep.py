@@ -9,6 +9,7 @@ from mountd.core.fight import Fight, undone
 from mountd.core.model import Fault, Flags, Managed, Outcome
 from mountd.core.targets import folders_above
 from mountd.journal import Journal
+from mountd.kernel.syscalls import st_dev
 from mountd.kernel.table import Change, MountTable
 from mountd.look import Ways
 from mountd.manifest.load import Manifest
@@ -65,6 +66,7 @@ class Upkeep:
         self.stuck = tuple(each for each in result.outcomes if _is_stuck(each))
         self._learn(manifest, result.outcomes)
         self._ours &= self._table.mounts.keys()
+        self._note_ours()
         now = monotonic()
         self._fights = {
             name: fight
@@ -91,10 +93,10 @@ class Upkeep:
         mounts = self._table.mounts
         return {
             name
-            for name, left in self._left.items()
-            if (mount := mounts.get(left.id)) is None
-            or mount.flags != left.flags
-            or mount.point != left.target
+            for name, (number, target, flags) in self._left.items()
+            if (mount := mounts.get(number)) is None
+            or mount.flags != flags
+            or mount.point != target
         }
 
     def repair(self, manifest: Manifest, names: Iterable[str]) -> bool:
@@ -182,19 +184,26 @@ class Upkeep:
         with locked_record(self._state_dir, 0, self._record) as record:
             if record is not self._record:
                 self._record = record
-                self._note_ours(record)
+                self._note_ours()
             try:
                 return converge(
                     ways,
                     manifest,
                     record,
                     lambda _: None,
-                    lambda outcome: self._news.outcome(outcome, is_repair=is_repair),
+                    lambda it: self._news.outcome(it, is_repair=is_repair or self._was_there(it)),
                 )
             finally:
-                self._note_ours(record)
+                self._note_ours()
 
-    def _note_ours(self, record: Record) -> None:
+    def _was_there(self, outcome: Outcome) -> bool:
+        """Whether a pass of all met a drift before it could be repaired."""
+        left, action = self._left.get(outcome.action.volume), outcome.action
+        return action.verb == "mount" and left is not None and left.target == action.target
+
+    def _note_ours(self) -> None:
+        record = self._record
+        assert record, "a pass has it"
         self._ours.update(record.managed)
         for managed in record.managed.values():
             if managed.submounts:
@@ -226,7 +235,7 @@ class Upkeep:
                 left = _Left(managed.id, action.target, action.mount.flags)
                 self._left[action.volume] = left
                 if action.mount.kind == "file" and not action.mount.volume.type:
-                    self.files[action.source] = action.mount.device, action.mount.inode
+                    self.files[action.source] = st_dev(action.mount.device), action.mount.inode
             for path in (action.source, action.target):
                 if path.startswith("/"):
                     self._paths.update((path, *folders_above(path)))

@@ -80,9 +80,14 @@ _IDMAPPED_SINCE = {  # mount_setattr(2), and kernel sources
 def filesystem_refuses(fs_type: str, version: tuple[int, int]) -> Fault:
     since = _IDMAPPED_SINCE.get(fs_type.partition(".")[0])  # fuse.bindfs, as mountinfo has it
     has_server = since == _IDMAPPED_SINCE["fuse"]
+    too_old = ""
     if since and version < since:
+        too_old = ": this kernel is too old for it"
         hint = f"{fs_type} needs Linux {_dotted(since)}"
         hint += " and a server that grants it" if has_server else ""
+    elif fs_type == "virtiofs":
+        too_old = ": the host's server is too old, or doesn't grant it"
+        hint = "its server has to grant it, as virtiofsd does from 1.13 on"
     elif has_server:
         hint = "its server has to grant it (FUSE_ALLOW_IDMAP, with default_permissions)"
     elif fs_type in ("ext2", "ext3"):
@@ -94,7 +99,7 @@ def filesystem_refuses(fs_type: str, version: tuple[int, int]) -> Fault:
     return Fault(
         "failed",
         "filesystem-refuses",
-        f"{fs_type} refuses idmapped mounts (Linux {_dotted(version)})",
+        f"{fs_type} refuses idmapped mounts (Linux {_dotted(version)}){too_old}",
         f"{hint}, {_RAW_IDS}",
         _errno.EINVAL,
     )

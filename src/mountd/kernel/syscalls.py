@@ -8,6 +8,7 @@ faccessat2(2), setgroups(2). Descriptors are close-on-exec. Each call raises OSE
 
 import ctypes
 import os
+import sys
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_void_p
@@ -271,6 +272,12 @@ def _with_mount(found: Stat, folder: int, path: str) -> Stat:
     return found
 
 
+def st_dev(device: int) -> int:
+    """A Stat's device as stat(2) has it."""
+    major, minor = _DEVICE.unpack(device.to_bytes(8, sys.byteorder))
+    return os.makedev(major, minor)
+
+
 def reusable_mount_id(path: str) -> int:
     """The id that mountinfo gives the mount where a path ends, magic links followed."""
     buffer = _STATX_BUFFER()
@@ -278,6 +285,7 @@ def reusable_mount_id(path: str) -> int:
     return Stat._make(_STATX.unpack_from(buffer)).mount
 
 
+_DEVICE = Struct("=II")
 _STATX = Struct("=8xQ4xIIH2xQ96xQQ")
 _STATX_MASK = STATX_TYPE_MODE_UID_GID_INO | (STATX_MNT_ID_UNIQUE if HAS_STATMOUNT else STATX_MNT_ID)
 _STATX_BUFFER = ctypes.c_char * 256
