@@ -1,7 +1,8 @@
 # On a new machine the first target that needs a Debian package installs it; `.ci/packages` says which.
 PYTHON ?= python3
+DIST ?= dist
 
-.PHONY: venv demo test bench clean
+.PHONY: venv demo test bench deb clean
 
 venv: .venv/bin/mountd
 
@@ -13,11 +14,15 @@ test: .venv/bin/mountd
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses 2 --dist loadfile
 
 bench: .venv/bin/mountd
 	.venv/bin/python tests/bench/bench.py
 	.venv/bin/python tests/bench/watch.py
+
+deb:
+	@.ci/packages deb
+	$(PYTHON) tests/package.py $(DIST)
 
 # The install is editable; its byte code is made here, because an environment may forbid Python to.
 .venv/bin/mountd: pyproject.toml
@@ -28,4 +33,4 @@ bench: .venv/bin/mountd
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -11,15 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from debian import debian_13
+from package import package
 from world import Mount, Result, run
 
-PROJECT = Path(__file__).parents[1]
-_ENTRY = """#!/usr/bin/python3
-import sys
-from mountd.cli import main
-sys.exit(main())
-"""
+from debian import debian_13
+
 _BOOT = """
 tree=$1 root=$2 name=$3; shift 3
 for each in "" systemd unified; do
@@ -187,28 +183,10 @@ class Machines:
 
 
 def _install(tree: Path) -> None:
-    """Have mountd there as a distribution's package would, and enabled as an image's builder does.
-
-    The distribution enables nothing that no preset names.
-    """
-    usr = tree / "usr"
-    modules = usr / "lib/python3/dist-packages/mountd"
-    shutil.copytree(PROJECT / "src/mountd", modules, ignore=shutil.ignore_patterns("__pycache__"))
-    (usr / "bin/mountd").write_text(_ENTRY)
-    (usr / "bin/mountd").chmod(0o755)
-    for name, folder in (
-        ("mountd.service", "systemd/system"),
-        ("mountd.preset", "systemd/system-preset"),
-        ("mountd.catalog", "systemd/catalog"),
-    ):
-        place = usr / "lib" / folder
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROJECT / "units" / name, place / name.replace("mountd.p", "80-mountd.p"))
-    (usr / "lib/systemd/system-preset/99-none.preset").write_text("disable *\n")
-    inside = ["chroot", str(tree)]
-    run(*inside, "python3", "-m", "compileall", "-q", str(modules).removeprefix(str(tree)))
-    run(*inside, "journalctl", "--update-catalog")
-    run(*inside, "systemctl", "preset", "mountd.service")
+    """Have the package there, as an image's builder has."""
+    shutil.copy(package().deb, tree / "mountd.deb")
+    run("chroot", str(tree), "dpkg", "--install", "/mountd.deb")
+    (tree / "mountd.deb").unlink()
 
 
 def _children(pid: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -39,7 +40,7 @@ def debian_13(*more: str) -> Path:
 
 
 def _make(archive: Path, packages: list[str]) -> Path:
-    mirror = _mirror()
+    origin = mirror()
     done = subprocess.run(
         [
             "mmdebstrap",
@@ -54,18 +55,18 @@ def _make(archive: Path, packages: list[str]) -> Path:
             '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',  # this machine's
             "trixie",
             archive,
-            mirror,
+            origin,
         ],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"this needs Debian 13, and {mirror} gives none:\n{done.stderr}")
+        raise RuntimeError(f"this needs Debian 13, and {origin} gives none:\n{done.stderr}")
     return archive
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """The one that this machine's own packages come from."""
     ask = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages"]
     listed = subprocess.run(ask, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -77,4 +78,4 @@ def forget_old(pattern: str) -> None:
     """Remove what is cached by such a name since a month or more."""
     for each in CACHE.glob(pattern):
         if each.stat().st_mtime < time.time() - _MONTH:
-            each.unlink(missing_ok=True)
+            shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)

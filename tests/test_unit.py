@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from container import PROJECT, Container, Machines, until
+from container import Container, Machines, until
+from package import PROJECT
 from world import Mount, mount_id, owner
 
 from mountd.journal import MESSAGE_IDS

@@ -219,7 +219,7 @@ def test_a_writer_in_the_way_of_read_only_is_told_once_and_waited_for(world: Wor
             writer = (world / "work/hello").open("a")
         with writer:
             eventually(lambda: "failed: work" in watcher.log)
-            assert "1 of 2 mounted; work: " in watcher.status
+            eventually(lambda: "1 of 2 mounted; work: " in watcher.status)
             do(world, "umount other")
             eventually(lambda: is_mounted(world / "other"))
         eventually(lambda: watcher.status == "2 volumes mounted")

@@ -19,6 +19,11 @@ from mountd.patience import PATIENCE, Looker, Patience
 from mountd.record import Record
 
 
+def place_of(filesystem: Filesystem, state_dir: str) -> str:
+    """Where it is mounted, or would be, as the mount table has it."""
+    return _path(state_dir, filesystem.name)
+
+
 def mounted_filesystems(
     volumes: Iterable[Volume], mounts: Mapping[int, ObservedMount], state_dir: str
 ) -> dict[Filesystem, str | Fault | None]:
@@ -125,4 +130,4 @@ def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -
 
 
 def _path(state_dir: str, name: str) -> str:
-    return f"{os.path.realpath(state_dir)}/fs/{name}"  # as the mount table has it
+    return f"{os.path.realpath(state_dir)}/fs/{name}"

@@ -56,6 +56,11 @@ class Latest:
         return True
 
     @property
+    def is_outdated(self) -> bool:
+        """Whether it has been edited since it was read."""
+        return any(content(path) != each for path, each in self.seen.items())
+
+    @property
     def trouble(self) -> str | None:
         """A line, where the one in force isn't the one that is there."""
         if not self._problems:

@@ -112,19 +112,25 @@ class Upkeep:
                 self._hold(name, fight)
             else:
                 todo.add(name)
-        return self._put_back(manifest, todo)
+        if not todo:
+            return True
+        if not all(map(self._stands_alone, todo)):
+            return False
+        self._journal.begin_pass()
+        result = self._pass(manifest.part(todo), is_repair=True)
+        self._learn(manifest, result.outcomes)
+        self._table.follow()  # to know what has just been mounted
+        return True
 
     def next_repair(self) -> float | None:
         """When the next volume that was held may be put back."""
         return min((self._fights[name].until for name in self._held), default=None)
 
-    def repair_held(self, manifest: Manifest) -> bool:
-        """Put back what has waited long enough; as `repair`."""
+    def release_held(self) -> None:
+        """Have the next pass put back what has waited long enough."""
         now = monotonic()
-        todo = {name for name in self._held if self._fights[name].until <= now}
-        for name in todo:
+        for name in [each for each in self._held if self._fights[each].until <= now]:
             del self._held[name]
-        return self._put_back(manifest, todo)
 
     def concerns(self, changes: Iterable[Change]) -> bool:
         """Whether what others mounted or took off may mean something for a volume."""
@@ -135,6 +141,8 @@ class Upkeep:
                 foreign += [each.point for each in (before, now) if each]
             elif before and not now:
                 self._ours.discard(before.id)
+                if self._record and before.id in self._record.managed:  # it wasn't us
+                    foreign.append(before.point)
         if any(each.fault for each in self.outcomes.values()) and foreign:
             return True
         return not self._paths.isdisjoint(foreign)
@@ -150,17 +158,6 @@ class Upkeep:
         more = f" (and {len(faulty) - 1} more)" if len(faulty) > 1 else ""
         message = first.fault.message if first.fault else ""
         return f"{mounted} of {count} mounted; {first.action.volume}: {message}{more}"
-
-    def _put_back(self, manifest: Manifest, names: set[str]) -> bool:
-        if not names:
-            return True
-        if not all(map(self._stands_alone, names)):
-            return False
-        self._journal.begin_pass()
-        result = self._pass(manifest.part(names), is_repair=True)
-        self._learn(manifest, result.outcomes)
-        self._table.follow()  # to know what has just been mounted
-        return True
 
     def _stands_alone(self, name: str) -> bool:
         """Whether what a volume needs is there, so that it can be planned without the others."""

@@ -8,13 +8,14 @@ import gc
 import os
 import select
 import signal
-from collections.abc import Callable, Container
+from collections.abc import Container
 from contextlib import ExitStack, suppress
 from time import monotonic
 
 from mountd.arrivals import Arrivals, Sight
 from mountd.core.printable import printable
 from mountd.edits import Edits
+from mountd.filesystems import place_of
 from mountd.glances import content
 from mountd.journal import ERROR, INFO, WARNING, Journal
 from mountd.kernel.table import MountTable
@@ -121,8 +122,9 @@ class Watch:
         if self._is_rung:
             self._is_rung = False
             self._due = 0.0
-        if self._latest.manifest and (held := self._upkeep.next_repair()) and held <= monotonic():
-            self._repair(self._upkeep.repair_held)
+        if (held := self._upkeep.next_repair()) and held <= monotonic():
+            self._upkeep.release_held()
+            self._due = 0.0
         if self._due <= monotonic():
             self._pass()
         self._wait()
@@ -164,7 +166,7 @@ class Watch:
         for changes in self._table.changes():
             if drifted := self._upkeep.drifted():
                 is_quiet = False
-                self._repair(lambda it: self._upkeep.repair(it, drifted))
+                self._repair(drifted)
             if self._upkeep.concerns(changes):
                 settle = max(_SETTLE, _IDLE_TIMES * self._pass_took)
                 self._due = min(self._due, monotonic() + settle)
@@ -172,15 +174,19 @@ class Watch:
             end = monotonic()
             self._next_look = end + _IDLE_TIMES * (end - begin)
 
-    def _repair(self, repair: Callable[[Manifest], bool]) -> None:
-        assert self._latest.manifest, "without one nothing drifts"
+    def _repair(self, drifted: set[str]) -> None:
+        manifest = self._latest.manifest
+        assert manifest, "without one nothing drifts"
         try:
-            if not repair(self._latest.manifest):
+            # what a pass by hand made of an edit that we don't know yet is no drift
+            if self._latest.is_outdated or not self._upkeep.repair(manifest, drifted):
                 self._due = 0.0
         except LockedError:  # the pass that runs may be at it
             self._due = min(self._due, monotonic() + _AGAIN)
         except (StateError, OSError):
             self._due = 0.0  # and that tells what is wrong
+        else:
+            self._try_again_if_failed()
         self._tell_status()
 
     def _pass(self) -> None:
@@ -231,19 +237,26 @@ class Watch:
         else:
             self._tell_trouble("pass", None)
         self._locked_since = None
+        self._try_again_if_failed()
+        return True
+
+    def _try_again_if_failed(self) -> None:
+        """No event tells that what failed would not fail now: try it ever more rarely."""
         if self._upkeep.has_failed:
-            self._due = monotonic() + min(2.0**self._failures, _RESYNC)
+            self._due = min(self._due, monotonic() + min(2.0**self._failures, _RESYNC))
             self._failures = min(self._failures + 1, 10)
         else:
             self._failures = 0
-        return True
 
     def _awaited(self, manifest: Manifest) -> dict[str, Sight]:
         """Paths that volumes wait for, and single files and accounts, with what they were."""
         awaited = {**self._accounts_elsewhere(manifest), **self._upkeep.files}
+        state_dir = self._settings.state_dir
         for volume in manifest.volumes:
             outcome = self._upkeep.outcomes.get(volume.name)
             code = outcome.fault.code if outcome and outcome.fault else None
+            if code == "no-source" and volume.filesystem and volume.subdir:
+                awaited[f"{place_of(volume.filesystem, state_dir)}/{volume.subdir}"] = None
             if code == "no-source" and volume.source.startswith("/"):
                 awaited[volume.source] = None
             elif code == "no-target":
