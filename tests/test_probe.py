@@ -145,20 +145,21 @@ def test_a_fuse_server_that_does_not_grant_it_is_what_refuses(world: World, plac
 
 
 @pytest.mark.parametrize(
-    ("fs_type", "version", "hint"),
+    ("fs_type", "version", "side", "hint"),
     [
-        ("tmpfs", (6, 1), "tmpfs needs Linux 6.3,"),
-        ("fuse.bindfs", (6, 8), "fuse.bindfs needs Linux 6.12 and a server that grants it"),
-        ("virtiofs", (6, 1), "virtiofs needs Linux 6.12 and a server that grants it"),
-        ("virtiofs", (6, 12), "server has to grant it"),
-        ("tmpfs", (6, 3), "keep the source on"),
-        ("nfs", (6, 1), "keep the source on"),
+        ("tmpfs", (6, 1), "this kernel is too old", "tmpfs needs Linux 6.3,"),
+        ("fuse.bindfs", (6, 8), "this kernel", "fuse.bindfs needs Linux 6.12 and a server that"),
+        ("virtiofs", (6, 1), "this kernel", "virtiofs needs Linux 6.12 and a server that grants"),
+        ("virtiofs", (6, 12), "the host's server is too old", "virtiofsd does from 1.13 on"),
+        ("tmpfs", (6, 3), "(Linux 6.3)", "keep the source on"),
+        ("nfs", (6, 1), "(Linux 6.1)", "keep the source on"),
     ],
 )
-def test_the_version_that_brought_it_is_named_where_that_is_to_come(
-    fs_type: str, version: tuple[int, int], hint: str
+def test_the_side_that_is_too_old_is_named_and_the_version_that_is_not(
+    fs_type: str, version: tuple[int, int], side: str, hint: str
 ) -> None:
     fault = idmap_faults.filesystem_refuses(fs_type, version)
+    assert side in fault.message
     assert fault.hint and hint in fault.hint
 
 
