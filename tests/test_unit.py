@@ -336,7 +336,7 @@ def test_raw_ids_are_told_once(unit: Unit) -> None:
     assert owner(unit.seen("over") / "hello") == (501, 20)
     (record,) = unit.told("fallback")
     assert (record["PRIORITY"], record["MOUNTD_REASON"]) == ("4", "filesystem-refuses")
-    assert unit.status == "1 volume mounted"
+    assert unit.status == "1 volume mounted, 1 of them with raw ids"
 
 
 # reload

@@ -73,6 +73,7 @@ class Upkeep:
             for name, fight in self._fights.items()
             if name in self.outcomes and not fight.is_over(now)
         }
+        self._held = {name: why for name, why in self._held.items() if name in self._fights}
         return result
 
     @property
@@ -152,7 +153,9 @@ class Upkeep:
         faulty = [each for each in (*self.outcomes.values(), *self.stuck) if each.fault]
         count = len(self.outcomes)
         if not faulty:
-            return f"{count} {'volume' if count == 1 else 'volumes'} mounted"
+            raw = sum(each.action.refused is not None for each in self.outcomes.values())
+            note = f", {raw} of them with raw ids" if raw else ""
+            return f"{count} {'volume' if count == 1 else 'volumes'} mounted{note}"
         mounted = sum(not each.fault for each in self.outcomes.values())
         first = faulty[0]
         more = f" (and {len(faulty) - 1} more)" if len(faulty) > 1 else ""
@@ -224,8 +227,9 @@ class Upkeep:
             action = outcome.action
             if action.verb == "unmount":
                 continue
-            slim = action._replace(mount=None, old=None)  # of a thousand volumes that is a MiB
-            self.outcomes[action.volume] = outcome._replace(action=slim)
+            if not action.refused:  # of a thousand volumes that is a MiB
+                outcome = outcome._replace(action=action._replace(mount=None, old=None))  # noqa: PLW2901
+            self.outcomes[action.volume] = outcome
             self._left.pop(action.volume, None)
             managed = by_target.get(action.target)
             if managed and action.mount and not outcome.fault:
