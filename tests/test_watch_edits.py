@@ -657,8 +657,8 @@ def test_edits_are_seen_where_the_kernel_gives_no_watches_on_files(place: World)
             in_place(Path(place.manifest), text.replace("a]", f"{name}]").replace("/a", f"/{name}"))
             eventually(partial(_holds, inside, name))
         watcher.reload()
-        assert watcher.log.count("\nedits are seen a second late") == 1
-        assert "1 volume mounted; edits are seen a second late" in watcher.status
+        assert watcher.log.count("\nedits are seen a second late:") == 1
+        assert "1 volume mounted; edits are seen a second late:" in watcher.status
 
 
 def _holds(folder: Path, name: str) -> bool:

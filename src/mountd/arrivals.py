@@ -5,6 +5,7 @@ is awaited; what lies on a server that hangs is left out until that answers.
 """
 
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from threading import Condition, Event, Thread
 from time import monotonic
 from types import EllipsisType
@@ -62,8 +63,10 @@ class Arrivals:
                 return
             begin = monotonic()
             paths = [*sights]
-            looks = self._looker.look_at([(path, sights[path]) for path in paths])
-            seen = {path: each for path, each in zip(paths, looks, strict=True) if each != _HANGS}
+            looks: list[Hashable] = []
+            with suppress(OSError):  # no thread can be started now
+                looks = self._looker.look_at([(path, sights[path]) for path in paths])
+            seen = {path: each for path, each in zip(paths, looks, strict=False) if each != _HANGS}
             pause = max(_INTERVAL, _IDLE_TIMES * (monotonic() - begin))
             with self._news:
                 if self._sights is sights and self._are_news(seen):

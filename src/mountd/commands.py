@@ -61,7 +61,13 @@ class _Command:
         if self._lost_stdout:
             problem = _problem(f"stdout can't be written: {self._lost_stdout}")
             self._journal.tell(str(problem), "pass-failed", ERROR)
-        return status or (FAILED if self._lost_stdout else OK)
+        status = status or (FAILED if self._lost_stdout else OK)
+        if self._arguments.command == "watch":
+            # not by Python's own end: threads may hang, and that of watchfiles crashes it on 3.13
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        return status
 
     def _run(self) -> int:
         command = self._arguments.command
@@ -124,8 +130,7 @@ class _Command:
         watch.run()
         if self._arguments.json:
             self._show_document(watch.result)
-        sys.stderr.flush()
-        os._exit(OK)  # no thread that hangs, or waits for edits, is there for Python's own end
+        return OK
 
     def _status(self) -> int:
         result = preview(self._settings)

@@ -82,8 +82,7 @@ def find_confinement() -> Confinement | None:
     """Why nobody else sees what we mount; None where pid 1 does, or where that can't be told."""
     if shares_mounts_with_init() is not False:
         return None
-    with open("/proc/self/cgroup", errors="replace") as file:
-        unit = service_of(file.read())
+    unit = service_of(_text_of("/proc/self/cgroup"))  # which a kernel without cgroups doesn't have
     if not unit:
         return Confinement(
             "this mount namespace isn't pid 1's: nobody outside it would see the mounts",

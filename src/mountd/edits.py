@@ -70,11 +70,17 @@ class Edits:
                     self._wait_for_event(watch, passed, places)
             except FileNotFoundError:
                 continue
-            except (OSError, RuntimeError, ImportError) as error:  # often: no inotify watch is left
-                self.trouble = self.trouble or str(error)
-                self._stop.wait(_WITHOUT_EVENTS)
+            except ImportError:
+                self._go_without("the Python package watchfiles is missing; install it")
+            except (OSError, RuntimeError) as error:
+                why = f"the kernel gives no watches on files ({error})"
+                self._go_without(f"{why}; raise fs.inotify.max_user_instances or max_user_watches")
             if self._differ(seen):
                 return
+
+    def _go_without(self, why: str) -> None:
+        self.trouble = self.trouble or f"edits are seen a second late: {why}"
+        self._stop.wait(_WITHOUT_EVENTS)
 
     def _wait_for_event(
         self,

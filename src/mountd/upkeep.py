@@ -227,9 +227,8 @@ class Upkeep:
             action = outcome.action
             if action.verb == "unmount":
                 continue
-            if not action.refused:  # of a thousand volumes that is a MiB
-                outcome = outcome._replace(action=action._replace(mount=None, old=None))  # noqa: PLW2901
-            self.outcomes[action.volume] = outcome
+            slim = action if action.refused else action._replace(mount=None, old=None)
+            self.outcomes[action.volume] = outcome._replace(action=slim)  # a MiB for 1,000
             self._left.pop(action.volume, None)
             managed = by_target.get(action.target)
             if managed and action.mount and not outcome.fault:

@@ -206,7 +206,7 @@ class Watch:
             self._arrivals.watch(self._awaited(manifest))
         self._edits.watch(seen)
         if trouble := self._edits.trouble:
-            self._tell_trouble("edits", _DEAF.format(trouble), "warned", WARNING)
+            self._tell_trouble("edits", trouble, "warned", WARNING)
         if self._is_ready:
             self._tell_status()
         else:
@@ -287,9 +287,6 @@ class Watch:
         elif self._troubles.get(about) != trouble:
             self._troubles[about] = trouble
             self._journal.tell(printable(trouble), event, priority)
-
-
-_DEAF = "edits are seen a second late, for the kernel gives no watches on files: {}"
 
 
 def _accounts(manifest: Manifest, roots: Container[str]) -> set[str]:

@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 MOUNTD = Path(sys.executable).with_name("mountd")
 WORLD = Path("/mnt")
 MANIFEST = WORLD / "mountd.toml"
 ROUNDS = 40
+START = 1.0
+"""Seconds after which a watch has its threads, and nothing left to do."""
 CALM = 0.25
 """Seconds between two rounds: else what is measured is the end of the one before."""
 
@@ -41,7 +44,7 @@ def _watching(count: int) -> Iterator[subprocess.Popen[bytes]]:
     words = ["watch", "-q", "-f", str(MANIFEST), "--state-dir", str(WORLD / "state")]
     with subprocess.Popen([str(MOUNTD), *words], stderr=subprocess.DEVNULL) as process:
         _wait(lambda: _is_mounted(count - 1))
-        time.sleep(1)
+        time.sleep(START)
         yield process
         process.terminate()
 
@@ -78,7 +81,7 @@ def _edits(count: int) -> None:
             os.chown(WORLD / f"s/new{number}", 501, 20)
             begin = time.perf_counter()
             _save(count, f"new{number}")
-            _wait(lambda name=f"new{number}": _is_mounted(name))  # type: ignore[misc]
+            _wait(partial(_is_mounted, f"new{number}"))
             seen.append((time.perf_counter() - begin) * 1e3)
             time.sleep(CALM + 0.001 * (number * 7 % 30))  # in no step with the watch's own
         _print(f"save to applied, {count} volumes, ms", seen[1:])
@@ -98,7 +101,7 @@ def _drift(count: int, what: str) -> None:
             }[what]
             _libc(words)
             begin = time.perf_counter()
-            _wait(lambda target=target: _is_as_before(target))  # type: ignore[misc]
+            _wait(partial(_is_as_before, target))
             seen.append((time.perf_counter() - begin) * 1e3)
             time.sleep(CALM)
             subprocess.run(["umount", WORLD / "away"], stderr=subprocess.DEVNULL, check=False)
@@ -175,16 +178,16 @@ def _print(title: str, values: list[float]) -> None:
 
 
 QUESTIONS: dict[str, Callable[[], None]] = {
-    "edits-10": lambda: _edits(10),
-    "edits-1000": lambda: _edits(1000),
+    "edits-10": partial(_edits, 10),
+    "edits-1000": partial(_edits, 1000),
     **{
-        f"{what}-{count}": lambda count=count, what=what: _drift(count, what)  # type: ignore[misc]
+        f"{what}-{count}": partial(_drift, count, what)
         for count in (10, 1000)
         for what in ("unmounted", "remounted", "moved")
     },
-    "idle-10": lambda: _idle(10),
-    "idle-1000": lambda: _idle(1000),
-    "stop-1000": lambda: _stop(1000),
+    "idle-10": partial(_idle, 10),
+    "idle-1000": partial(_idle, 1000),
+    "stop-1000": partial(_stop, 1000),
 }
 
 if __name__ == "__main__":
