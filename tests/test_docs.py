@@ -81,6 +81,12 @@ def test_each_manifest_in_the_readme_is_one(world: World) -> None:
         assert world.mountd("check").status == 0
 
 
+def test_the_drop_in_in_the_readme_is_that_of_the_example() -> None:
+    (shown,) = (text for kind, text in _BLOCK.findall(README) if kind == "ini")
+    example = (ROOT / "examples/workload.conf").read_text().splitlines()
+    assert shown.splitlines() == [line for line in example if line and not line.startswith("#")]
+
+
 def test_the_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     done = subprocess.run(

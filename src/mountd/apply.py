@@ -10,6 +10,7 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
+from mountd.carrying import Carrier, ids_of, write_record
 from mountd.core import faults
 from mountd.core.choice import with_raw_ids
 from mountd.core.drift import differences, record_entry
@@ -18,11 +19,10 @@ from mountd.core.model import Action, DesiredMount, Fault, Managed, Observed, Ou
 from mountd.core.plan import needs_gap_in_place
 from mountd.kernel import tree
 from mountd.kernel.clone import Tree, build
-from mountd.kernel.observe import is_mounted, observe_mount, top_at
+from mountd.kernel.observe import observe_mount, top_at
 from mountd.kernel.paths import Spot, UnsafeLinkError, made, open_path, spot
 from mountd.kernel.probe import why_no_namespace
 from mountd.kernel.syscalls import Fd, statx
-from mountd.kernel.tree import Carried
 from mountd.kernel.userns import UserNamespaceError
 from mountd.namespaces import Namespaces
 from mountd.patience import PATIENCE, Looker, Patience
@@ -54,10 +54,9 @@ class Applier:
         self._observed = observed
         self._namespaces = namespaces
         self._patience = patience
+        self._carrier = Carrier(record)
         self._sources: dict[str, Fd] = {}
         self._recorded: dict[int, Managed] = {}
-        self._renewed: dict[int, int] = {}
-        """The present ids of mounts that came along with another's change."""
         self._failed: dict[str, Fault] = {}
         """Volumes that could not be mounted: what they have elsewhere stays."""
         self._stuck: list[str] = []
@@ -77,7 +76,9 @@ class Applier:
                 yield from self._put_up(list(group))
             else:
                 yield from map(self._carry_out, group)
-        self._write()  # forgets what went; if that fails, the next pass sees that it is gone
+        write_record(
+            self._record
+        )  # forgets what went; if that fails, the next pass sees that it is gone
 
     def _prepare(self, actions: Sequence[Action]) -> Fault | None:
         """Record what is kept. Where the record can't be written, nothing may be changed."""
@@ -88,7 +89,7 @@ class Applier:
         others = [each for each in actions if not self._is_built_first(each)]
         if len(others) < len(actions) and not any(map(_changes, others)):
             return None  # what is built is on record before it is attached, or isn't attached
-        return self._write(always=any(map(_changes, actions)))
+        return write_record(self._record, always=any(map(_changes, actions)))
 
     def _is_on_record(self, action: Action) -> bool:
         """Whether nothing is to be done about this one, not even in the record."""
@@ -114,7 +115,7 @@ class Applier:
 
     def _put_up_at_once(self, actions: list[Action]) -> Iterator[Outcome]:
         built = [(action, self._begin(action)) for action in actions]
-        unrecorded = self._write()
+        unrecorded = write_record(self._record)
         for action, result in built:
             self._patience.go_on()
             fault = result if isinstance(result, Fault) else unrecorded
@@ -124,7 +125,7 @@ class Applier:
                 if result.mount.volume.recursive and not fault:
                     self._record_submounts(result.tree.id)
                 if fault:
-                    self._forget_unless_mounted(result.tree.id)
+                    self._carrier.forget_unless_mounted(result.tree.id)
                 action = action._replace(mount=result.mount)  # noqa: PLW2901 - what it came to
             if fault:
                 self._failed[action.volume] = fault
@@ -162,7 +163,7 @@ class Applier:
         assert action.mount and action.old and action.beneath
         with spot(action.target) as found:
             tree.detach(found, action.old.id)
-        self._forget_unless_mounted(*self._record.managed)  # what lay on it went along
+        self._carrier.forget_unless_mounted(*self._record.managed)  # what lay on it went along
         if not self._is_as_desired(action.mount, action.beneath):
             anew = action._replace(old=action.beneath, beneath=None, carried=())
             (outcome,) = self._put_up_at_once([anew])
@@ -198,12 +199,12 @@ class Applier:
         assert action.old
         old = action.old
         with found, ExitStack() as held:
-            if carried := self._take_along(action, held):
-                self._see_no_strangers(old)
+            if carried := self._carrier.take_along(action.carried, held):
+                self._carrier.see_no_strangers(old)
                 try:
                     tree.uncover(found, old.id, old.submounts, carried)
                 finally:
-                    self._settle(carried)
+                    self._carrier.settle(carried)
             else:
                 tree.unmount(found, old.id, old.submounts)
         self._record.remove(old.id)
@@ -253,30 +254,30 @@ class Applier:
     def _cover(self, action: Action, mount: DesiredMount, built: Tree) -> None:
         """Mount over other volumes' mounts, which go on above it."""
         with made(action.target, mount.kind) as found, ExitStack() as held:
-            carried = self._take_along(action, held)
+            carried = self._carrier.take_along(action.carried, held)
             try:
                 tree.cover(built, found, mount.flags, _own_source(mount), carried)
             finally:
-                self._settle(carried)
+                self._carrier.settle(carried)
 
     def _replace(self, action: Action, old: Managed, mount: DesiredMount, built: Tree) -> None:
         with spot(action.target) as found, ExitStack() as held:
-            carried = self._take_along(action, held)
+            carried = self._carrier.take_along(action.carried, held)
             try:
-                self._see_no_strangers(old)
+                self._carrier.see_no_strangers(old)
                 tree.expect(old.id, found)
                 if self._observed.can_go_beneath:
                     tree.replace(built, found, old.id, mount.flags, carried)
                 else:
-                    spare = self._spare(action.target, old, held)
+                    spare = self._carrier.spare(action.target, old, held)
                     tree.swap(lambda: built, found, spare, mount.flags, carried)
                     self._record.remove(*spare.ids.values())
             except BaseException:
-                self._forget_unless_mounted(old.id, *_ids(carried))
+                self._carrier.forget_unless_mounted(old.id, *ids_of(carried))
                 raise
             self._record.remove(old.id)
             if carried:
-                self._settle(carried)
+                self._carrier.settle(carried)
 
     def _rebuild_in_place(self, action: Action) -> None:
         """Before Linux 6.15: our own mount has to go before its source can have another map."""
@@ -287,80 +288,25 @@ class Applier:
         def build_anew() -> Tree:
             self._sources.pop(wanted.volume.name).close()
             built = self._build(action._replace(mount=wanted))
-            if fault := self._write():
+            if fault := write_record(self._record):
                 raise VolumeError(fault)
             return built.tree
 
         with ExitStack() as held, spot(action.target) as found:
-            carried = self._take_along(action, held)
-            spare = self._spare(action.target, old, held)
-            self._see_no_strangers(old)
+            carried = self._carrier.take_along(action.carried, held)
+            spare = self._carrier.spare(action.target, old, held)
+            self._carrier.see_no_strangers(old)
             tree.expect(old.id, found)
             try:
                 tree.swap(build_anew, found, spare, wanted.flags, carried)
             finally:
-                self._forget_unless_mounted(old.id, *_ids([*carried, spare]))
+                self._carrier.forget_unless_mounted(old.id, *ids_of([*carried, spare]))
 
     def _record_submounts(self, mount: int) -> None:
         """All that came with it, also what was covered as it was built."""
         below = {each.id for each in tree.descendants_of(mount)}
         managed = self._record.managed[mount]
         self._record.add(managed._replace(submounts=tuple(below - {*self._record.managed})))
-
-    def _take_along(self, action: Action, held: ExitStack) -> list[Carried]:
-        """Clones of our mounts below the target, on record before they are attached."""
-        if not action.carried:
-            return []
-        carried = [self._clone(point, managed, held) for point, managed in action.carried]
-        if fault := self._write():
-            raise VolumeError(fault)
-        return carried
-
-    def _spare(self, target: str, old: Managed, held: ExitStack) -> Carried:
-        """A clone of our own mount, on record, to put back if the new one can't be had."""
-        spare = self._clone(target, old, held)
-        if fault := self._write():
-            raise VolumeError(fault)
-        return spare
-
-    def _clone(self, point: str, managed: Managed, held: ExitStack) -> Carried:
-        present = managed.id
-        while present in self._renewed:
-            present = self._renewed[present]
-        with spot(point) as found:
-            clone = tree.clone_of(found, present)
-        held.enter_context(clone.tree.fd)
-        for each in [*self._record.managed.values()]:
-            if each.id in clone.ids:
-                submounts = tuple(clone.ids.get(one, one) for one in each.submounts)
-                self._record.add(each._replace(id=clone.ids[each.id], submounts=submounts))
-        return clone
-
-    def _see_no_strangers(self, old: Managed) -> None:
-        managed = self._record.managed
-        known = {*managed, *(each for one in managed.values() for each in one.submounts)}
-        tree.see_no_strangers(old.id, known)
-
-    def _settle(self, carried: Sequence[Carried]) -> None:
-        """Keep in mind which of the mounts and their clones are there now."""
-        for each in carried:
-            self._renewed |= {old: new for old, new in each.ids.items() if is_mounted(new)}
-        self._forget_unless_mounted(*_ids(carried))
-
-    def _forget_unless_mounted(self, *mounts: int) -> None:
-        self._record.remove(*(each for each in mounts if not is_mounted(each)))
-
-    def _write(self, *, always: bool = False) -> Fault | None:
-        try:
-            self._record.write(always=always)
-        except OSError as error:
-            return faults.unwritable_record(error)
-        return None
-
-
-def _ids(carried: Sequence[Carried]) -> list[int]:
-    """Those of the mounts that were cloned, and of the clones."""
-    return [each for one in carried for pair in one.ids.items() for each in pair]
 
 
 def _own_source(mount: DesiredMount) -> tuple[int, int] | None:

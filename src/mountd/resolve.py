@@ -2,15 +2,13 @@
 
 import stat
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import lru_cache
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from mountd.accounts import Accounts
 from mountd.core import faults, idmap_faults
 from mountd.core.choice import (
     ROOT,
     Root,
-    chosen_idmap,
     gives_root_away,
     shown_owner,
     stored_owner,
@@ -18,13 +16,7 @@ from mountd.core.choice import (
 )
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import (
-    Extents,
     Idmapping,
-    is_whole,
-    refusals,
-    runs_in_words,
-    seen_as,
-    unknown,
 )
 from mountd.core.model import (
     Desired,
@@ -44,6 +36,7 @@ from mountd.core.model import (
     root_at,
 )
 from mountd.core.targets import why_forbidden
+from mountd.idmaps import idmap_here, notes_on
 from mountd.kernel.observe import is_mounted, top_at
 from mountd.kernel.paths import (
     UnsafeLinkError,
@@ -52,7 +45,6 @@ from mountd.kernel.paths import (
     spot,
 )
 from mountd.kernel.syscalls import Fd, Stat
-from mountd.kernel.userns import known_ids
 from mountd.patience import PATIENCE, Looker, Patience
 from mountd.sources import Bases, Source, Sources
 
@@ -228,13 +220,7 @@ class Resolver:
             raise VolumeError(faults.target_in_source(target))
         is_read_only = flags.read_only or own.is_fs_read_only
         root = Root(stored, seen, found.mode, own.idmap, is_read_only, own.flags.nosuid)
-        idmap, fault = None, None
-        try:
-            idmap = chosen_idmap(volume, root, user, known_ids())
-        except ValueError:  # inside a user namespace
-            fault = _unknown(volume.owner or seen, user)
-        if idmap and (impossible := _why_impossible(idmap)):
-            raise VolumeError(impossible)
+        idmap, fault = idmap_here(volume, root, user)
         if (
             idmap
             and user
@@ -264,16 +250,22 @@ class Resolver:
             superblock=own.device,
             root=root_at(source.mount, source.path),
             submounts=self._opener.submounts(source) if volume.recursive else (),
-            notes=_notes(idmap, owner, user),
+            notes=notes_on(idmap, owner, user),
         )
         if idmap:
             fault = self._why_refused(mount, source.fd, own)
+        return self._or_with_raw_ids(mount, idmap, fault)
+
+    def _or_with_raw_ids(
+        self, mount: DesiredMount, idmap: Idmapping | None, fault: Fault | None
+    ) -> DesiredMount:
+        """The mount, or what its volume falls back to if it can't have its idmapping."""
         if fault is None and idmap and not self._context.may_probe:
             note = "whether it takes the idmapping can be tried by root alone"
             return mount._replace(notes=(*mount.notes, note))
         if fault is None:
             return mount
-        if volume.fallback == "fail" or fault.code == "limit":  # which may pass
+        if mount.volume.fallback == "fail" or fault.code == "limit":  # which may pass
             raise VolumeError(fault)
         return with_raw_ids(mount, idmap, fault)
 
@@ -349,55 +341,5 @@ def _kind(found: Stat, path: str) -> Kind:
     raise VolumeError(faults.wrong_source_kind(path, kind_in_words(found.mode)))
 
 
-def _notes(idmap: Idmapping | None, owner: Ids, user: User | None) -> tuple[str, ...]:
-    notes = []
-    known = known_ids()
-    is_all = idmap is None or all(map(is_whole, idmap, known))
-    if idmap and not user and not is_all:
-        notes.append("ids that the extents leave out are seen as 65534 and can't be written")
-    if user and user.gid is None:
-        notes.append(f"uid {user.uid} has no account, so gids stay as they are")
-    if (
-        idmap
-        and user
-        and user.gid is not None
-        and 0 in (owner.gid, user.gid)
-        and owner.gid != user.gid
-    ):
-        other = owner.gid or user.gid
-        notes.append(f"group {other} is swapped with root's, and could leave setgid files of it")
-    return tuple(notes)
-
-
-def _unknown(owner: Ids, user: User | None) -> Fault:
-    """Which id our user namespace doesn't have: a user's is a mistake, an owner's the host's."""
-    assert user, "without one there is nothing to exchange"
-    known = known_ids()
-    if seen_as(known.uids, user.uid) is None:
-        raise VolumeError(idmap_faults.unknown_user("uid", user.uid))
-    if user.gid is not None and seen_as(known.gids, user.gid) is None:
-        raise VolumeError(idmap_faults.unknown_user("gid", user.gid))
-    if seen_as(known.uids, owner.uid) is None:
-        return idmap_faults.unknown_owner("uid", owner.uid)
-    return idmap_faults.unknown_owner("gid", owner.gid)
-
-
 _LASTING = ("filesystem-refuses", "idmap-untrue")
 """Refusals that stay as they are; what we lack is tried again."""
-
-
-@lru_cache(1024)  # volumes of one owner and one user have the same
-def _why_impossible(idmap: Idmapping) -> Fault | None:
-    """What no kernel takes: ids that our user namespace doesn't have, or too many extents."""
-    known = known_ids()
-    return _why_unwritable("uid", idmap.uids, known.uids) or _why_unwritable(
-        "gid", idmap.gids, known.gids
-    )
-
-
-def _why_unwritable(kind: Literal["uid", "gid"], extents: Extents, known: Extents) -> Fault | None:
-    if ids := unknown(extents, known):
-        return idmap_faults.unknown_ids(kind, runs_in_words(ids))
-    if refused := refusals(extents):
-        return idmap_faults.map_refused(kind, refused[0].reason)
-    return None
