@@ -193,10 +193,13 @@ class Watch:
         """One of the whole manifest, which is read again if it isn't what it was."""
         self._due = monotonic() + _RESYNC
         self._journal.begin_pass()
+        before = self._latest.manifest
         if not self._latest.read(anew=self._must_read):
             self._due = monotonic() + _AGAIN
             return
         self._must_read = False
+        if self._latest.manifest is not before:  # whoever was first to see the edit
+            self._upkeep.forgive()
         seen = dict(self._latest.seen)
         if manifest := self._latest.manifest:
             seen |= {path: content(path) for path in _accounts(manifest, {"/"})}
