@@ -523,3 +523,31 @@ def test_killed_at_any_moment_of_a_storm_it_converges_when_started_again(
         eventually(lambda: watcher.status == "4 volumes mounted")
         assert table(world) == before
         assert len(record_of(world)) == 4
+
+
+class _SlowToPoll(Kernel):
+    """One that takes a second to begin the command's first poll(2)."""
+
+    def command(self, *words: str) -> list[str]:
+        slow = "inject=poll:delay_enter=1000000:when=1"
+        return [
+            "strace",
+            "-D",
+            "-f",
+            "-qq",
+            "-o",
+            os.devnull,
+            "-e",
+            "trace=poll",
+            "-e",
+            slow,
+            *words,
+        ]
+
+
+def test_what_is_undone_before_the_first_look_is_put_back(world: World) -> None:
+    """It came and went unseen: no mount is there that wasn't, nor the reverse."""
+    make_plain(world, "work")
+    with watch(world, kernel=_SlowToPoll("", (), has_beneath=True)):
+        do(world, "umount work")
+        eventually(lambda: is_mounted(world / "work"))

@@ -72,12 +72,12 @@ class MountTable:
     def changes(self) -> Iterator[list[Change]]:
         """What changed since it was read and hasn't been told: came and went first, then altered.
 
-        In portions, so that something can be done about one before all were looked at.
+        In portions, so that something can be done about one before all were looked at. The first
+        may be empty, for a mount can come and go between two looks.
         """
         self.follow()
         told, self._untold = self._untold, []
-        if told:
-            yield told
+        yield told
         ids = [*self.mounts] if HAS_STATMOUNT else []
         for start in range(0, len(ids), _AT_ONCE):
             if altered := [*self._altered(ids[start : start + _AT_ONCE])]:
