@@ -223,7 +223,7 @@ def test_a_writer_in_the_way_of_read_only_is_told_once_and_waited_for(world: Wor
             do(world, "umount other")
             eventually(lambda: is_mounted(world / "other"))
         eventually(lambda: watcher.status == "2 volumes mounted")
-        assert watcher.log.count("failed: work") == 1
+        watcher.tells("failed: work", 1)
         assert "adjusted: work" in watcher.log.partition("failed: work")[2]
         with pytest.raises(OSError, match="Read-only"):
             (world / "work/hello").open("a")
@@ -277,11 +277,11 @@ def test_two_hundred_volumes_that_go_at_once_are_back(world: World) -> None:
         with stopped(watcher):
             do(world, f"umount {' '.join(names)}")
         eventually(lambda: table(world) == before)
-        assert watcher.log.count("drift: v") == 200
+        watcher.tells("drift: v", 200)
         do(world, f"umount {' '.join(names)}")  # while it looks
         eventually(lambda: watcher.log.count("drift: v") == 400)
         eventually(lambda: table(world) == before)
-        assert watcher.log.count("\nmounted: v") == 600
+        watcher.tells("\nmounted: v", 600)
 
 
 def test_a_raw_mount_that_was_taken_off_is_there_again_after_the_next_pass(world: World) -> None:
@@ -315,7 +315,7 @@ def test_a_cover_is_told_once_left_alone_and_when_it_goes_that_is_told(
         eventually(lambda: "recovered: work" in watcher.log)
         assert table(world) == before
         assert kernel or mount_id(world / "work") == found
-        assert watcher.log.count("conflict: work") == 1
+        watcher.tells("conflict: work", 1)
         eventually(lambda: watcher.status == "2 volumes mounted")
 
 
@@ -347,7 +347,7 @@ def test_a_foreign_mount_below_is_in_nobodys_way_until_the_volume_changes(world:
         assert owner(world / "work/hello") == NODE
         do(world, "umount work/below")
         eventually(lambda: owner(world / "work/hello") == (1001, 1001))
-        assert watcher.log.count("conflict: work") == 1
+        watcher.tells("conflict: work", 1)
 
 
 def test_where_nothing_happens_there_is_no_pass(world: World) -> None:
@@ -399,8 +399,8 @@ def test_a_fight_is_told_once_and_backs_off_alone(world: World) -> None:
         assert time.monotonic() - begin >= 3
         assert min(gaps[5:]) >= 0.95 > min(gaps[:5])
         assert gaps[6] >= 1.95
-        assert watcher.log.count("someone keeps") == 1
-        assert watcher.log.count("\nmounted: work") == 8
+        watcher.tells("someone keeps", 1)
+        watcher.tells("\nmounted: work", 8)
         eventually(lambda: watcher.status == "2 volumes mounted")
 
 
@@ -441,7 +441,7 @@ def test_a_reload_and_an_edit_end_a_fight(world: World, end: str) -> None:
             do(world, "umount work")
         eventually(lambda: is_mounted(world / "work"))
         assert time.monotonic() - begin < 8
-        assert watcher.log.count("someone keeps") == 1
+        watcher.tells("someone keeps", 1)
         eventually(lambda: watcher.status.endswith("mounted"))
 
 
@@ -457,7 +457,7 @@ def test_what_drifts_while_another_pass_runs_waits_for_it(world: World) -> None:
             eventually(lambda: f"another pass is running (pid {os.getpid()})" in watcher.status)
         eventually(lambda: is_mounted(world / "work"))
         eventually(lambda: watcher.status == "2 volumes mounted")
-        assert watcher.log.count("another pass is running") == 1
+        watcher.tells("another pass is running", 1)
 
 
 def test_what_drifts_during_a_long_pass_is_put_back(world: World) -> None:

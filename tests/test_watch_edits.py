@@ -263,7 +263,7 @@ def test_a_save_while_a_pass_runs_is_applied_after_it(place: World) -> None:
             eventually(lambda: is_locked(place))
             by_rename(Path(place.manifest), volumes(place, "b"))
             comes_to_show(place, "b")
-            assert watcher.log.count("unmounted: a") == 1
+            watcher.tells("unmounted: a", 1)
     finally:
         server.die()
 
@@ -378,7 +378,7 @@ def test_a_manifest_is_waited_for_with_its_folders_and_kept_when_they_go(place: 
     waiting = f"waiting for a manifest: {place.manifest}: there is no {place.path}/some"
     with watch(place) as watcher:
         assert watcher.status == waiting
-        assert watcher.log.count("; waiting for it") == 1
+        watcher.tells("; waiting for it", 1)
         for names in ("a", "b"):
             Path(place.manifest).parent.parent.mkdir()
             Path(place.manifest).parent.mkdir()
@@ -390,8 +390,8 @@ def test_a_manifest_is_waited_for_with_its_folders_and_kept_when_they_go(place: 
             watcher.reload()
             watcher.reload()
             assert shown(place) == names
-        assert watcher.log.count("the last good manifest stays in force") == 2
-        assert watcher.log.count("is right again") == 1
+        watcher.tells("the last good manifest stays in force", 2)
+        watcher.tells("is right again", 1)
 
 
 def _fifo(file: Path) -> None:
@@ -507,12 +507,12 @@ def test_a_bad_edit_is_told_once_until_it_is_another_or_mended(place: World) -> 
             watcher.reload()
             by_rename(file, text)  # again the same
             watcher.reload()
-            assert watcher.log.count(said) == 1
+            watcher.tells(said, 1)
             assert shown(place) == "a"
         assert "is right again" not in watcher.log
         in_place(file, volumes(place, "a"))
         eventually(lambda: watcher.status == "1 volume mounted")
-        assert watcher.log.count(f"the manifest {file} is right again") == 1
+        watcher.tells(f"the manifest {file} is right again", 1)
         in_place(file, "garbage")
         eventually(lambda: watcher.log.count("not TOML") == 3, "told anew")
 
@@ -542,7 +542,7 @@ def test_the_last_good_manifest_is_kept_up(place: World, *, has_file: bool) -> N
         assert shown(place) == "a b"
         run("umount", str(place / "to/b"))
         comes_to_show(place, "a b")
-        assert watcher.log.count("drift: ") == 2
+        watcher.tells("drift: ", 2)
 
 
 def test_a_wrong_manifest_after_waiting_is_told_and_mended(place: World) -> None:
@@ -551,7 +551,7 @@ def test_a_wrong_manifest_after_waiting_is_told_and_mended(place: World) -> None
         assert watcher.status == f"waiting for a manifest: {file}: there is no such file"
         in_place(file, "garbage")
         eventually(lambda: watcher.status.startswith(f"waiting for a manifest: {file}: not TOML"))
-        assert watcher.log.count("error: not TOML") == 1
+        watcher.tells("error: not TOML", 1)
         in_place(file, volumes(place, "a"))
         comes_to_show(place, "a")
         eventually(lambda: watcher.status == "1 volume mounted")
@@ -564,7 +564,7 @@ def test_a_wrong_manifest_at_the_start_ends_it_with_78(
     make(Path(place.manifest))
     with watch(place, is_ready=False) as watcher:
         assert watcher.process.wait(30) == 78
-        assert watcher.log.count("error: ") == 1
+        watcher.tells("error: ", 1)
         assert "READY=1" not in watcher.hear()
     assert not place.mounts()
 
@@ -657,7 +657,7 @@ def test_edits_are_seen_where_the_kernel_gives_no_watches_on_files(place: World)
             in_place(Path(place.manifest), text.replace("a]", f"{name}]").replace("/a", f"/{name}"))
             eventually(partial(_holds, inside, name))
         watcher.reload()
-        assert watcher.log.count("\nedits are seen a second late:") == 1
+        watcher.tells("\nedits are seen a second late:", 1)
         assert "1 volume mounted; edits are seen a second late:" in watcher.status
 
 
@@ -687,7 +687,7 @@ def test_a_user_is_waited_for_and_followed(place: World, save: Save, root: str) 
         for uid, gid in ((1000, 1000), (1001, 1001), (1000, 7)):
             save(passwd, account(uid, gid))
             comes_to_be(place / "to/a/hello", uid, gid)
-        assert watcher.log.count("pending: a: ") == 1
+        watcher.tells("pending: a: ", 1)
         eventually(lambda: watcher.status == "1 volume mounted")
 
 

@@ -54,8 +54,8 @@ def test_what_a_volume_waits_for_is_told_once_and_seen_when_it_comes(
         shown = target if what == "a file" else target / "hello"
         eventually(lambda: owner(shown) == NODE, what)
         eventually(lambda: watcher.status == "2 volumes mounted")
-        assert watcher.log.count("pending: late") == 1
-        assert watcher.log.count("mounted: late") == 1
+        watcher.tells("pending: late", 1)
+        watcher.tells("mounted: late", 1)
 
 
 @pytest.mark.needs_loop
@@ -151,7 +151,7 @@ def test_a_departure_that_is_busy_is_tried_ever_more_rarely_and_done_soon_after(
             do(world, "umount stays")
             eventually(lambda: is_mounted(world / "stays"))
         eventually(lambda: "unmounted: work" in watcher.log)
-        assert watcher.log.count("failed: work") == 1
+        watcher.tells("failed: work", 1)
         eventually(lambda: watcher.status == "1 volume mounted")
         assert [point for point, *_ in table(world)] == ["/mnt/stays"]
 

@@ -50,6 +50,11 @@ class Watcher:
         assert "Traceback" not in text, text
         return text
 
+    def tells(self, text: str, times: int) -> None:
+        """See that it has told this so often, and no oftener: of a mount, after that is there."""
+        eventually(lambda: self.log.count(text) >= times, f"{times} × {text!r}")
+        assert self.log.count(text) == times, self.log
+
     @property
     def status(self) -> str:
         """The latest STATUS= that it sent."""

@@ -89,15 +89,21 @@ class Upkeep:
         self._fights.clear()
         self._held.clear()
 
-    def drifted(self) -> set[str]:
-        """Volumes whose mount isn't as it was left; what was altered is known from the table."""
+    def drifted(self, changes: Iterable[Change]) -> set[str]:
+        """Volumes whose mount is gone, or is by these changes not as it was left.
+
+        As the table has the others they may have been before our own doing.
+        """
         mounts = self._table.mounts
+        changed = {now.id: now for _, now in changes if now}
         return {
             name
             for name, (number, target, flags) in self._left.items()
-            if (mount := mounts.get(number)) is None
-            or mount.flags != flags
-            or mount.point != target
+            if number not in mounts
+            or (
+                number in changed
+                and (changed[number].point, changed[number].flags) != (target, flags)
+            )
         }
 
     def repair(self, manifest: Manifest, names: Iterable[str]) -> bool:

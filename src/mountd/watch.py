@@ -164,7 +164,7 @@ class Watch:
         begin = monotonic()
         is_quiet = True
         for changes in self._table.changes():
-            if drifted := self._upkeep.drifted():
+            if drifted := self._upkeep.drifted(changes):
                 is_quiet = False
                 self._repair(drifted)
             if self._upkeep.concerns(changes):
