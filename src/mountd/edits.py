@@ -67,7 +67,8 @@ class Edits:
                 with _native_class()([*ends], False, False, 0, False, True) as watch:
                     if self._differ(seen):
                         return
-                    self._wait_for_event(watch, passed, places)
+                    if trails == [trail(path) for path in seen]:  # else it is of something else
+                        self._wait_for_event(watch, passed, places)
             except FileNotFoundError:
                 continue
             except ImportError:
