@@ -210,15 +210,15 @@ class Watch:
         self._edits.watch(seen)
         if trouble := self._edits.trouble:
             self._tell_trouble("edits", trouble, "warned", WARNING)
+        if not self._has_begun:
+            self._has_begun = True
+            name = manifest_id(self._settings.manifest)
+            self._journal.tell(printable(f"watching {name}: {self._status()}"), "watching", INFO)
         if self._is_ready:
             self._tell_status()
         else:
             self._is_ready = True
             self._supervisor.ready(self._status())
-        if not self._has_begun:
-            self._has_begun = True
-            name = manifest_id(self._settings.manifest)
-            self._journal.tell(printable(f"watching {name}: {self._status()}"), "watching", INFO)
 
     def _converge(self, manifest: Manifest) -> bool:
         """Whether the pass could be made."""
