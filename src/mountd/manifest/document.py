@@ -6,9 +6,9 @@ from typing import Any
 
 import tomli
 
-from mountd.core.printable import printable
 from mountd.manifest.positions import KeyPath, Position, Span, line_and_column, locate
 from mountd.manifest.problem import ManifestError, Problem, problem_at
+from mountd.manifest.syntax import explain_syntax
 
 
 class Document:
@@ -56,11 +56,12 @@ class Document:
             # its offset is into a text in which a line ends in \n alone
             starts = [0, *(i + 1 for i, each in enumerate(self.text) if each == "\n")]
             offset = min(starts[error.lineno - 1] + error.colno - 1, len(self.text))
-            message = f"not TOML: {error.msg[:1].lower()}{error.msg[1:]}"
+            span, message, hint = explain_syntax(self.text, error.msg, offset)
+            message = f"not TOML: {message}"
         except (ValueError, RecursionError):
             offset, message = self._beyond()
-        span = Span(offset, offset + 1)
-        raise ManifestError([problem_at(self.file, self.text, span, message)]) from None
+            span, hint = Span(offset, offset + 1), None
+        raise ManifestError([problem_at(self.file, self.text, span, message, hint)]) from None
 
     def _beyond(self) -> tuple[int, str]:
         """Where something is beyond what the parser takes, for it doesn't say; and what it is."""
@@ -75,16 +76,3 @@ _BEYOND = (
     (re.compile(r"(?:[\[{][^\[{\]}]*){50,}"), "what is nested so deeply"),
     (re.compile(r"(?<![\w-])(?:[\w-]+\s*\.\s*){50,}"), "a key of so many parts"),
 )
-
-
-def dotted(path: KeyPath) -> str:
-    """A key path as people write it: `volumes.cache.idmap.uids[1].count`."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            bare = part.replace("-", "").replace("_", "")
-            quoted = part if bare.isascii() and bare.isalnum() else f'"{part}"'
-            text += f".{quoted}" if text else quoted
-    return printable(text if len(text) <= 200 else f"{text[:199]}…")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import NamedTuple
 
+from mountd.core.printable import printable
+
 KeyPath = tuple[str | int, ...]
 """Names from the root down; an int is an index into an array, or into an array of tables."""
 
@@ -94,6 +96,19 @@ def locate(text: str) -> dict[KeyPath, Position]:
 def line_and_column(text: str, offset: int) -> tuple[int, int]:
     """The line and the column of an offset, both from 1; a column is a character."""
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+
+
+def dotted(path: KeyPath) -> str:
+    """A key path as people write it: `volumes.cache.idmap.uids[1].count`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = part.replace("-", "").replace("_", "")
+            quoted = part if bare.isascii() and bare.isalnum() else f'"{part}"'
+            text += f".{quoted}" if text else quoted
+    return printable(text if len(text) <= 200 else f"{text[:199]}…")
 
 
 def _header(

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mountd.core.nesting import circles, needs
-from mountd.manifest.document import dotted
 from mountd.manifest.merge import MergedDocuments
-from mountd.manifest.positions import KeyPath
+from mountd.manifest.positions import KeyPath, dotted
 from mountd.manifest.problem import Problem
 from mountd.manifest.schema import normalised_path, why_no_fs_source, why_no_path
 

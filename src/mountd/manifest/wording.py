@@ -6,8 +6,8 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from mountd.core.idmapping import Refusal
-from mountd.manifest.document import Document, dotted
-from mountd.manifest.positions import KeyPath
+from mountd.manifest.document import Document
+from mountd.manifest.positions import KeyPath, dotted
 from mountd.manifest.problem import Problem
 from mountd.manifest.schema import (
     OURS,
