@@ -385,6 +385,12 @@ def test_every_extent_that_overlaps_is_named_beside_one_it_overlaps(
         if "overlap" in each.reason and f"`{side}`" in each.reason
     }
     assert named <= wanted
+    for each in refusals(extents):
+        if "overlap" in each.reason and f"`{side}`" in each.reason:
+            ids = [int(word) for word in each.reason.split() if word.isdigit()]
+            for index in each.extents:
+                first, count = getattr(extents[index], side), extents[index].count
+                assert all(first <= id_ < first + count for id_ in ids), each.reason
     assert {index for pair in named for index in pair} == {each for pair in wanted for each in pair}
 
 

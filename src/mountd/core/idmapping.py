@@ -238,7 +238,9 @@ def _overlaps(extents: Extents, side: str, first: Callable[[Extent], int]) -> li
         extent = extents[index]
         if extent.count and first(extent) < end:
             here, there = sorted((furthest, index))
-            reason = f"overlaps [{here}] in `{side}`"
+            last = min(end, first(extent) + extent.count) - 1
+            both = str(last) if first(extent) == last else f"{first(extent)} to {last}"
+            reason = f"overlaps [{here}]: both have {both} as `{side}`"
             found.append(Refusal((there, here), reason))
         if first(extent) + extent.count > end:
             furthest, end = index, first(extent) + extent.count

@@ -118,8 +118,9 @@ def _refused_extents(
     document: Document, path: KeyPath, refusals: tuple[Refusal, ...]
 ) -> Iterator[Problem]:
     for refusal in refusals:
-        where = (*path, refusal.extents[0]) if refusal.extents else path
-        yield document.problem(where, f"`{dotted(where)}` {refusal.reason}")
+        where, *others = [(*path, each) for each in refusal.extents] or [path]
+        hint = f"`{dotted(others[0])}` is in line {document.line_of(others[0])}" if others else None
+        yield document.problem(where, f"`{dotted(where)}` {refusal.reason}", hint)
 
 
 def _choices(path: KeyPath, context: Mapping[str, Any]) -> str:
