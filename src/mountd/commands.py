@@ -247,7 +247,7 @@ class _Command:
 
 def _problem(message: str, hint: str | None = None) -> Problem:
     """One of the run, not of a file."""
-    return Problem("mountd", None, None, message, hint)
+    return Problem(None, None, None, message, hint)
 
 
 def _known(error: UnknownVolumeError) -> str:

@@ -10,9 +10,12 @@ _WIDEST = 70
 
 
 class Problem(NamedTuple):
-    """One error: `line` and `column` from 1, None where it is the file, or the run, as a whole."""
+    """One error: `line` and `column` from 1, None where it is the file, or the run, as a whole.
 
-    file: str
+    `file` is None where it is no file's.
+    """
+
+    file: str | None
     line: int | None
     column: int | None
     message: str
@@ -23,7 +26,7 @@ class Problem(NamedTuple):
     """There is nothing that could be wrong."""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file or "mountd"
         lines = [printable(f"{place}: error: {self.message}")]
         if self.excerpt:
             lines.append(self.excerpt + (f" {printable(self.hint)}" if self.hint else ""))
@@ -42,7 +45,7 @@ class ManifestError(Exception):
         order = {file: number for number, file in enumerate(files)}
         self.problems = sorted(
             problems,
-            key=lambda each: (order.get(each.file, -1), each.line or 0, each.column or 0),
+            key=lambda each: (order.get(each.file or "", -1), each.line or 0, each.column or 0),
         )
         self.files = tuple(files)
         super().__init__("\n".join(map(str, self.problems)))
