@@ -299,7 +299,7 @@ def test_check_says_that_a_manifest_is_good(world: World) -> None:
     ("text", "places"),
     [
         ("volumes = 1\n", ["1:11"]),
-        ("[volumes.work\n", ["1:14"]),
+        ("[volumes.work\n", ["1:1"]),
         ("version = 2\n", ["1:11"]),
         ('[volumes.a]\nsource = "x"\ntarget = "/mnt/a"\nuser = ":g"\n', ["2:10", "4:8"]),
     ],

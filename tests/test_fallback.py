@@ -557,26 +557,32 @@ def is_idmapped_as_source(told: dict[str, Any]) -> bool:
 # A filesystem that maps untruly can't be had here, but for a moment: as its owner changes
 
 
-@pytest.mark.parametrize("fallback", ["plain", "fail"])
-def test_what_shows_another_owner_than_it_must_is_not_mounted(world: World, fallback: str) -> None:
-    """The next pass finds who owns it now."""
+def reconcile_while_the_owner_changes(world: World, *words: str, fallback: str) -> Result:
+    """A pass that has looked at the source, and then finds it another owner's."""
     source = world.folder("source")
-    target = volume(world, fallback=fallback)
+    volume(world, fallback=fallback)
     trace = str(world / "trace")
     os.mkfifo(trace)
     stop = ["-e", "trace=clone", "-e", "inject=clone:signal=STOP:when=1"]
-    words = ["strace", "-f", "-qq", "-o", trace, *stop, MOUNTD, "reconcile", "--json"]
+    strace = ["strace", "-f", "-qq", "-o", trace, *stop, MOUNTD, "reconcile", *words]
     options = ["--manifest", world.manifest, "--state-dir", world.state]
     pipe = subprocess.PIPE
-    with subprocess.Popen([*words, *options], stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen([*strace, *options], stdout=pipe, stderr=pipe, text=True) as process:
         with open(trace) as lines:
             stopped = next(each for each in lines if "stopped by SIGSTOP" in each)
             os.chown(source, 700, 700)  # it has been looked at, and is to be idmapped
             os.kill(int(stopped.split()[0]), signal.SIGCONT)
             lines.read()
-        out, _ = process.communicate()
-    (found,) = json.loads(out)["volumes"]
-    assert (process.returncode, found["state"], found["reason"]) == (1, "failed", "idmap-untrue")
+        out, err = process.communicate()
+    return Result(process.returncode, out, err)
+
+
+@pytest.mark.parametrize("fallback", ["plain", "fail"])
+def test_what_shows_another_owner_than_it_must_is_not_mounted(world: World, fallback: str) -> None:
+    """The next pass finds who owns it now."""
+    result = reconcile_while_the_owner_changes(world, "--json", fallback=fallback)
+    found, target = result.volume("work"), world / "work"
+    assert (result.status, found["state"], found["reason"]) == (1, "failed", "idmap-untrue")
     assert "shows the owner as 700:700" in found["error"]["message"]
     assert not is_mounted(world, target)
     assert world.reconcile().volume("work")["fallback"] is None

@@ -446,7 +446,7 @@ _VOLUME = {
     "error": (None, {"code": _REASONS, "message": str, "hint": (None, str)}),
 }
 _ERROR = {
-    "file": str,
+    "file": (None, str),
     "line": (None, int),
     "column": (None, int),
     "message": str,

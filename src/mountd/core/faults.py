@@ -18,9 +18,11 @@ class VolumeError(Exception):
 
 
 def no_source(path: str) -> Fault:
-    return Fault(
-        "pending", "no-source", f"there is no {path}", "the volume is mounted once it appears"
-    )
+    return Fault("pending", "no-source", f"there is no {path}", MOUNTED_LATER)
+
+
+MOUNTED_LATER = "the first pass that finds it mounts the volume"
+"""What to do where the only thing to do is to wait."""
 
 
 def no_target(path: str) -> Fault:
@@ -70,7 +72,7 @@ def forbidden_target(path: str, why: str) -> Fault:
 
 
 def moved_meanwhile(path: str) -> Fault:
-    hint = "a folder above it was renamed just now; run mountd again"
+    hint = "a folder above it was renamed just now; the next pass looks anew"
     return Fault("failed", "unsafe-path", f"{path} led elsewhere while it was being mounted", hint)
 
 
@@ -83,7 +85,7 @@ def covered_above(target: str) -> Fault:
 
 def just_mounted(target: str) -> Fault:
     message = f"something was mounted at {target} just now"
-    return Fault("conflict", "foreign-mount", message, "run mountd again")
+    return Fault("conflict", "foreign-mount", message, "the next pass looks at what it is")
 
 
 def waits_for(volume: str, why: Fault) -> Fault:
@@ -111,7 +113,7 @@ def target_in_source(target: str) -> Fault:
 
 def busy_below(target: str, point: str) -> Fault:
     message = f"the mount at {point} could not be taken off, and {target} would bury it"
-    return Fault("conflict", "foreign-mount", message, "run mountd again once that is mended")
+    return Fault("conflict", "foreign-mount", message, f"free {point}; the next pass tries again")
 
 
 def unbindable(source: str) -> Fault:
@@ -183,9 +185,9 @@ def busy(target: str, holders: list[str]) -> Fault:
     if not holders:
         hint = f"some process has it open, or a namespace has a copy of it: `lsof +f -- {target}`"
     elif holders[0].startswith(A_MOUNT):
-        hint = f"`umount {holders[0].removeprefix(A_MOUNT)}`, then run mountd again"
+        hint = f"`umount {holders[0].removeprefix(A_MOUNT)}`; the next pass tries again"
     else:
-        hint = "have them leave the folder and close its files, then run mountd again"
+        hint = "have them leave the folder and close its files; the next pass tries again"
     said = f"{target} is in use" + (f" by {who}" if who else "")
     return Fault("failed", "busy", said, hint, _errno.EBUSY)
 
@@ -205,7 +207,7 @@ def busy_writers(target: str, writers: list[str]) -> Fault:
         "failed",
         "busy",
         f"{target} can't be made read-only while files on it are open for writing{who}",
-        "have them closed, then run mountd again",
+        "have them closed; the next pass tries again",
         _errno.EBUSY,
     )
 
@@ -215,7 +217,7 @@ def not_answering(source: str, target: str, seconds: float) -> Fault:
         "failed",
         "not-answering",
         f"no answer within {seconds:g} s from {source} (or {target})",
-        "see whether the server behind it (FUSE, NFS, virtiofs) is alive; mountd tries again",
+        "see whether the server behind it (FUSE, NFS, virtiofs) is alive; the next pass asks again",
     )
 
 
@@ -234,13 +236,16 @@ def from_kernel(error: OSError, trying: str) -> Fault:
     code = CODES.get(error.errno or 0, "io")
     if error.errno in (_errno.EPERM, _errno.EACCES):
         code = "not-privileged"
-    hint = _HINTS.get(error.errno or 0)
+    hint = _HINTS.get(error.errno or 0, _ANY_HINT)
     said = error.strerror or str(error)
-    where = f" ({error.filename})" if error.filename else ""
+    name = error.filename
+    where = f" ({name})" if name and str(name) not in trying else ""
     return Fault("failed", code, f"can't {trying}: {said}{where}", hint, error.errno or 0)
 
 
+_ANY_HINT = "`mountd check --system` tells what is allowed here, and `dmesg` may say more"
 _HINTS = {
+    _errno.EROFS: "choose a place that can be written, or make it there beforehand",
     _errno.EMFILE: "raise the limit on open files (`ulimit -n`, LimitNOFILE=)",
     _errno.ENFILE: "raise the sysctl fs.file-max",
     _errno.ENOTCONN: "the server behind it is gone: unmount it, and start the server again",

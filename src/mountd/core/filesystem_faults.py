@@ -3,7 +3,7 @@
 import errno as _errno
 from collections.abc import Sequence
 
-from mountd.core.faults import CODES
+from mountd.core.faults import CODES, MOUNTED_LATER
 from mountd.core.model import Fault
 
 
@@ -14,12 +14,12 @@ def link_in_subdir(subdir: str) -> Fault:
 
 def no_subdir(subdir: str, fs_type: str, source: str) -> Fault:
     message = f"there is no {subdir} on the {fs_type} of {source}"
-    return Fault("pending", "no-source", message, "the volume is mounted once it appears")
+    return Fault("pending", "no-source", message, MOUNTED_LATER)
 
 
 def filesystem_not_answering(fs_type: str, source: str, seconds: float) -> Fault:
     message = f"no answer within {seconds:g} s from the {fs_type} of {source}"
-    hint = "see whether the server behind it is alive; mountd tries again"
+    hint = "see whether the server behind it is alive; the next pass asks again"
     return Fault("failed", "not-answering", message, hint)
 
 
@@ -81,7 +81,7 @@ def _shown(option: str) -> str:
 
 def option_names_nothing(fs_type: str, option: str, said: str) -> Fault:
     message = f"what {fs_type}'s option {_shown(option)} names isn't there: {said}"
-    hint = "the volume is mounted once it appears"
+    hint = MOUNTED_LATER
     return Fault("pending", "no-source", message, hint, _errno.ENOENT)
 
 
@@ -103,7 +103,7 @@ def not_a_device(fs_type: str, source: str) -> Fault:
 
 def empty_device(source: str) -> Fault:
     message = f"there is nothing behind {source}: it has no size"
-    return Fault("pending", "no-source", message, "the volume is mounted once there is")
+    return Fault("pending", "no-source", message, MOUNTED_LATER)
 
 
 def read_only_device(fs_type: str, source: str) -> Fault:
@@ -124,7 +124,7 @@ def busy_device(fs_type: str, source: str, said: str) -> Fault:
 
 def nothing_there(fs_type: str, source: str, said: str) -> Fault:
     message = f"{fs_type} finds nothing at `{source}`: {said}"
-    return Fault("pending", "no-source", message, "the volume is mounted once it appears")
+    return Fault("pending", "no-source", message, MOUNTED_LATER)
 
 
 def refused_filesystem(

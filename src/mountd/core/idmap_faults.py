@@ -12,7 +12,7 @@ def idmap_untrue(fs_type: str, wanted: Ids, found: Ids) -> Fault:
         "failed",
         "idmap-untrue",
         f"{fs_type} took the idmapping, but shows the owner as {found} instead of {wanted}",
-        "if its owner was changed just now, run mountd again; else see who serves it",
+        "if its owner was changed just now, the next pass sees that; else mend what serves it",
     )
 
 
