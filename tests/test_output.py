@@ -16,6 +16,7 @@ from unicodedata import category
 
 import pytest
 from rich import ACTIONS, make_rich
+from test_safety import Server
 from world import MOUNTD, Result, World, run
 
 Golden = Callable[[str, str], None]
@@ -95,6 +96,36 @@ def test_in_a_pipe_lines_have_80_columns(world: World) -> None:
     make_rich(world)
     for words in (["reconcile", "--dry-run"], ["status"], ["reconcile"], ["reconcile"], ["status"]):
         _assert_fits(world.mountd(*words).out, 80)
+
+
+def test_status_is_by_target(world: World) -> None:
+    world.folder("source")
+    names = ("c", "a", "b")
+    world.volumes(**{
+        name: {"source": world / "source", "target": world / f"to-{other}"}
+        for name, other in zip(names, ("x", "z", "y"), strict=True)
+    })  # fmt: skip
+    lines = world.mountd("status").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["TARGET", *(f"/mnt/to-{n}" for n in "xyz")]
+
+
+@pytest.mark.parametrize("text", [None, "volumes = 1", ""], ids=["gone", "wrong", "empty"])
+def test_status_without_a_manifest_shows_what_is_mounted_all_the_same(
+    world: World, text: str | None
+) -> None:
+    _one_volume(world)
+    world.reconcile()
+    shown = world.mountd("status").out
+    os.unlink(world.manifest)
+    if text is not None:
+        world.write(text)
+    result = world.mountd("status")
+    assert result.status == (0 if text == "" else 78)
+    assert "error: " in result.err or text == ""
+    assert result.out == (shown.replace("mounted", "leaving") if text == "" else shown)
+    world.mountd("unmount", "--all")
+    assert world.mountd("status").out == ""
+    assert "no volumes" in world.mountd("status").err or text != ""
 
 
 @pytest.mark.parametrize("columns", [50, 200])
@@ -594,6 +625,64 @@ def test_the_errors_of_a_manifest_say_where(world: World) -> None:
     errors = world.reconcile(status=78).document["errors"]
     places = [(each["file"], each["line"], each["column"]) for each in errors]
     assert places == [(world.manifest, 3, 10), (world.manifest, 4, 8)]
+
+
+# While it takes its time
+
+
+def _stderr_on_terminal(world: World, *words: str) -> str:
+    """Run mountd with its stderr on a terminal, and return what is written there."""
+    terminal, stderr = pty.openpty()
+    command = [MOUNTD, *words, "--manifest", world.manifest, "--state-dir", world.state]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
+    )
+    os.close(stderr)
+    with os.fdopen(terminal, "rb", buffering=0) as reader:
+        seen = b"".join(iter(lambda: _piece(reader.fileno()), b""))
+    process.communicate()
+    return seen.decode()
+
+
+def _piece(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # EIO: the other side is closed
+        return b""
+
+
+@pytest.mark.parametrize("words", [["reconcile"], ["reconcile", "-n"], ["status"], ["check"]])
+def test_a_pass_that_takes_its_time_says_so_on_a_terminal_and_leaves_no_trace(
+    world: World, words: list[str]
+) -> None:
+    server = Server(world / "fuse")
+    try:
+        server.fall_silent()
+        world.volumes(work={"source": world / "fuse", "target": world / "work"})
+        line = "mountd: looking at the volumes…"
+        seen = _stderr_on_terminal(world, *words)
+        assert seen.startswith(f"\r{line}\r{' ' * len(line)}\r"), "it is shown, then blanked"
+        assert seen.count(line) == 1
+        assert line not in _stderr_on_terminal(world, *words, "--quiet")
+        assert line not in world.mountd(*words).err
+    finally:
+        server.die()
+
+
+@pytest.mark.parametrize("words", [["reconcile"], ["unmount", "--all"]])
+def test_who_is_waited_for_is_said(world: World, words: list[str]) -> None:
+    _one_volume(world)
+    world.reconcile()
+    with open(f"{world.state}/lock", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        seen = _stderr_on_terminal(world, *words, "--wait", "1")
+    assert f"\rmountd: another pass is running (pid {os.getpid()})" in seen
+    assert seen.endswith("with --wait SECONDS\r\n")
+
+
+def test_a_quick_pass_says_nothing_of_that(world: World) -> None:
+    _one_volume(world)
+    assert "…" not in _stderr_on_terminal(world, "reconcile")
 
 
 # Where the output goes

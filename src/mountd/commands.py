@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from errno import ENOSYS
 
-from mountd.core.model import Action
+from mountd.core.model import Action, Outcome
 from mountd.core.printable import printable
 from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
 from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
@@ -15,7 +15,16 @@ from mountd.kernel.privileges import missing_capabilities
 from mountd.lock import LockedError, StateError
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
-from mountd.reconcile import Pass, Settings, UnknownVolumeError, preview, reconcile, unmount
+from mountd.progress import ProgressLine
+from mountd.reconcile import (
+    Pass,
+    Settings,
+    UnknownVolumeError,
+    preview,
+    reconcile,
+    recorded,
+    unmount,
+)
 from mountd.report import (
     Page,
     is_as_desired,
@@ -45,7 +54,10 @@ class _Command:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
-        self._settings = Settings(arguments.manifest, arguments.state_dir, arguments.wait)
+        self._progress = ProgressLine("looking at the volumes", is_quiet=arguments.quiet)
+        self._settings = Settings(
+            arguments.manifest, arguments.state_dir, arguments.wait, self._progress.say
+        )
         self._manifest = manifest_id(arguments.manifest)
         self._pass_id = os.urandom(16).hex()
         self._journal = Journal(self._pass_id, quiet=arguments.quiet)
@@ -95,9 +107,10 @@ class _Command:
 
     def _reconcile(self) -> int:
         if self._is_acting:
-            result = reconcile(self._settings, self._show_plan, self._journal.outcome)
+            with self._progress:
+                result = reconcile(self._settings, self._show_plan, self._journal.outcome)
         else:
-            result = preview(self._settings)
+            result = self._preview()
             self._show_plan([each.action for each in result.outcomes])
         self._warn(result.warnings)
         if self._arguments.json:
@@ -132,22 +145,40 @@ class _Command:
             self._show_document(watch.result)
         return OK
 
+    def _preview(self) -> Pass:
+        with self._progress:
+            return preview(self._settings)
+
     def _status(self) -> int:
-        result = preview(self._settings)
+        try:
+            result = self._preview()
+        except ManifestError:
+            if not self._arguments.json:  # whose volumes are the manifest's
+                self._show_recorded()
+            raise
         self._warn(result.warnings)
         if self._arguments.json:
             self._show_document(result, shows_found=True)
         else:
-            self._show(render_status(result, self._page))
+            if result.outcomes:
+                self._show(render_status(result, self._page))
+            else:
+                self._journal.line(f"{self._manifest}: no volumes", INFO)
             self._tell_faults_if_quiet(result)
         return OK if all(map(is_as_desired, result.outcomes)) else FAILED
+
+    def _show_recorded(self) -> None:
+        """What there is all the same: a manifest that can't be had unmounts nothing."""
+        result = recorded(self._settings)
+        if result.outcomes:
+            self._show(render_status(result, self._page))
 
     def _check(self) -> int:
         if self._arguments.system:
             return self._check_system()
         from mountd.doubts import find_doubts, with_doubts  # noqa: PLC0415 - 3 ms, for this alone
 
-        result = preview(self._settings)
+        result = self._preview()
         doubts = find_doubts(result, self._settings.state_dir)
         result = with_doubts(result, doubts.found)
         self._warn([*result.warnings, *doubts.unseen, *map(str, doubts.found)])
@@ -174,8 +205,8 @@ class _Command:
 
     def _unmount(self) -> int:
         try:
-            names, on_outcome = self._arguments.volumes, self._journal.outcome
-            result = unmount(self._settings, names, on_outcome)
+            with self._progress:
+                result = unmount(self._settings, self._arguments.volumes, self._tell_outcome)
         except UnknownVolumeError as error:
             unknown = ", ".join(f"`{name}`" for name in error.unknown)
             message = f"{self._manifest} has no volume {unknown}"
@@ -187,7 +218,12 @@ class _Command:
             self._show_summary(result)
         return FAILED if any(map(is_failure, result.outcomes)) else OK
 
+    def _tell_outcome(self, outcome: Outcome) -> None:
+        self._progress.end()
+        self._journal.outcome(outcome)
+
     def _show_plan(self, actions: list[Action]) -> None:
+        self._progress.end()
         if not self._arguments.json:
             explains = not self._is_acting  # else the faults follow, as they come
             is_long = explains or self._arguments.verbose

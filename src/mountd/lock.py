@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from errno import EROFS
 
@@ -27,8 +27,10 @@ class WatchedError(LockedError):
 
 
 @contextmanager
-def locked(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
-    """Hold the lock of a pass; tells whether it had to be waited for.
+def locked(
+    folder: Fd, state_dir: str, wait: float, on_wait: Callable[[str], None]
+) -> Iterator[bool]:
+    """Hold the lock of a pass; tells whether it had to be waited for, and `on_wait` for whom.
 
     Raises LockedError after `wait` seconds, StateError where it can't be made.
     """
@@ -37,9 +39,11 @@ def locked(folder: Fd, state_dir: str, wait: float) -> Iterator[bool]:
     while True:
         try:
             file = _taken(folder, state_dir, "lock", fcntl.LOCK_EX)
-        except LockedError:
+        except LockedError as error:
             if time.monotonic() >= deadline:
                 raise
+            if not has_waited:
+                on_wait(str(error))
             has_waited = True
             time.sleep(0.02)
             continue

@@ -29,12 +29,13 @@ OnOutcome = Callable[[Outcome], None]
 class Settings(NamedTuple):
     """Where a pass finds what it needs, as absolute paths; seconds to wait for another pass.
 
-    `manifest` is a file; None: the search path.
+    `manifest` is a file; None: the search path. `on_wait` is told, once, who is waited for.
     """
 
     manifest: str | None
     state_dir: str
     wait: float
+    on_wait: Callable[[str], None] = lambda _: None
 
 
 class Pass(NamedTuple):
@@ -61,7 +62,7 @@ def reconcile(settings: Settings, on_plan: OnPlan, on_outcome: OnOutcome) -> Pas
     Raises ManifestError, LockedError or StateError; then nothing was changed.
     """
     manifest = load(settings, is_acting=True)
-    with locked_record(settings.state_dir, settings.wait) as record:
+    with locked_record(settings.state_dir, settings.wait, on_wait=settings.on_wait) as record:
         if record.has_waited:  # while the other pass ran, the manifest may have been edited
             manifest = load(settings, is_acting=True)
         return converge(Ways(settings.state_dir, Patience()), manifest, record, on_plan, on_outcome)
@@ -139,6 +140,18 @@ def preview(settings: Settings) -> Pass:
     return Pass(manifest.files, outcomes, True, warnings)
 
 
+def recorded(settings: Settings) -> Pass:
+    """What is mounted for a manifest that can't be had, by the record."""
+    record = read_record(settings.state_dir)
+    observed = observe()
+    record.follow(observed.mounts)
+    manifest = manifest_id(settings.manifest)
+    ours = {each.id for each in record.managed.values() if each.manifest == manifest}
+    actions = departures(record.managed.values(), observed, ours)
+    stays = (Outcome(each._replace(verb="keep"), "mounted") for each in actions)
+    return Pass((manifest,), tuple(stays), True)
+
+
 def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> Pass:
     """Take these volumes' mounts off, or all of this manifest's, by the record.
 
@@ -147,7 +160,10 @@ def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> 
     manifest = manifest_id(settings.manifest)
     with state_folder(settings.state_dir) as folder:
         see_no_watch(folder, settings.state_dir)
-    with locked_record(settings.state_dir, settings.wait) as record, Namespaces() as namespaces:
+    with (
+        locked_record(settings.state_dir, settings.wait, on_wait=settings.on_wait) as record,
+        Namespaces() as namespaces,
+    ):
         observed = observe()
         record.follow(observed.mounts)
         ours = [each for each in record.managed.values() if each.manifest == manifest]

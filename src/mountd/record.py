@@ -7,7 +7,7 @@ at any moment leaves no mount of ours unknown.
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import ENOENT, ENOTDIR
 from functools import lru_cache
@@ -233,13 +233,19 @@ def read_record(state_dir: str) -> Record:
 
 
 @contextmanager
-def locked_record(state_dir: str, wait: float, last: Record | None = None) -> Iterator[Record]:
+def locked_record(
+    state_dir: str,
+    wait: float,
+    last: Record | None = None,
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> Iterator[Record]:
     """The record, held by this process alone until the end of the `with`.
 
-    It is the `last` one, if no other process has written it since. Raises LockedError after `wait`
-    seconds, StateError where the directory can't be used.
+    It is the `last` one, if no other process has written it since. `on_wait` is told, once, who is
+    waited for. Raises LockedError after `wait` seconds, StateError where the directory can't be
+    used.
     """
-    with state_folder(state_dir) as folder, locked(folder, state_dir, wait) as has_waited:
+    with state_folder(state_dir) as folder, locked(folder, state_dir, wait, on_wait) as has_waited:
         if last and last.is_of(folder):
             last.move_to(folder)
             yield last

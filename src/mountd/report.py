@@ -150,8 +150,8 @@ def render_summary(result: Pass, page: Page) -> str:
 
 
 def render_status(result: Pass, page: Page) -> str:
-    """A table: TARGET SOURCE OWNER→USER STATE, and below a line what is wrong with its volume."""
-    outcomes = _ordered(result)
+    """A table by target: TARGET SOURCE OWNER→USER STATE, and below a line what is wrong there."""
+    outcomes = sorted(result.outcomes, key=lambda each: each.action.target)
     rows = [("TARGET", "SOURCE", "OWNER→USER", "STATE")]
     rows += [
         (
