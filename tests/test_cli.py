@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from rich import make_rich
+from every_state import make_every_state
 from world import MOUNTD, Result, World, run
 
 _COMMANDS = ["reconcile", "status", "check", "unmount"]
@@ -214,7 +214,7 @@ def test_a_hint_that_points_to_status_leads_to_the_names_of_volumes(world: World
         ("check", _good, 0),
         ("check", _empty, 0),
         ("check", _late, 0),
-        ("check", make_rich, 0),
+        ("check", make_every_state, 0),
         ("check", _wrong, 78),
         ("check", _missing, 78),
         ("unmount --all", _good, 0),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich import ACTIONS, make_rich
+from every_state import ACTIONS, make_every_state
 from world import World
 
 _DONE = {"mount": "mounted", "unmount": "unmounted"}
@@ -32,7 +32,7 @@ def _all_there_is(world: World) -> dict[str, Any]:
 
 
 def test_the_real_run_does_what_the_dry_run_says(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     said = world.reconcile("--dry-run", status=1).document
     volumes = {each["name"]: each for each in reversed(said["volumes"])}  # `moved` is there twice
     planned = {name: (each["action"], each["reason"]) for name, each in volumes.items()}
@@ -43,7 +43,7 @@ def test_the_real_run_does_what_the_dry_run_says(world: World) -> None:
 
 
 def test_it_says_what_a_second_run_does(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     world.mountd("reconcile")
     said = world.reconcile("--dry-run", status=1).document
     done = world.reconcile(status=1).document
@@ -52,7 +52,7 @@ def test_it_says_what_a_second_run_does(world: World) -> None:
 
 
 def test_it_changes_nothing(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     before = _all_there_is(world)
     for words in (["--json"], ["--verbose"], ["--detailed-exitcode"]):
         world.mountd("reconcile", "--dry-run", *words)
@@ -61,7 +61,7 @@ def test_it_changes_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_it_needs_no_state_directory_and_makes_none(world: World, uid: int) -> None:
-    make_rich(world)
+    make_every_state(world)
     before = sorted(os.listdir(world.path))
     dry = world.reconcile("--dry-run", "--state-dir", f"{world.path}/no/state", status=1, uid=uid)
     assert dry.volume("new")["action"] == "mount"
@@ -70,7 +70,7 @@ def test_it_needs_no_state_directory_and_makes_none(world: World, uid: int) -> N
 
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_it_neither_takes_the_lock_nor_waits_for_it(world: World, uid: int) -> None:
-    make_rich(world)
+    make_every_state(world)
     with open(f"{world.state}/lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         dry = world.reconcile("--dry-run", "--wait", "0", status=1, uid=uid)
@@ -79,7 +79,7 @@ def test_it_neither_takes_the_lock_nor_waits_for_it(world: World, uid: int) -> N
 
 
 def test_a_user_sees_the_plan_that_root_sees(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     roots = world.reconcile("--dry-run", status=1)
     mine = world.reconcile("--dry-run", status=1, uid=1000)
     seen = mine.document

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich import make_rich
+from every_state import make_every_state
 from world import MOUNTD, Result, World, run
 
 from mountd.journal import MESSAGE_IDS
@@ -106,7 +106,7 @@ _DONE = {"mount": "mounted", "replace": "replaced", "adjust": "adjusted", "unmou
 
 
 def test_each_change_and_each_fault_is_one_record(world: World, journal: Journal) -> None:
-    make_rich(world)
+    make_every_state(world)
     document = journal.mountd("reconcile", "--json").document
     wanted = []
     for volume in document["volumes"]:
@@ -141,7 +141,7 @@ def test_each_change_and_each_fault_is_one_record(world: World, journal: Journal
 
 
 def test_the_code_fields_are_the_only_other_ones(world: World, journal: Journal) -> None:
-    make_rich(world)
+    make_every_state(world)
     journal.mountd("reconcile")
     fields = {key for each in journal.records() for key in each if not key.startswith("_")}
     others = {key for key in fields if not key.startswith(("MOUNTD_", "SYSLOG_"))}
@@ -172,7 +172,7 @@ def test_what_the_kernel_refused_has_its_errno(world: World, journal: Journal) -
 def test_an_unmount_is_told_with_the_pass_that_it_belongs_to(
     world: World, journal: Journal
 ) -> None:
-    make_rich(world)
+    make_every_state(world)
     document = journal.mountd("unmount", "--all", "--json").document
     records = journal.records()
     assert len(records) == len(document["volumes"]) > 5
@@ -226,7 +226,7 @@ def test_a_message_of_several_lines_is_one_record(world: World, journal: Journal
 def test_without_systemds_library_the_journal_gets_lines(world: World, journal: Journal) -> None:
     (world / "broken/systemd").mkdir(parents=True)
     (world / "broken/systemd/__init__.py").write_text("raise ImportError('libsystemd.so.0')")
-    make_rich(world)
+    make_every_state(world)
     path = [str(world / "broken"), *filter(None, [os.environ.get("PYTHONPATH")])]
     assert journal.mountd("reconcile", PYTHONPATH=os.pathsep.join(path)).status == 1
     records = journal.records()

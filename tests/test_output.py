@@ -15,7 +15,7 @@ from typing import Any
 from unicodedata import category
 
 import pytest
-from rich import ACTIONS, make_rich
+from every_state import ACTIONS, make_every_state
 from test_safety import Server
 from world import MOUNTD, Result, World, run
 
@@ -79,7 +79,7 @@ def _one_volume(world: World, **keys: Any) -> None:
 
 
 def test_plan_run_and_status_read_like_this(world: World, golden: Golden) -> None:
-    make_rich(world)
+    make_every_state(world)
     for name, words in {
         "plan": ["reconcile", "--dry-run"],
         "status": ["status"],
@@ -93,7 +93,7 @@ def test_plan_run_and_status_read_like_this(world: World, golden: Golden) -> Non
 
 
 def test_in_a_pipe_lines_have_80_columns(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     for words in (["reconcile", "--dry-run"], ["status"], ["reconcile"], ["reconcile"], ["status"]):
         _assert_fits(world.mountd(*words).out, 80)
 
@@ -130,7 +130,7 @@ def test_status_without_a_manifest_shows_what_is_mounted_all_the_same(
 
 @pytest.mark.parametrize("columns", [50, 200])
 def test_the_text_is_as_wide_as_the_terminal(world: World, columns: int, golden: Golden) -> None:
-    make_rich(world)
+    make_every_state(world)
     texts = {
         name: _on_terminal(world, *words, columns=columns, NO_COLOR="1")
         for name, words in {"plan": ["reconcile", "-n"], "status": ["status"]}.items()
@@ -143,7 +143,7 @@ def test_the_text_is_as_wide_as_the_terminal(world: World, columns: int, golden:
 
 @pytest.mark.parametrize("columns", [1, 20])
 def test_a_very_narrow_terminal_does_not_stop_a_pass(world: World, columns: int) -> None:
-    make_rich(world)
+    make_every_state(world)
     for words in (["reconcile", "-n"], ["status"], ["reconcile"]):
         assert "/mnt" in _on_terminal(world, *words, columns=columns)
     assert (world / "to/new/hello").exists()
@@ -155,7 +155,7 @@ def test_long_ids_on_a_narrow_terminal_do_not_stop_status(world: World) -> None:
 
 
 def test_a_terminal_of_unknown_size_counts_as_80_columns(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     text = _on_terminal(world, "reconcile", "-n", columns=0, NO_COLOR="1")
     assert text == world.mountd("reconcile", "-n").out
 
@@ -186,7 +186,7 @@ def test_a_path_and_a_command_in_a_message_are_whole(world: World) -> None:
 
 
 def test_a_pipe_gets_no_escape_sequence(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     for words in (["reconcile", "-n"], ["status"], ["reconcile"]):
         result = world.mountd(*words)
         assert result.out
@@ -194,7 +194,7 @@ def test_a_pipe_gets_no_escape_sequence(world: World) -> None:
 
 
 def test_a_terminal_gets_colour_beside_words_and_signs(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     coloured = _on_terminal(world, "reconcile", "-n")
     plain = _on_terminal(world, "reconcile", "-n", NO_COLOR="1")
     sgr = re.compile(r"\x1b\[[0-9;]*m")
@@ -213,13 +213,13 @@ def test_a_terminal_gets_colour_beside_words_and_signs(world: World) -> None:
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_colour_can_be_refused(world: World, env: dict[str, str]) -> None:
-    make_rich(world)
+    make_every_state(world)
     for words in (["reconcile", "-n"], ["status"], ["reconcile"]):
         assert "\x1b" not in _on_terminal(world, *words, columns=80, **env)
 
 
 def test_an_empty_no_color_refuses_nothing(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     assert "\x1b[" in _on_terminal(world, "reconcile", "-n", NO_COLOR="")  # no-color.org
 
 
@@ -251,7 +251,7 @@ def test_quiet_says_nothing_of_what_went_well(world: World) -> None:
 
 @pytest.mark.parametrize("words", [["reconcile"], ["reconcile", "-n"], ["status"]])
 def test_quiet_says_what_went_wrong(world: World, words: list[str]) -> None:
-    make_rich(world)
+    make_every_state(world)
     result = world.mountd(*words, "--quiet")
     assert result.status == 1
     assert result.out == ""
@@ -524,7 +524,7 @@ def _assert_document(result: Result) -> None:
 
 
 def test_the_document_has_the_keys_and_types_that_are_promised(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     for words, status in {
         ("check",): 0,
         ("status",): 1,
@@ -544,7 +544,7 @@ def test_the_document_has_the_keys_and_types_that_are_promised(world: World) -> 
 
 
 def test_the_volumes_are_in_the_manifests_order_and_then_what_leaves(world: World) -> None:
-    make_rich(world)
+    make_every_state(world)
     leaving = [("leaves", "a-place-to-leave"), ("moved", "before"), ("goes", "one-more")]
     for command in ("status", "check", "reconcile"):
         volumes = world.mountd(command, "--json").document["volumes"]

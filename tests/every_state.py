@@ -80,7 +80,7 @@ ACTIONS = {
 """Each volume's action and reason, in the manifest's order; what leaves comes behind."""
 
 
-def make_rich(world: World) -> None:
+def make_every_state(world: World) -> None:
     """Mount what one manifest says, then edit it so that the next pass has all there is to do."""
     world.rootfs("node:x:1000:1000::/home/node:/bin/sh\n")
     for name in (*ACTIONS, "leaves", "goes"):
