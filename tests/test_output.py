@@ -49,12 +49,7 @@ def _on_terminal(world: World, *words: str, columns: int = 80, **env: str) -> st
         env={**kept, "TERM": "xterm", **env},
     )
     os.close(stdout)
-    seen = b""
-    try:
-        while piece := os.read(terminal, 1 << 16):
-            seen += piece
-    except OSError:  # EIO: the other side is closed
-        pass
+    seen = b"".join(iter(lambda: read_terminal(terminal), b""))
     os.close(terminal)
     _, err = process.communicate()
     assert b"Traceback" not in err, err.decode()
@@ -638,13 +633,14 @@ def _stderr_on_terminal(world: World, *words: str) -> str:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
     )
     os.close(stderr)
-    with os.fdopen(terminal, "rb", buffering=0) as reader:
-        seen = b"".join(iter(lambda: _piece(reader.fileno()), b""))
+    seen = b"".join(iter(lambda: read_terminal(terminal), b""))
+    os.close(terminal)
     process.communicate()
     return seen.decode()
 
 
-def _piece(terminal: int) -> bytes:
+def read_terminal(terminal: int) -> bytes:
+    """A piece of what is written there; nothing in the end."""
     try:
         return os.read(terminal, 1 << 16)
     except OSError:  # EIO: the other side is closed
