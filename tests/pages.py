@@ -14,8 +14,10 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MANIFEST = "/etc/mountd.toml"
 _FILE = re.compile(r"# (/\S+)\n")
 
-Shell = Callable[[str], str]
-"""Runs a line as a shell does, in /srv, and returns all that it prints."""
+_TYPED = re.compile(r"(\w*)\$ (.+)")
+
+Shell = Callable[[str, str], str]
+"""Runs a line as this user's shell does, root's for none, and returns all that it prints."""
 
 
 class Block(NamedTuple):
@@ -43,8 +45,8 @@ def sections(page: str) -> dict[str, str]:
 
 def typed(session: str, shell: Shell) -> str:
     """A block of commands and their output as it is when they are run."""
-    lines = [each for each in session.splitlines() if each.startswith("$ ")]
-    return "".join(f"{line}\n{shell(line[2:])}" for line in lines)
+    lines = filter(None, map(_TYPED.fullmatch, session.splitlines()))
+    return "".join(f"{line[0]}\n{shell(line[1], line[2])}" for line in lines)
 
 
 def play(text: str, root: Path, shell: Shell) -> None:
@@ -73,16 +75,22 @@ def furnish() -> None:
     os.chown("/home/node", 1000, 1000)
 
 
-def shell(line: str) -> str:
-    """Type a line on this machine."""
+def shell(user: str, line: str) -> str:
+    """Type a line on this machine: root in /srv, a user at home."""
     environment = {
         **os.environ,
         "PATH": f"{Path(MOUNTD).parent}:{os.environ['PATH']}",
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
     }
+    words = ["sh", "-c", line]
+    home = "/srv"
+    if user:
+        home = environment["HOME"] = f"/home/{user}"
+        ids = (f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=-all")
+        words = ["setpriv", *ids, "--", *words]
     done = subprocess.run(
-        line, shell=True, cwd="/srv", text=True, check=False, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        words, cwd=home, text=True, check=False, env=environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     return done.stdout

@@ -27,6 +27,7 @@ MOUNTED = {
 }
 """The sections that begin with what systemd mounts, and what systemctl is told to have it do so."""
 TARGET = "/home/node/project"
+EXACT = manifests(PAGE["An fstab line"])[0]
 NODE, OWNER = "1000:1000", "501:20"
 
 
@@ -77,14 +78,14 @@ def reconcile(machine: Container, manifest: str) -> None:
 
 
 def shell_of(machine: Container) -> Shell:
-    return lambda line: machine.call("sh", "-c", f"cd /srv; exec 2>&1; {line}").out
+    return lambda _, line: machine.call("sh", "-c", f"cd /srv; exec 2>&1; {line}").out
 
 
 def start(machine: Container, section: str) -> str:
     """Have systemd mount what a section begins with; return the rest of it."""
     first = blocks(PAGE[section])[0]
     assert first.kind in ("fstab", "ini")
-    play(f"```{first.kind}\n{first.text}```", machine.root, str)
+    play(f"```{first.kind}\n{first.text}```", machine.root, shell_of(machine))
     for each in MOUNTED[section]:
         machine.run("systemctl", *each.split())
     return PAGE[section].partition(first.text)[2].partition("```\n")[2]
@@ -98,7 +99,7 @@ def test_the_manifest_gives_the_same_stat_as_what_it_replaces(
     theirs = seen(machine, TARGET)
     assert create(machine, "by-node") and not create(machine, "by-root", user="0:0")
     machine.run("umount", TARGET)
-    reconcile(machine, manifests(PAGE[section])[0])
+    reconcile(machine, EXACT)
     assert create(machine, "by-node-too") and not create(machine, "by-root", user="0:0")
     stored = owners(machine, "/srv/project")
     assert stored.pop("by-node") == stored.pop("by-node-too") == OWNER
@@ -113,6 +114,7 @@ def test_the_switch_is_as_the_page_shows_it_and_has_no_gap(
     machine: Container, section: str
 ) -> None:
     rest = start(machine, section)
+    machine.write("/etc/mountd.toml", EXACT)
     with watching(machine / TARGET) as told:
         play(rest, machine.root, shell_of(machine))
         machine.run("systemctl", "start", "local-fs.target")
