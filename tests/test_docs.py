@@ -66,6 +66,12 @@ def test_the_drop_in_in_the_readme_is_that_of_the_example() -> None:
     assert shown.splitlines() == [line for line in example if line and not line.startswith("#")]
 
 
+def test_each_link_leads_somewhere() -> None:
+    for page in (*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")):
+        for path in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / path).exists(), f"{page.name}: {path}"
+
+
 def test_the_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     done = subprocess.run(
