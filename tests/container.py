@@ -52,11 +52,14 @@ class Container:
     def __truediv__(self, path: str) -> Path:
         return self.root / path.lstrip("/")
 
+    def command(self, *words: str) -> list[str]:
+        """What runs a program in it, as root, with all privileges."""
+        return ["nsenter", "--target", str(self.pid), "--all", "--", *words]
+
     def call(self, *words: str) -> Result:
         """Run a program in it, as root, with a shell's environment and all privileges."""
-        enter = ["nsenter", "--target", str(self.pid), "--all", "--", *words]
         done = subprocess.run(
-            enter,
+            self.command(*words),
             capture_output=True,
             text=True,
             check=False,

@@ -12,6 +12,7 @@ from pathlib import Path
 CACHE = Path.home() / ".cache/mountd-tests"
 _PACKAGES = (
     "bindfs",
+    "crun",
     "dbus",
     "mount",
     "python3",

@@ -1,77 +1,50 @@
 """What the documentation shows is what happens: its commands are run, its output compared."""
 
-import html
-import io
 import os
-import pty
 import re
 import subprocess
-import termios
 import tomllib
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from rich.text import Text
-from test_output import read_terminal
-from world import MOUNTD, World, run
+from package import PROJECT
+from pages import blocks, furnish, manifests, shell, typed
+from world import World
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+README = (PROJECT / "README.md").read_text()
 
 
 @pytest.fixture
 def guest(namespace: None) -> None:  # noqa: ARG001 - for its effect
     """A machine as the README has it: /etc, /run, /home and /srv are its own."""
-    passwd = "root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n"
-    for folder in ("/etc", "/run", "/home", "/srv"):
-        run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
-    Path("/etc/passwd").write_text(passwd)
-    home, workspace = Path("/home/node"), Path("/run/host/workspace")
-    home.mkdir()
-    os.chown(home, 1000, 1000)
+    furnish()
+    workspace = Path("/run/host/workspace")
     workspace.mkdir(parents=True)
     (workspace / "app.js").write_text("// hello you\n")
     os.utime(workspace / "app.js", (1732406400, 1732406400))
     for path in (workspace, workspace / "app.js"):
         os.chown(path, 501, 20)
-    manifest = next(text for kind, text in _BLOCK.findall(README) if kind == "toml")
-    Path("/etc/mountd.toml").write_text(manifest)
+    Path("/etc/mountd.toml").write_text(manifests(README)[0])
 
 
 @pytest.mark.usefixtures("guest")
 def test_each_command_in_the_readme_prints_what_it_shows() -> None:
-    blocks = [text for kind, text in _BLOCK.findall(README) if kind == "console"]
-    assert len(blocks) >= 3
-    for block in blocks:
-        shown = ""
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                environment = {
-                    **os.environ,
-                    "PATH": f"{Path(MOUNTD).parent}:{os.environ['PATH']}",
-                    "LC_ALL": "C.UTF-8",
-                    "TZ": "UTC",
-                }
-                done = subprocess.run(
-                    line[2:], shell=True, cwd="/srv", text=True, check=False, env=environment,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                )  # fmt: skip
-                shown += f"{line}\n{done.stdout}"
-        assert shown == block
+    sessions = [each.text for each in blocks(README) if each.kind == "console"]
+    assert len(sessions) >= 3
+    for session in sessions:
+        assert typed(session, shell) == session
 
 
 def test_the_make_targets_in_the_readme_are_there() -> None:
     named = set(re.findall(r"make (demo|test|venv|bench|deb)\b", README))
     assert named == {"demo", "test", "venv", "bench", "deb"}
     for target in named:
-        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=False)
+        done = subprocess.run(["make", "-n", target], cwd=PROJECT, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
 
 
 def test_the_example_is_a_manifest(world: World) -> None:
-    example = ROOT / "examples/mountd.toml"
+    example = PROJECT / "examples/mountd.toml"
     world.write(example.read_text())
     assert world.mountd("check").status == 0
     keys = set(re.findall(r"^\| (`.*?`) \|", README, re.MULTILINE))
@@ -81,59 +54,28 @@ def test_the_example_is_a_manifest(world: World) -> None:
 
 
 def test_each_manifest_in_the_readme_is_one(world: World) -> None:
-    manifests = [text for kind, text in _BLOCK.findall(README) if kind == "toml"]
-    assert len(manifests) > 1
-    for manifest in manifests:
+    assert len(manifests(README)) > 1
+    for manifest in manifests(README):
         world.write(manifest)
         assert world.mountd("check").status == 0
 
 
 def test_the_drop_in_in_the_readme_is_that_of_the_example() -> None:
-    (shown,) = (text for kind, text in _BLOCK.findall(README) if kind == "ini")
-    example = (ROOT / "examples/workload.conf").read_text().splitlines()
+    (shown,) = (each.text for each in blocks(README) if each.kind == "ini")
+    example = (PROJECT / "examples/workload.conf").read_text().splitlines()
     assert shown.splitlines() == [line for line in example if line and not line.startswith("#")]
 
 
-def test_the_picture_is_of_the_demo_as_it_is(pytestconfig: pytest.Config) -> None:
-    """`--update-golden` takes it anew."""
-    columns = 80
-    terminal, stdout = pty.openpty()
-    termios.tcsetwinsize(stdout, (24, columns))
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm", "TZ": "UTC"}
-    environment.pop("NO_COLOR", None)
-    with subprocess.Popen([ROOT / "examples/demo"], stdout=stdout, env=environment) as demo:
-        os.close(stdout)
-        seen = b"".join(iter(lambda: read_terminal(terminal), b"")).decode()
-    os.close(terminal)
-    assert demo.returncode == 0
-    lines = Text.from_ansi(seen.replace("\r\n", "\n")).split("\n", allow_blank=True)
-    heads = [index for index, line in enumerate(lines) if line.plain.startswith("# ")]
-    shown = lines[heads[1] : heads[4] - 1]
-    console = Console(
-        record=True, width=columns, file=io.StringIO(), color_system="truecolor",
-        force_terminal=True,
-    )  # fmt: skip
-    for line in shown:
-        console.print(line, soft_wrap=True)
-    picture = ROOT / "docs/demo.svg"
-    if pytestconfig.getoption("update_golden"):
-        # without the font from the web: a page that shows the picture asks nobody for it
-        svg = console.export_svg(title="make demo", unique_id="demo")
-        picture.write_text(re.sub(r"@font-face \{.*?\}\n", "", svg, flags=re.DOTALL))
-    texts = re.findall(r"<text [^>]*y=\"([\d.]+)\"[^>]*>(.*?)</text>", picture.read_text())
-    pictured: dict[str, str] = {}
-    for height, text in texts:
-        pictured[height] = pictured.get(height, "") + html.unescape(text).replace("\xa0", " ")
-    words = [" ".join(text.split()) for text in pictured.values()]
-    assert [word for word in words if word][1:] == [
-        " ".join(line.plain.split()) for line in shown if line.plain
-    ]
+def test_each_link_leads_somewhere() -> None:
+    for page in (*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")):
+        for path in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / path).exists(), f"{page.name}: {path}"
 
 
 def test_the_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     done = subprocess.run(
-        [ROOT / "examples/demo"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        [PROJECT / "examples/demo"], cwd=tmp_path, capture_output=True, text=True, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
