@@ -62,6 +62,8 @@ RESOLVE_IN_ROOT = 0x10
 STATX_TYPE_MODE_UID_GID_INO = 0x01 | 0x02 | 0x08 | 0x10 | 0x100
 STATX_MNT_ID = 0x1000
 STATX_MNT_ID_UNIQUE = 0x4000  # Linux 6.8
+STATX_ATTR_IMMUTABLE = 0x10
+STATX_ATTR_APPEND = 0x20
 STATX_ATTR_MOUNT_ROOT = 0x2000
 
 _NUMBERS = {  # those of before 5.1 differ from one architecture to another
@@ -206,12 +208,13 @@ def openat2(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
 _OPEN_HOW = Struct("=3Q")
 
 
-def faccessat2(path: str, mode: int) -> None:
-    """Ask whether this thread may have an absolute path, by its fsuid and groups (Linux 5.8).
+def faccessat2(file: Fd | None, path: str, mode: int) -> None:
+    """Ask whether this thread may have `file` itself or an absolute path (Linux 5.8).
 
-    EACCES where it may not; `mode` is made of os.R_OK, os.W_OK, os.X_OK.
+    By its fsuid and groups: EACCES where it may not; `mode` is made of os.R_OK, os.W_OK, os.X_OK.
     """
-    _faccessat2(AT_FDCWD, os.fsencode(path), mode, AT_EACCESS)
+    flags = AT_EACCESS | (0 if path else AT_EMPTY_PATH)
+    _faccessat2(file.number if file else AT_FDCWD, os.fsencode(path), mode, flags)
 
 
 def setgroups(groups: Collection[int]) -> None:

@@ -1,0 +1,113 @@
+"""Whom `mountd explain` asks the kernel about, and for which path."""
+
+import os
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from mountd.accounts import Accounts
+from mountd.core.faults import VolumeError
+from mountd.core.model import Ids, Person, User, Volume
+from mountd.kernel.access import can_act_as_others
+from mountd.kernel.route import Asker
+from mountd.manifest.schema import normalised_path, why_no_user
+from mountd.reconcile import ArgumentError
+
+_ROOT = 0
+
+
+class Asked(NamedTuple):
+    """The volume's user and the person asked about, each None where that isn't known.
+
+    `unseen`: why, in a sentence; or why the kernel can't be asked.
+    """
+
+    user: User | None
+    person: Person | None
+    asker: Asker
+    unseen: tuple[str, ...]
+
+
+def asked_about(spec: str | None, volume: Volume | None, accounts: Accounts) -> Asked:
+    """The user that `spec` names, else the volume's, else whoever runs us.
+
+    Raises ArgumentError, and OSError where the accounts can't be read.
+    """
+    unseen = []
+    user = None
+    if volume and volume.user:
+        try:
+            user = accounts.resolve_user(volume.user)
+        except VolumeError as error:
+            unseen.append(error.fault.message)
+    if spec is not None:
+        person = _person(spec, _resolved(spec, accounts), accounts)
+    elif user and volume and volume.user:
+        person = _person(volume.user, user, accounts)
+    elif volume and volume.user:
+        return Asked(None, None, Asker(None, may_ask=False), tuple(unseen))
+    else:
+        person = _ourselves(accounts)
+    if can_act_as_others():
+        asker = Asker(person, may_ask=True)
+    elif person.uid == os.geteuid():
+        person = _ourselves(accounts)
+        asker = Asker(None, may_ask=True)
+    else:
+        asker = Asker(None, may_ask=False)
+        unseen.append(f"what {person.name} may was not asked: that takes root; run it as root")
+    return Asked(user, person, asker, tuple(unseen))
+
+
+def _resolved(spec: str, accounts: Accounts) -> User:
+    if why := why_no_user(spec):
+        raise ArgumentError(f"--user {why}", None)
+    try:
+        return accounts.resolve_user(spec)
+    except VolumeError as error:
+        name = spec.partition(":")[0]
+        known = [os.fsdecode(each) for each in accounts.passwd.by_name]
+        near = get_close_matches(name, known, n=1)
+        is_misspelt = near and error.fault.code == "no-user"
+        hint = f"did you mean `{near[0]}`?" if is_misspelt else "give ids as numbers"
+        raise ArgumentError(error.fault.message, hint) from error
+
+
+def _person(spec: str, user: User, accounts: Accounts) -> Person:
+    """A process of this user as a login makes it: with the groups that the files give it."""
+    gid = _ROOT if user.gid is None else user.gid  # as for an OCI image's user without a group
+    groups = tuple(sorted(accounts.groups_of(user.uid) - {gid}))
+    return Person(user.uid, gid, groups, _name(spec.partition(":")[0], user.uid, accounts))
+
+
+def _ourselves(accounts: Accounts) -> Person:
+    uid, gid = os.geteuid(), os.getegid()
+    return Person(uid, gid, tuple(sorted({*os.getgroups()} - {gid})), _name("", uid, accounts))
+
+
+def _name(word: str, uid: int, accounts: Accounts) -> str:
+    if word and not word.isdigit():
+        return word
+    name = accounts.name_of(Ids(uid, uid)).partition(":")[0]
+    return f"uid {uid}" if not name or name.isdigit() else name
+
+
+def whole_path(path: str | None, target: str, source: str) -> str:
+    """The path that is asked about: the target, or what lies below it, absolute or from there.
+
+    Raises ArgumentError where it doesn't lie there.
+    """
+    if path is None:
+        return target
+    if not path or "\0" in path:
+        raise ArgumentError("PATH is empty", f"name a path below {target}")
+    if ".." in path.split("/"):
+        raise ArgumentError(f"`{path}` has `..` in it", "name the path without")
+    if not path.startswith("/"):
+        return normalised_path(f"{target}/{path}")
+    path = normalised_path(path)
+    if path == target or path.startswith(f"{target}/"):
+        return path
+    hint = f"name a path below it, or one from there, such as `{os.path.basename(path)}`"
+    if source.startswith("/") and (path == source or path.startswith(f"{source}/")):
+        hint = f"at the target it is {target}{path.removeprefix(source)}"
+    raise ArgumentError(f"{path} doesn't lie below the volume's target, {target}", hint)

@@ -1,0 +1,292 @@
+"""What `mountd explain` tells: as text for people, and as a document for programs.
+
+The document:
+
+    version: 1
+    volume, target, source, state           as `mountd status` has them
+    drift: [{field, wanted, found}]
+    idmap: null | {uids: [{stored, seen, count}], gids: [...]}
+    idmap_from: kernel | record | manifest | null   who says so; manifest: it isn't mounted
+    ids: [{kind: owner | user | asker | root | file, stored: {uid, gid}, seen: {uid, gid}, name}]
+        of `seen`, null is an id that the idmapping leaves out; name is null where there is none
+    others: as-itself | as-mapped | left-out | null
+    user: null | {name, uid, gid, groups}   whom the kernel was asked about
+    creates: null | {uid, gid}              as whose it is stored what the user creates; null: none
+    path: {path, kind: folder | file | other | null, reach, read, write, execute, create,
+           stopped_by: [{deed, code, path, message, hint}],
+           steps: [{path, owner: {uid, gid}, mode, link, read, write, execute}]}
+        deeds are true, false, or null where that doesn't apply or isn't known
+    why: null | {rule, message, lines: [{file, line, text}]}
+    fallback: null | plain
+    notes: [text]
+    error: null | {code, message, hint}
+    errors: []                              as in the other documents
+"""
+
+import stat
+from typing import Any, NamedTuple
+
+from mountd.core.idmapping import Idmapping, in_words
+from mountd.core.model import Drift, Fault, Person, Refused, State
+from mountd.core.printable import printable
+from mountd.core.travel import Arrival, Origin, Rest, Row
+from mountd.kernel.route import Step
+from mountd.reason import Reason
+from mountd.report import Page, idmap_document, wrapped
+from mountd.verdict import Deed, Verdict
+
+
+class Explanation(NamedTuple):
+    """How ids travel through a volume, why, and what a user may on a path below its target.
+
+    `names` are those of the rows' ids as seen; `creates`: as whose it is stored what `person`
+    creates. What isn't known is None.
+    """
+
+    volume: str
+    target: str
+    source: str
+    state: State
+    fault: Fault | None
+    refused: Refused | None
+    drift: tuple[Drift, ...]
+    idmap: Idmapping | None
+    origin: Origin | None
+    rows: tuple[Row, ...]
+    names: tuple[str, ...]
+    rest: Rest | None
+    person: Person | None
+    creates: Arrival | None
+    why: Reason | None
+    verdict: Verdict
+    notes: tuple[str, ...]
+    is_asked: bool = False
+    """Whether a path was asked about, rather than the target."""
+    warnings: tuple[str, ...] = ()
+
+
+def render_explanation(told: Explanation, page: Page) -> str:
+    """The volume, the table of ids, who creates what, why, and what the user may."""
+    state = "drifted" if told.drift and told.state == "mounted" else told.state
+    lines = [printable(f"{told.volume}: {told.target} ← {told.source} ({state})")]
+    for each in told.drift:
+        lines += _folded(f"{each.field}: is {each.found}, not {each.wanted}", page)
+    if told.fault:
+        lines += _folded(told.fault.message, page)
+        lines += _folded(f"hint: {told.fault.hint}", page) if told.fault.hint else []
+    if told.origin:
+        lines += ["", *_table(told, page)]
+    if told.why:
+        lines += ["", *_why(told, told.why, page)]
+    lines += ["", *_access(told, page)]
+    if told.notes:
+        lines.append("")
+        for note in dict.fromkeys(told.notes):
+            lines += _hanging("note: ", note, page)
+    return "\n".join([*lines, ""])
+
+
+def _table(told: Explanation, page: Page) -> list[str]:
+    cells = [("STORED", "SEEN", "HERE", "")]
+    for row, name in zip(told.rows, told.names, strict=True):
+        here = name if row.seen.is_whole else "left out"
+        cells.append((str(row.stored), str(row.seen.shown), here or "-", _whose(row, told)))
+    widths = [max(map(len, map(printable, column))) for column in zip(*cells, strict=True)]
+    lines = [
+        "  " + "  ".join(f"{printable(c):{w}}" for c, w in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    match told.rest:
+        case "as-itself":
+            lines.append("  every other id is seen as itself")
+        case "left-out":
+            said = "ids that the idmapping leaves out are seen as 65534 and can't be written"
+            lines += _folded(said, page)
+    if (person := told.person) and (ids := told.creates):
+        ways = {"kernel": "is stored", "record": "is stored", "manifest": "would be stored"}
+        who = f"{person.name} ({person.uid}:{person.gid})"
+        if ids.is_whole:
+            said = f"What {who} creates {ways[told.origin or 'kernel']} as {ids.shown}."
+        else:
+            said = f"{who} can't create anything: the idmapping has no place for its ids."
+        lines += ["", *wrapped(said, page.width)]
+    return lines
+
+
+def _whose(row: Row, told: Explanation) -> str:
+    match row.kind:
+        case "owner":
+            return "owns the source"
+        case "root":
+            return "root's own"
+        case "file":
+            return "lies in the source"
+        case "asker":
+            return f"{told.person.name}'s own" if told.person else ""
+        case "user":
+            return "the user's own"
+
+
+def _why(told: Explanation, why: Reason, page: Page) -> list[str]:
+    by = {"kernel": "as the kernel has it", "record": "by mountd's record"}
+    what = by.get(told.origin or "", "as it would be mounted")
+    lines = _hanging("idmapping: ", f"{in_words(told.idmap)} ({what})", page)
+    lines += _hanging("why: ", why.message, page)
+    lines += [f"  {printable(str(each))}" for each in why.lines]
+    if told.refused and told.refused.fault.hint:
+        lines += _hanging("hint: ", told.refused.fault.hint, page)
+    return lines
+
+
+_DEEDS: dict[str, dict[Deed, str]] = {
+    "folder": {"read": "list", "execute": "go through", "create": "create in it"},
+    "file": {"read": "read", "write": "write", "execute": "run"},
+    "other": {"read": "read", "write": "write"},
+}
+
+
+def _access(told: Explanation, page: Page) -> list[str]:
+    verdict, person = told.verdict, told.person
+    who = "somebody" if person is None else person.name
+    lines: list[str] = []
+    if verdict.steps and (told.is_asked or verdict.obstacles):
+        lines += [*_steps(verdict), ""]
+    ids = f" ({_ids(person)})" if person else ""
+    lines += wrapped(f"Asked of the kernel as {who}{ids}, at {verdict.path}:", page.width)
+    names: dict[Deed, str] = {"reach": "reach", **_DEEDS.get(verdict.kind or "", {})}
+    if verdict.kind is None and "create" in verdict.deeds:
+        names["create"] = f"create in {verdict.steps[-1].path}"
+    for deed, name in names.items():
+        if deed in verdict.deeds:
+            lines += _answer(name, deed, told, page)
+    return lines
+
+
+def _answer(name: str, deed: Deed, told: Explanation, page: Page) -> list[str]:
+    verdict = told.verdict
+    answer = {True: "yes", False: "no", None: "?"}[verdict.deeds[deed]]
+    first = f"  {printable(name):12}  {answer}"
+    obstacle = verdict.obstacles.get(deed)
+    if obstacle is None:
+        return [first]
+    earlier = [each for each in verdict.obstacles.values() if each == obstacle]
+    if len(earlier) > 1 and next(d for d, o in verdict.obstacles.items() if o == obstacle) != deed:
+        return [f"{first}, likewise"]
+    lines = _hanging(f"{first}: ", obstacle.message, page, indent=16)
+    above = f"{told.target}/".startswith(f"{obstacle.path.rstrip('/')}/")
+    if above and obstacle.path != told.target:
+        lines += [" " * 16 + "(above the target, so nothing that the volume decides)"]
+    if obstacle.hint:
+        lines += _hanging(" " * 16 + "hint: ", obstacle.hint, page, indent=16)
+    return lines
+
+
+def _steps(verdict: Verdict) -> list[str]:
+    """A line for each; the one that the way can't be gone beyond is marked."""
+    stop = verdict.obstacles.get("reach")
+    cells = [("MAY", "OWNER", "MODE", "PATH")]
+    for step in verdict.steps:
+        found = step.found
+        path = step.path if step.leads_to is None else f"{step.path} → {step.leads_to}"
+        path += "  ← stops here" if stop and step.path == stop.path else ""
+        owner = f"{found.uid}:{found.gid}"
+        plus = "+" if step.acl else ""
+        cells.append((_may(step), owner, stat.filemode(found.mode) + plus, path))
+    widths = [max(map(len, column)) for column in zip(*(row[:3] for row in cells), strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            [*(f"{c:{w}}" for c, w in zip(row[:3], widths, strict=True)), printable(row[3])]
+        )
+        for row in cells
+    ]
+
+
+def _may(step: Step) -> str:
+    if step.may is None:
+        return "" if step.leads_to is not None else "???"
+    return "".join("-" if errno else word for word, errno in zip("rwx", step.may, strict=True))
+
+
+def _ids(person: Person) -> str:
+    groups = f", groups {' '.join(map(str, person.groups))}" if person.groups else ""
+    return f"{person.uid}:{person.gid}{groups}"
+
+
+def _folded(text: str, page: Page) -> list[str]:
+    return [f"  {piece}" for piece in wrapped(text, page.width - 2)]
+
+
+def _hanging(start: str, text: str, page: Page, indent: int = 2) -> list[str]:
+    """Lines that begin with `start`, the further ones indented."""
+    first, *more = wrapped(start.lstrip() + text, page.width - max(indent, 2))
+    before = start[: len(start) - len(start.lstrip())]
+    return [before + first, *(" " * indent + each for each in more)]
+
+
+def explanation_document(told: Explanation) -> dict[str, Any]:
+    """It as JSON's values."""
+    fault, verdict, person, why = told.fault, told.verdict, told.person, told.why
+    return {
+        "version": 1,
+        "volume": told.volume,
+        "target": told.target,
+        "source": told.source,
+        "state": told.state,
+        "drift": [each._asdict() for each in told.drift],
+        "idmap": idmap_document(told.idmap),
+        "idmap_from": told.origin,
+        "ids": [
+            {
+                "kind": row.kind,
+                "stored": row.stored._asdict(),
+                "seen": row.seen._asdict(),
+                "name": name or None,
+            }
+            for row, name in zip(told.rows, told.names, strict=True)
+        ],
+        "others": told.rest,
+        "user": person
+        and {
+            "name": person.name,
+            "uid": person.uid,
+            "gid": person.gid,
+            "groups": [*person.groups],
+        },
+        "creates": told.creates._asdict() if told.creates and told.creates.is_whole else None,
+        "path": _path_document(verdict),
+        "why": why
+        and {
+            "rule": why.rule,
+            "message": why.message,
+            "lines": [each._asdict() for each in why.lines],
+        },
+        "fallback": "plain" if told.refused else None,
+        "notes": [*told.notes],
+        "error": fault and {"code": fault.code, "message": fault.message, "hint": fault.hint},
+        "errors": [],
+    }
+
+
+def _path_document(verdict: Verdict) -> dict[str, Any]:
+    deeds: tuple[Deed, ...] = ("reach", "read", "write", "execute", "create")
+    return {
+        "path": verdict.path,
+        "kind": verdict.kind,
+        **{deed: verdict.deeds.get(deed) for deed in deeds},
+        "stopped_by": [
+            {"deed": deed, **each._asdict()} for deed, each in verdict.obstacles.items()
+        ],
+        "steps": [_step_document(each) for each in verdict.steps],
+    }
+
+
+def _step_document(step: Step) -> dict[str, Any]:
+    answers = step.may._asdict() if step.may else dict.fromkeys(("read", "write", "execute"))
+    return {
+        "path": step.path,
+        "owner": {"uid": step.found.uid, "gid": step.found.gid},
+        "mode": f"{stat.S_IMODE(step.found.mode):04o}",
+        "link": step.leads_to,
+        **{wish: None if errno is None else not errno for wish, errno in answers.items()},
+    }

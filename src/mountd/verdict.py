@@ -1,0 +1,137 @@
+"""What a user may at the end of a way, and what stops him first: the kernel's answers, told."""
+
+import stat
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from mountd.core import obstacle as words
+from mountd.core.model import Ids, ObservedMount, Person
+from mountd.core.obstacle import Obstacle, Place, Share, Wish
+from mountd.core.travel import departure
+from mountd.kernel.route import Route, Step
+
+Deed = Literal["reach", "read", "write", "execute", "create"]
+
+
+class Verdict(NamedTuple):
+    """The answer to each deed that makes sense there: True, False, or None where it isn't known.
+
+    `execute` of a folder is to go through it. `obstacles` are the reasons of each False.
+    """
+
+    path: str
+    steps: tuple[Step, ...]
+    kind: Literal["folder", "file", "other"] | None
+    deeds: dict[Deed, bool | None]
+    obstacles: dict[Deed, Obstacle]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the path leads to something, as far as could be seen."""
+        return self.kind is not None
+
+
+class Judge:
+    """Tells why the kernel answered as it did. `of_mount`: a mount by its id, and its volume."""
+
+    def __init__(
+        self,
+        person: Person | None,
+        of_mount: Callable[[int], tuple[ObservedMount | None, Share | None]],
+    ) -> None:
+        self._person = person
+        self._of_mount = of_mount
+
+    def judge(self, path: str, route: Route) -> Verdict:
+        """The verdict on a way that has been walked."""
+        is_there = not (route.missing or route.error)
+        kind = _kind(route.end) if is_there else None
+        stop = self._on_the_way(path, route)
+        if stop and (stop.code != "missing" or not _is_folder(route.end)):
+            is_known = stop.code != "not-visible"
+            return Verdict(
+                path, route.steps, kind, {"reach": False if is_known else None}, {"reach": stop}
+            )
+        deeds: dict[Deed, bool | None] = {"reach": None if route.end.may is None else True}
+        obstacles: dict[Deed, Obstacle] = {}
+        if stop:
+            deeds["reach"], obstacles["reach"] = False, stop
+        else:
+            for wish in _wishes(route.end):
+                deeds[wish], found = self._ask(wish, route.end)
+                if found:
+                    obstacles[wish] = found
+        if _is_folder(route.end):
+            deeds["create"], found = self._create(route.end)
+            if found:
+                obstacles["create"] = found
+        return Verdict(path, route.steps, kind, deeds, obstacles)
+
+    def _on_the_way(self, path: str, route: Route) -> Obstacle | None:
+        for step in route.crossed:
+            if _is_folder(step):
+                _, found = self._ask("execute", step)
+                if found:
+                    return found
+        if route.error:
+            at, errno = route.error
+            return words.not_visible(at, words.said(errno))
+        if route.missing:
+            end = route.end.path
+            if not _is_folder(route.end):
+                return words.not_a_folder(end)
+            return words.missing(path if len(route.missing) == 1 else f"{end}/{route.missing[0]}")
+        if route.said and self._person:
+            links = [each.path for each in route.steps if each.leads_to is not None]
+            if links:
+                return words.link_refused(links, route.said, self._person)
+            return words.obstacle("read", route.said, self._place(route.end), self._person, None)
+        return None
+
+    def _ask(self, wish: Wish, step: Step) -> tuple[bool | None, Obstacle | None]:
+        if step.may is None or self._person is None:
+            return None, None
+        errno = getattr(step.may, wish)
+        if not errno:
+            return True, None
+        _, share = self._of_mount(step.found.mount)
+        return False, words.obstacle(wish, errno, self._place(step), self._person, share)
+
+    def _create(self, folder: Step) -> tuple[bool | None, Obstacle | None]:
+        """Creating takes writing the folder and going through it, and ids to be stored as."""
+        for wish in ("write", "execute"):
+            may, found = self._ask(wish, folder)
+            if not may:
+                return may, found
+        assert self._person, "someone was asked about"
+        mount, _ = self._of_mount(folder.found.mount)
+        ids = departure(Ids(self._person.uid, self._person.gid), mount.idmap if mount else None)
+        missing = [side for side, each in zip(_SIDES, ids, strict=True) if each is None]
+        if missing:
+            return False, words.cannot_create(self._place(folder), self._person, missing)
+        return True, None
+
+    def _place(self, step: Step) -> Place:
+        found = step.found
+        mount, _ = self._of_mount(found.mount)
+        return Place(
+            step.path, Ids(found.uid, found.gid), found.mode, step.acl, step.attribute, mount
+        )
+
+
+_SIDES: tuple[Literal["uid", "gid"], ...] = ("uid", "gid")
+
+
+def _wishes(step: Step) -> tuple[Wish, ...]:
+    is_program = stat.S_ISREG(step.found.mode) and step.found.mode & 0o111
+    return ("read", "write", "execute") if _is_folder(step) or is_program else ("read", "write")
+
+
+def _is_folder(step: Step) -> bool:
+    return stat.S_ISDIR(step.found.mode)
+
+
+def _kind(step: Step) -> Literal["folder", "file", "other"]:
+    if _is_folder(step):
+        return "folder"
+    return "file" if stat.S_ISREG(step.found.mode) else "other"
