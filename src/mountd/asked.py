@@ -38,7 +38,8 @@ def asked_about(spec: str | None, volume: Volume | None, accounts: Accounts) -> 
         try:
             user = accounts.resolve_user(volume.user)
         except VolumeError as error:
-            unseen.append(error.fault.message)
+            hint = "" if spec else "; `--user USER` names somebody to ask about"
+            unseen.append(f"{error.fault.message}, so who the user is isn't known{hint}")
     if spec is not None:
         person = _person(spec, _resolved(spec, accounts), accounts)
     elif user and volume and volume.user:

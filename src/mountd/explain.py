@@ -5,6 +5,7 @@ the kernel as that user. What is not mounted yet is asked through a detached mou
 else can see. Nothing is changed.
 """
 
+import stat
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -26,7 +27,7 @@ from mountd.kernel.clone import build
 from mountd.kernel.contents import files_below
 from mountd.kernel.observe import observe
 from mountd.kernel.privileges import missing_capabilities
-from mountd.kernel.route import Asker, walk
+from mountd.kernel.route import Asker, Route, walk
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
 from mountd.manifest.layers import find_layers
@@ -120,6 +121,7 @@ class _Explainer:
             rows=told,
             names=tuple(self._name(each.seen.shown, accounts) for each in told),
             rest=rest(idmap, told, known_ids()) if origin else None,
+            user=self._volume.user or "" if self._volume else "",
             person=person,
             creates=departure(Ids(person.uid, person.gid), idmap) if person and origin else None,
             why=reason_for(action.mount, self._lines) if action.mount else None,
@@ -201,11 +203,17 @@ class _Explainer:
             if not self._ours:
                 if mount and self._action.verb == "mount":
                     covers = self._covers(mount, held)
-                if not covers:
-                    place = target
-            route = walk(place, covers, asked.asker)
-            verdict = Judge(asked.person, self._of_mount).judge(place, route)
+                else:
+                    self._notes.append(
+                        "it isn't mounted, so only the way to its target was asked for"
+                    )
+            is_there = bool(self._ours)
+            route = walk(place if is_there else target, covers, asked.asker)
+            verdict = Judge(asked.person, self._of_mount).judge(route)
+            if not is_there:
+                verdict = verdict.on_the_way()
         self._tell_of_server(verdict)
+        self._tell_of_end(route)
         return verdict
 
     def _covers(self, mount: DesiredMount, held: ExitStack) -> dict[str, Fd]:
@@ -238,6 +246,14 @@ class _Explainer:
     def _of_mount(self, number: int) -> tuple[ObservedMount | None, Share | None]:
         mount = self._mounts.get(number)
         return mount, self._share if number in self._ours else None
+
+    def _tell_of_end(self, route: Route) -> None:
+        end, target = route.end, self._action.target
+        if self._ours and not f"{end.path}/".startswith(f"{target}/") and not route.error:
+            if any(each.path == target for each in route.crossed):
+                self._notes.append(f"a link leads out of the volume, to {end.path}")
+        elif end.found.mode & stat.S_ISGID and stat.S_ISDIR(end.found.mode):
+            self._notes.append(f"{end.path} is setgid: what is created there gets its group")
 
     def _tell_of_server(self, verdict: Verdict) -> None:
         numbers = {each.found.mount for each in verdict.steps} & self._ours

@@ -28,8 +28,10 @@ from typing import Any, NamedTuple
 
 from mountd.core.idmapping import Idmapping, in_words
 from mountd.core.model import Drift, Fault, Person, Refused, State
+from mountd.core.obstacle import Obstacle
 from mountd.core.printable import printable
 from mountd.core.travel import Arrival, Origin, Rest, Row
+from mountd.idmaps import LEFT_OUT
 from mountd.kernel.route import Step
 from mountd.reason import Reason
 from mountd.report import Page, idmap_document, wrapped
@@ -55,6 +57,8 @@ class Explanation(NamedTuple):
     rows: tuple[Row, ...]
     names: tuple[str, ...]
     rest: Rest | None
+    user: str
+    """The volume's user, as a person would call him."""
     person: Person | None
     creates: Arrival | None
     why: Reason | None
@@ -70,19 +74,18 @@ def render_explanation(told: Explanation, page: Page) -> str:
     state = "drifted" if told.drift and told.state == "mounted" else told.state
     lines = [printable(f"{told.volume}: {told.target} ← {told.source} ({state})")]
     for each in told.drift:
-        lines += _folded(f"{each.field}: is {each.found}, not {each.wanted}", page)
+        lines += _labelled("  ", f"{each.field}: is {each.found}, not {each.wanted}", page)
     if told.fault:
-        lines += _folded(told.fault.message, page)
-        lines += _folded(f"hint: {told.fault.hint}", page) if told.fault.hint else []
+        lines += _labelled("  ", told.fault.message, page)
+        lines += _labelled("  ", f"hint: {told.fault.hint}", page) if told.fault.hint else []
     if told.origin:
         lines += ["", *_table(told, page)]
     if told.why:
         lines += ["", *_why(told, told.why, page)]
-    lines += ["", *_access(told, page)]
-    if told.notes:
-        lines.append("")
-        for note in dict.fromkeys(told.notes):
-            lines += _hanging("note: ", note, page)
+    lines += _access(told, page)
+    notes = [each for each in dict.fromkeys(told.notes) if each != _REST.get(told.rest)]
+    if notes:
+        lines += ["", *(line for each in notes for line in _labelled("note: ", each, page))]
     return "\n".join([*lines, ""])
 
 
@@ -96,12 +99,8 @@ def _table(told: Explanation, page: Page) -> list[str]:
         "  " + "  ".join(f"{printable(c):{w}}" for c, w in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
-    match told.rest:
-        case "as-itself":
-            lines.append("  every other id is seen as itself")
-        case "left-out":
-            said = "ids that the idmapping leaves out are seen as 65534 and can't be written"
-            lines += _folded(said, page)
+    if told.rest in _REST:
+        lines += _labelled("  ", _REST[told.rest], page)
     if (person := told.person) and (ids := told.creates):
         ways = {"kernel": "is stored", "record": "is stored", "manifest": "would be stored"}
         who = f"{person.name} ({person.uid}:{person.gid})"
@@ -113,71 +112,86 @@ def _table(told: Explanation, page: Page) -> list[str]:
     return lines
 
 
+_REST: dict[Rest | None, str] = {
+    "as-itself": "every other id is seen as itself",
+    "left-out": LEFT_OUT,
+}
+
+
 def _whose(row: Row, told: Explanation) -> str:
     match row.kind:
         case "owner":
-            return "owns the source"
+            return "the source's owner"
         case "root":
-            return "root's own"
+            return "stored as root's"
         case "file":
-            return "lies in the source"
+            return "some file's in the source"
         case "asker":
-            return f"{told.person.name}'s own" if told.person else ""
+            return f"stored as {told.person.name}'s" if told.person else ""
         case "user":
-            return "the user's own"
+            return f"stored as {told.user}'s"
 
 
 def _why(told: Explanation, why: Reason, page: Page) -> list[str]:
     by = {"kernel": "as the kernel has it", "record": "by mountd's record"}
-    what = by.get(told.origin or "", "as it would be mounted")
-    lines = _hanging("idmapping: ", f"{in_words(told.idmap)} ({what})", page)
-    lines += _hanging("why: ", why.message, page)
+    what = in_words(told.idmap) if told.idmap else "none"
+    what += f" ({by.get(told.origin or '', 'as it would be mounted')})"
+    is_other = any(each.field == "idmap" for each in told.drift)
+    because = f"the manifest means another: {why.message}" if is_other else why.message
+    lines = _labelled("idmapping: ", what, page, indent=2)
+    lines += _labelled("why: ", because, page, indent=2)
     lines += [f"  {printable(str(each))}" for each in why.lines]
     if told.refused and told.refused.fault.hint:
-        lines += _hanging("hint: ", told.refused.fault.hint, page)
+        lines += _labelled("hint: ", told.refused.fault.hint, page, indent=2)
     return lines
 
 
-_DEEDS: dict[str, dict[Deed, str]] = {
+_DEEDS: dict[str | None, dict[Deed, str]] = {
     "folder": {"read": "list", "execute": "go through", "create": "create in it"},
     "file": {"read": "read", "write": "write", "execute": "run"},
     "other": {"read": "read", "write": "write"},
+    None: {"create": "create there"},
 }
 
 
 def _access(told: Explanation, page: Page) -> list[str]:
     verdict, person = told.verdict, told.person
-    who = "somebody" if person is None else person.name
     lines: list[str] = []
     if verdict.steps and (told.is_asked or verdict.obstacles):
-        lines += [*_steps(verdict), ""]
-    ids = f" ({_ids(person)})" if person else ""
-    lines += wrapped(f"Asked of the kernel as {who}{ids}, at {verdict.path}:", page.width)
-    names: dict[Deed, str] = {"reach": "reach", **_DEEDS.get(verdict.kind or "", {})}
-    if verdict.kind is None and "create" in verdict.deeds:
-        names["create"] = f"create in {verdict.steps[-1].path}"
+        lines += ["", *_steps(verdict)]
+    if person is None and not verdict.obstacles:
+        return lines
+    who = f"Asked of the kernel as {person.name} ({_ids(person)}), at" if person else "At"
+    lines += ["", *wrapped(f"{who} {verdict.path}:", page.width)]
+    names: dict[Deed, str] = {"reach": "reach", **_DEEDS[verdict.kind]}
+    told_of: set[Obstacle] = set()
     for deed, name in names.items():
         if deed in verdict.deeds:
-            lines += _answer(name, deed, told, page)
+            lines += _answer(name, deed, told, page, told_of)
     return lines
 
 
-def _answer(name: str, deed: Deed, told: Explanation, page: Page) -> list[str]:
-    verdict = told.verdict
-    answer = {True: "yes", False: "no", None: "?"}[verdict.deeds[deed]]
-    first = f"  {printable(name):12}  {answer}"
-    obstacle = verdict.obstacles.get(deed)
+def _answer(
+    name: str, deed: Deed, told: Explanation, page: Page, told_of: set[Obstacle]
+) -> list[str]:
+    """A line for a deed; why it is refused follows, once for each reason."""
+    answer = {True: "yes", False: "no", None: "?"}[told.verdict.deeds[deed]]
+    label = f"  {name:12}  "
+    obstacle = told.verdict.obstacles.get(deed)
     if obstacle is None:
-        return [first]
-    earlier = [each for each in verdict.obstacles.values() if each == obstacle]
-    if len(earlier) > 1 and next(d for d, o in verdict.obstacles.items() if o == obstacle) != deed:
-        return [f"{first}, likewise"]
-    lines = _hanging(f"{first}: ", obstacle.message, page, indent=16)
-    above = f"{told.target}/".startswith(f"{obstacle.path.rstrip('/')}/")
-    if above and obstacle.path != told.target:
-        lines += [" " * 16 + "(above the target, so nothing that the volume decides)"]
+        return [label + answer]
+    if obstacle in told_of:
+        return [f"{label}{answer}, likewise"]
+    told_of.add(obstacle)
+    lines = _labelled(label, f"{answer}: {obstacle.message}", page)
+    indent = " " * len(label)
+    if obstacle.path != told.target and f"{told.target}/".startswith(
+        f"{obstacle.path.rstrip('/')}/"
+    ):
+        said = "(above the target, so nothing that the volume decides)"
+        lines += _labelled(indent, said, page)
     if obstacle.hint:
-        lines += _hanging(" " * 16 + "hint: ", obstacle.hint, page, indent=16)
+        lines += _labelled(indent, f"hint: {obstacle.hint}", page)
     return lines
 
 
@@ -213,15 +227,14 @@ def _ids(person: Person) -> str:
     return f"{person.uid}:{person.gid}{groups}"
 
 
-def _folded(text: str, page: Page) -> list[str]:
-    return [f"  {piece}" for piece in wrapped(text, page.width - 2)]
-
-
-def _hanging(start: str, text: str, page: Page, indent: int = 2) -> list[str]:
-    """Lines that begin with `start`, the further ones indented."""
-    first, *more = wrapped(start.lstrip() + text, page.width - max(indent, 2))
-    before = start[: len(start) - len(start.lstrip())]
-    return [before + first, *(" " * indent + each for each in more)]
+def _labelled(label: str, text: str, page: Page, indent: int | None = None) -> list[str]:
+    """Lines that begin with a label, the further ones indented as far, or by `indent`."""
+    if indent is None:
+        indent = len(label)
+    first, *more = wrapped(text, page.width - len(label))
+    if more and indent < len(label):
+        more = wrapped(" ".join(more), page.width - indent)
+    return [label + first, *(" " * indent + each for each in more)]
 
 
 def explanation_document(told: Explanation) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """What a user may at the end of a way, and what stops him first: the kernel's answers, told."""
 
+import os
 import stat
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from errno import ELOOP
+from typing import Literal, NamedTuple, Self
 
 from mountd.core import obstacle as words
 from mountd.core.model import Ids, ObservedMount, Person
@@ -25,10 +27,13 @@ class Verdict(NamedTuple):
     deeds: dict[Deed, bool | None]
     obstacles: dict[Deed, Obstacle]
 
-    @property
-    def is_there(self) -> bool:
-        """Whether the path leads to something, as far as could be seen."""
-        return self.kind is not None
+    def on_the_way(self) -> Self:
+        """The same, of the way alone: what lies at its end is not what was asked about."""
+        reach: dict[Deed, bool | None] = {"reach": self.deeds["reach"]}
+        stop: dict[Deed, Obstacle] = {
+            deed: each for deed, each in self.obstacles.items() if deed == "reach"
+        }
+        return self._replace(deeds=reach, obstacles=stop)
 
 
 class Judge:
@@ -42,11 +47,12 @@ class Judge:
         self._person = person
         self._of_mount = of_mount
 
-    def judge(self, path: str, route: Route) -> Verdict:
+    def judge(self, route: Route) -> Verdict:
         """The verdict on a way that has been walked."""
+        path = route.path
         is_there = not (route.missing or route.error)
         kind = _kind(route.end) if is_there else None
-        stop = self._on_the_way(path, route)
+        stop = self._on_the_way(route)
         if stop and (stop.code != "missing" or not _is_folder(route.end)):
             is_known = stop.code != "not-visible"
             return Verdict(
@@ -67,7 +73,7 @@ class Judge:
                 obstacles["create"] = found
         return Verdict(path, route.steps, kind, deeds, obstacles)
 
-    def _on_the_way(self, path: str, route: Route) -> Obstacle | None:
+    def _on_the_way(self, route: Route) -> Obstacle | None:
         for step in route.crossed:
             if _is_folder(step):
                 _, found = self._ask("execute", step)
@@ -75,12 +81,14 @@ class Judge:
                     return found
         if route.error:
             at, errno = route.error
+            if errno == ELOOP:
+                return words.endless_link(at)
             return words.not_visible(at, words.said(errno))
         if route.missing:
             end = route.end.path
             if not _is_folder(route.end):
                 return words.not_a_folder(end)
-            return words.missing(path if len(route.missing) == 1 else f"{end}/{route.missing[0]}")
+            return words.missing(os.path.join(end, route.missing[0]))
         if route.said and self._person:
             links = [each.path for each in route.steps if each.leads_to is not None]
             if links:

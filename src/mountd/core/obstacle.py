@@ -64,8 +64,8 @@ class Obstacle(NamedTuple):
 def obstacle(wish: Wish, errno: int, place: Place, person: Person, share: Share | None) -> Obstacle:
     """Why the kernel answered so. `share` is given where the place lies on the volume's mount."""
     is_file = stat.S_ISREG(place.mode)
-    if errno == _errno.EROFS:
-        return _read_only(place, share)
+    if errno == _errno.EROFS or (wish == "write" and _is_read_only(place.mount)):
+        return _read_only(place, share)  # whatever else there is: no chmod would help
     if errno == _errno.EPERM and place.attribute:
         return _immutable(place)
     if errno != _errno.EACCES:
@@ -99,7 +99,8 @@ def _mode(wish: Wish, place: Place, person: Person, share: Share | None, who: _C
         return Obstacle("mode", place.path, message, share.remedy)
     remedy = f"`chmod {_CHMOD[who]}+{letter} {place.path}`"
     if who != "its owner":
-        remedy += f", or for this user alone `setfacl -m u:{person.uid}:{letter} {place.path}`"
+        has = place.mode >> _SHIFTS[who]
+        remedy += f", or for this user alone {_setfacl(place, person, has | _BITS[wish])}"
     return Obstacle("mode", place.path, message, remedy)
 
 
@@ -118,10 +119,18 @@ def _acl(wish: Wish, place: Place, person: Person) -> Obstacle:
         mask = next((each for each in place.acl if each.tag == "mask"), None)
         if mask and entry.bits & _BITS[wish]:
             said = f"whose `{mask}` takes {letter} from `{entry}`"
-    own = {each.bits for each in place.acl if (each.tag, each.id) == ("user", person.uid)}
-    bits = rwx(_BITS[wish] | next(iter(own), 0)).replace("-", "")
-    hint = f"`setfacl -m u:{person.uid}:{bits} {place.path}`; `getfacl {place.path}` shows it"
+    has = entry.bits if entry else 0
+    hint = f"{_setfacl(place, person, has | _BITS[wish])}; `getfacl {place.path}` shows it"
     return Obstacle("acl", place.path, f"{_told(place)} has an ACL, {said}", hint)
+
+
+def _setfacl(place: Place, person: Person, bits: int) -> str:
+    """One's own entry counts instead of the group's or others', so it repeats what they gave."""
+    return f"`setfacl -m u:{person.uid}:{rwx(bits).replace('-', '')} {place.path}`"
+
+
+def _is_read_only(mount: ObservedMount | None) -> bool:
+    return mount is not None and (mount.flags.read_only or mount.is_fs_read_only)
 
 
 def _read_only(place: Place, share: Share | None) -> Obstacle:
@@ -204,7 +213,6 @@ def said(errno: int) -> str:
 _SAID = {
     _errno.EACCES: "permission denied",
     _errno.EPERM: "operation not permitted",
-    _errno.ELOOP: "too many links",
     _errno.ENAMETOOLONG: "a name that is too long",
     _errno.ENOTCONN: "the server behind it is gone",
     _errno.EIO: "input/output error",
@@ -230,8 +238,7 @@ def cannot_create(
 def link_refused(links: Sequence[str], errno: int, person: Person) -> Obstacle:
     one = links[-1]
     if errno == _errno.ELOOP:
-        message = f"{', '.join(links)}: a mount with `nosymfollow` lets no link be followed, or"
-        message += " there are more than 40"
+        message = f"{', '.join(links)}: a mount with `nosymfollow` lets no link be followed"
         return Obstacle("link", one, message, "name the path that the link leads to")
     message = f"{', '.join(links)}: the kernel doesn't let {person.name} follow a link here"
     hint = (
@@ -239,6 +246,11 @@ def link_refused(links: Sequence[str], errno: int, person: Person) -> Obstacle:
         " it is the folder's owner's (fs.protected_symlinks)"
     )
     return Obstacle("link", one, message, hint)
+
+
+def endless_link(path: str) -> Obstacle:
+    message = f"the link {path} leads to itself, or to more than 40 others one after the other"
+    return Obstacle("link", path, message, f"`readlink {path}` shows where it leads; mend it")
 
 
 def missing(path: str) -> Obstacle:

@@ -54,13 +54,14 @@ class Step(NamedTuple):
 
 
 class Route(NamedTuple):
-    """The steps from `/` on; `crossed` are the folders through which it leads, `end` its end.
+    """The steps from `/` to `path`, each once; `crossed` are the folders through which it leads.
 
-    Where names are `missing`, the end is the last folder that is there. `error`: at which path the
+    Where names are `missing`, `end` is the last folder that is there. `error`: at which path the
     walk had to end, and the kernel's errno. `said` is the errno for the path as a whole, where that
     was asked.
     """
 
+    path: str
     steps: tuple[Step, ...]
     crossed: tuple[Step, ...]
     end: Step
@@ -79,7 +80,9 @@ def walk(path: str, covers: Mapping[str, Fd], asker: Asker) -> Route:
         said = reach(path, asker.person)
     end = walker.stack[-1][1]
     crossed = tuple(dict.fromkeys(walker.crossed))
-    return Route(tuple(walker.steps), crossed, end, walker.missing, walker.error, said)
+    return Route(
+        path, tuple(dict.fromkeys(walker.steps)), crossed, end, walker.missing, walker.error, said
+    )
 
 
 class _Walker:
