@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mountd.accounts import Accounts
 from mountd.core.faults import VolumeError
-from mountd.core.model import Ids, Person, User, Volume
+from mountd.core.model import Action, Ids, Person, User, Volume
 from mountd.kernel.access import can_act_as_others
 from mountd.kernel.route import Asker
 from mountd.manifest.schema import normalised_path, why_no_user
@@ -92,11 +92,12 @@ def _name(word: str, uid: int, accounts: Accounts) -> str:
     return f"uid {uid}" if not name or name.isdigit() else name
 
 
-def whole_path(path: str | None, target: str, source: str) -> str:
+def whole_path(path: str | None, action: Action, volume: Volume | None) -> str:
     """The path that is asked about: the target, or what lies below it, absolute or from there.
 
     Raises ArgumentError where it doesn't lie there.
     """
+    target, source = action.target, action.source
     if path is None:
         return target
     if not path or "\0" in path:
@@ -106,8 +107,9 @@ def whole_path(path: str | None, target: str, source: str) -> str:
     if not path.startswith("/"):
         return normalised_path(f"{target}/{path}")
     path = normalised_path(path)
-    if path == target or path.startswith(f"{target}/"):
-        return path
+    for each in (target, volume.target if volume else target):  # which a link of root's may lead to
+        if path == each or path.startswith(f"{each}/"):
+            return target + path.removeprefix(each)
     hint = f"name a path below it, or one from there, such as `{os.path.basename(path)}`"
     if source.startswith("/") and (path == source or path.startswith(f"{source}/")):
         hint = f"at the target it is {target}{path.removeprefix(source)}"

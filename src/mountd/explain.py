@@ -23,6 +23,7 @@ from mountd.core.obstacle import Share, has_server
 from mountd.core.travel import Kind, Origin, departure, rest, rows
 from mountd.explanation import Explanation
 from mountd.filesystems import mounted_filesystems
+from mountd.kernel.access import can_act_as_others
 from mountd.kernel.clone import build
 from mountd.kernel.contents import files_below
 from mountd.kernel.observe import observe
@@ -57,8 +58,9 @@ def explain(settings: Settings, name: str, path: str | None, spec: str | None) -
     result = preview(settings, manifest)
     outcome = _outcome_of(name, result, settings)
     lines = Lines(read_documents(layers, read_manifest), name)
-    place = whole_path(path, outcome.action.target, outcome.action.source)
-    found = _Explainer(settings, manifest, lines, outcome).explain(place, spec)
+    explainer = _Explainer(settings, manifest, lines, outcome)
+    place = whole_path(path, outcome.action, explainer.volume)
+    found = explainer.explain(place, spec)
     return found._replace(is_asked=path is not None, warnings=result.warnings)
 
 
@@ -80,7 +82,7 @@ class _Explainer:
         self._outcome = outcome
         self._action = outcome.action
         named = (each for each in manifest.volumes if each.name == outcome.action.volume)
-        self._volume: Volume | None = next(named, None)
+        self.volume: Volume | None = next(named, None)
         self._lines = lines
         observed = observe()
         self._tells_idmaps = observed.tells_idmaps
@@ -91,11 +93,13 @@ class _Explainer:
         """The ids of the volume's mount, and of those that it includes."""
         self._has_accounts = False
         self._notes: list[str] = []
+        if outcome.action.verb == "unmount":
+            self._notes.append("it is no longer in the manifest: the next pass takes it off")
 
     def explain(self, place: str, spec: str | None) -> Explanation:
         action, fault = self._action, self._outcome.fault
-        idmap, origin = self._idmap()
-        accounts = Accounts(self._volume.accounts if self._volume else "/", is_acting=False)
+        idmap, origin = self._idmap
+        accounts = Accounts(self.volume.accounts if self.volume else "/", is_acting=False)
         late = Verdict(
             place, (), None, {"reach": None}, {"reach": words.not_answering(place, PATIENCE)}
         )
@@ -121,7 +125,7 @@ class _Explainer:
             rows=told,
             names=tuple(self._name(each.seen.shown, accounts) for each in told),
             rest=rest(idmap, told, known_ids()) if origin else None,
-            user=self._volume.user or "" if self._volume else "",
+            user=self.volume.user or "" if self.volume else "",
             person=person,
             creates=departure(Ids(person.uid, person.gid), idmap) if person and origin else None,
             why=reason_for(action.mount, self._lines) if action.mount else None,
@@ -129,6 +133,7 @@ class _Explainer:
             notes=(*action.notes, *asked.unseen, *self._notes),
         )
 
+    @cached_property
     def _idmap(self) -> tuple[Idmapping | None, Origin | None]:
         """What the live mount has, else what it would have; who says so, None where nobody can."""
         old = self._action.old
@@ -152,7 +157,7 @@ class _Explainer:
             said = f"{error.filename or accounts.root}: {error.strerror}"
         else:
             self._has_accounts = True
-            return asked_about(spec, self._volume, accounts)
+            return asked_about(spec, self.volume, accounts)
         return Asked(None, None, Asker(None, may_ask=False), (f"no names and users: {said}",))
 
     def _name(self, ids: Ids, accounts: Accounts) -> str:
@@ -207,11 +212,14 @@ class _Explainer:
                     self._notes.append(
                         "it isn't mounted, so only the way to its target was asked for"
                     )
-            is_there = bool(self._ours)
-            route = walk(place if is_there else target, covers, asked.asker)
-            verdict = Judge(asked.person, self._of_mount).judge(route)
-            if not is_there:
-                verdict = verdict.on_the_way()
+            route = walk(place if self._ours else target, covers, asked.asker)
+            judge = Judge(asked.person, self._of_mount, is_root=can_act_as_others())
+            verdict = judge.judge(route)
+        there = {each.found.mount for each in route.steps if each.path == target}
+        if not there & self._ours:
+            verdict = verdict.on_the_way()
+            if there and self._ours:
+                self._notes.append(f"what is at {target} now is another mount")
         self._tell_of_server(verdict)
         self._tell_of_end(route)
         return verdict
@@ -241,7 +249,7 @@ class _Explainer:
 
     @cached_property
     def _share(self) -> Share:
-        return share_of(self._action, self._volume, self._idmap()[0], self._lines)
+        return share_of(self._action, self.volume, self._idmap[0], self._lines)
 
     def _of_mount(self, number: int) -> tuple[ObservedMount | None, Share | None]:
         mount = self._mounts.get(number)

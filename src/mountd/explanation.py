@@ -79,9 +79,7 @@ def render_explanation(told: Explanation, page: Page) -> str:
         lines += _labelled("  ", told.fault.message, page)
         lines += _labelled("  ", f"hint: {told.fault.hint}", page) if told.fault.hint else []
     if told.origin:
-        lines += ["", *_table(told, page)]
-    if told.why:
-        lines += ["", *_why(told, told.why, page)]
+        lines += ["", *_table(told, page), "", *_why(told, page)]
     lines += _access(told, page)
     notes = [each for each in dict.fromkeys(told.notes) if each != _REST.get(told.rest)]
     if notes:
@@ -132,15 +130,16 @@ def _whose(row: Row, told: Explanation) -> str:
             return f"stored as {told.user}'s"
 
 
-def _why(told: Explanation, why: Reason, page: Page) -> list[str]:
+def _why(told: Explanation, page: Page) -> list[str]:
     by = {"kernel": "as the kernel has it", "record": "by mountd's record"}
     what = in_words(told.idmap) if told.idmap else "none"
     what += f" ({by.get(told.origin or '', 'as it would be mounted')})"
-    is_other = any(each.field == "idmap" for each in told.drift)
-    because = f"the manifest means another: {why.message}" if is_other else why.message
     lines = _labelled("idmapping: ", what, page, indent=2)
-    lines += _labelled("why: ", because, page, indent=2)
-    lines += [f"  {printable(str(each))}" for each in why.lines]
+    if why := told.why:
+        is_other = any(each.field == "idmap" for each in told.drift)
+        because = f"the manifest means another: {why.message}" if is_other else why.message
+        lines += _labelled("why: ", because, page, indent=2)
+        lines += [f"  {printable(str(each))}" for each in why.lines]
     if told.refused and told.refused.fault.hint:
         lines += _labelled("hint: ", told.refused.fault.hint, page, indent=2)
     return lines
@@ -159,7 +158,7 @@ def _access(told: Explanation, page: Page) -> list[str]:
     lines: list[str] = []
     if verdict.steps and (told.is_asked or verdict.obstacles):
         lines += ["", *_steps(verdict)]
-    if person is None and not verdict.obstacles:
+    if verdict.deeds["reach"] is None and not verdict.obstacles:
         return lines
     who = f"Asked of the kernel as {person.name} ({_ids(person)}), at" if person else "At"
     lines += ["", *wrapped(f"{who} {verdict.path}:", page.width)]
@@ -203,22 +202,21 @@ def _steps(verdict: Verdict) -> list[str]:
         found = step.found
         path = step.path if step.leads_to is None else f"{step.path} → {step.leads_to}"
         path += "  ← stops here" if stop and step.path == stop.path else ""
-        owner = f"{found.uid}:{found.gid}"
-        plus = "+" if step.acl else ""
-        cells.append((_may(step), owner, stat.filemode(found.mode) + plus, path))
-    widths = [max(map(len, column)) for column in zip(*(row[:3] for row in cells), strict=True)]
+        mode = stat.filemode(found.mode) + ("+" if step.acl else "")
+        cells.append((_may(step), f"{found.uid}:{found.gid}", mode, printable(path)))
+    columns = [*zip(*cells, strict=True)]
+    if not any(columns[0][1:]):  # nobody was asked about
+        del columns[0]
+    widths = [max(map(len, column)) for column in columns[:-1]] + [0]
     return [
-        "  "
-        + "  ".join(
-            [*(f"{c:{w}}" for c, w in zip(row[:3], widths, strict=True)), printable(row[3])]
-        )
-        for row in cells
+        "  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in zip(*columns, strict=True)
     ]
 
 
 def _may(step: Step) -> str:
     if step.may is None:
-        return "" if step.leads_to is not None else "???"
+        return ""
     return "".join("-" if errno else word for word, errno in zip("rwx", step.may, strict=True))
 
 

@@ -43,7 +43,11 @@ class Judge:
         self,
         person: Person | None,
         of_mount: Callable[[int], tuple[ObservedMount | None, Share | None]],
+        *,
+        is_root: bool,
     ) -> None:
+        """`is_root`: we walked the way as root, and where that was refused as the person."""
+        self._is_root = is_root
         self._person = person
         self._of_mount = of_mount
 
@@ -83,7 +87,11 @@ class Judge:
             at, errno = route.error
             if errno == ELOOP:
                 return words.endless_link(at)
-            return words.not_visible(at, words.said(errno))
+            is_asked = self._person and route.end.may
+            said = words.said(errno)
+            return (
+                words.shut(at, said) if is_asked and self._is_root else words.not_visible(at, said)
+            )
         if route.missing:
             end = route.end.path
             if not _is_folder(route.end):

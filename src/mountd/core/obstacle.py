@@ -266,6 +266,15 @@ def not_visible(path: str, said: str) -> Obstacle:
     return Obstacle("not-visible", path, f"{path} can't be looked at from here: {said}", hint)
 
 
+def shut(path: str, said: str) -> Obstacle:
+    """To us and to the user alike."""
+    hint = (
+        "a FUSE filesystem lets in only who mounted it, unless with `allow_other`; else the server"
+        " behind it refuses"
+    )
+    return Obstacle("refused", path, f"{path}: {said}, for root too", hint)
+
+
 def not_answering(path: str, seconds: float) -> Obstacle:
     hint = "see whether the server behind it (FUSE, NFS, virtiofs) is alive"
     message = f"no answer within {seconds:g} s on the way to {path}"

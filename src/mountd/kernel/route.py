@@ -5,10 +5,10 @@ What is not mounted yet is walked as if it were: a detached mount takes the plac
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from errno import ELOOP
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from mountd.core.acl import AclEntry
 from mountd.core.model import Person
@@ -23,6 +23,7 @@ from mountd.kernel.syscalls import (
     statx,
 )
 
+_Answer = TypeVar("_Answer")
 _MOST_LINKS = 40  # as the kernel's own walk (path_resolution(7))
 
 
@@ -148,19 +149,22 @@ class _Walker:
         return False
 
     def _open(self, folder: Fd, name: str) -> Fd:
-        """Root may be shut out where the person is not: by FUSE, or a server that squashes root."""
         flags = os.O_PATH | os.O_NOFOLLOW
-        try:
-            return openat2(folder, name, flags, RESOLVE_NO_MAGICLINKS)
-        except PermissionError:
-            if not self._asker.may_ask or self._asker.person is None:
-                raise
-        with acting_as(self._asker.person):
-            return openat2(folder, name, flags, RESOLVE_NO_MAGICLINKS)
+        return self._as_either(lambda: openat2(folder, name, flags, RESOLVE_NO_MAGICLINKS))
 
     def _step(self, path: str, file: Fd) -> Step:
-        found = statx(file)
+        found = self._as_either(lambda: statx(file))
         if stat.S_ISLNK(found.mode):
             return Step(path, found, os.readlink("", dir_fd=file.number))
         answers = may(file, self._asker.person) if self._asker.may_ask else None
         return Step(path, found, None, answers, acl_of(file))
+
+    def _as_either(self, look: Callable[[], _Answer]) -> _Answer:
+        """By us, else by the person: FUSE, or a server that squashes root, may shut root out."""
+        try:
+            return look()
+        except PermissionError:
+            if not self._asker.may_ask or self._asker.person is None:
+                raise
+        with acting_as(self._asker.person):
+            return look()
