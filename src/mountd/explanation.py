@@ -139,7 +139,7 @@ def _why(told: Explanation, page: Page) -> list[str]:
         is_other = any(each.field == "idmap" for each in told.drift)
         because = f"the manifest means another: {why.message}" if is_other else why.message
         lines += _labelled("why: ", because, page, indent=2)
-        lines += [f"  {printable(str(each))}" for each in why.lines]
+        lines += [_cut(f"  {printable(str(each))}", page.width) for each in why.lines]
     if told.refused and told.refused.fault.hint:
         lines += _labelled("hint: ", told.refused.fault.hint, page, indent=2)
     return lines
@@ -223,6 +223,10 @@ def _may(step: Step) -> str:
 def _ids(person: Person) -> str:
     groups = f", groups {' '.join(map(str, person.groups))}" if person.groups else ""
     return f"{person.uid}:{person.gid}{groups}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _labelled(label: str, text: str, page: Page, indent: int | None = None) -> list[str]:
