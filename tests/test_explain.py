@@ -674,6 +674,8 @@ def test_a_filesystem_that_lets_nobody_else_in_is_named(machine: World) -> None:
     )
     with running("sh", "-c", script):
         told = explained(machine, "fuse/x")["path"]
+        denied = machine.as_user(1000, "stat", str(place))
+        assert "Permission denied" in denied.err
         (stop,) = told["stopped_by"]
         assert (stop["deed"], stop["code"], stop["path"]) == ("reach", "refused", str(place))
         assert "allow_other" in stop["hint"]

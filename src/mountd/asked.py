@@ -2,13 +2,12 @@
 
 import os
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mountd.accounts import Accounts
 from mountd.core.faults import VolumeError
 from mountd.core.model import Action, Ids, Person, User, Volume
 from mountd.kernel.access import can_act_as_others
-from mountd.kernel.route import Asker
 from mountd.manifest.schema import normalised_path, why_no_user
 from mountd.reconcile import ArgumentError
 
@@ -18,12 +17,12 @@ _ROOT = 0
 class Asked(NamedTuple):
     """The volume's user and the person asked about, each None where that isn't known.
 
-    `unseen`: why, in a sentence; or why the kernel can't be asked.
+    `how` the kernel can be asked as that person, None where it can't; `unseen`: why, in sentences.
     """
 
     user: User | None
     person: Person | None
-    asker: Asker
+    how: Literal["as-another", "as-ourselves"] | None
     unseen: tuple[str, ...]
 
 
@@ -45,18 +44,15 @@ def asked_about(spec: str | None, volume: Volume | None, accounts: Accounts) -> 
     elif user and volume and volume.user:
         person = _person(volume.user, user, accounts)
     elif volume and volume.user:
-        return Asked(None, None, Asker(None, may_ask=False), tuple(unseen))
+        return Asked(None, None, None, tuple(unseen))
     else:
         person = _ourselves(accounts)
     if can_act_as_others():
-        asker = Asker(person, may_ask=True)
-    elif person.uid == os.geteuid():
-        person = _ourselves(accounts)
-        asker = Asker(None, may_ask=True)
-    else:
-        asker = Asker(None, may_ask=False)
-        unseen.append(f"what {person.name} may was not asked: that takes root; run it as root")
-    return Asked(user, person, asker, tuple(unseen))
+        return Asked(user, person, "as-another", tuple(unseen))
+    if person.uid == os.geteuid():
+        return Asked(user, _ourselves(accounts), "as-ourselves", tuple(unseen))
+    unseen.append(f"what {person.name} may was not asked: that takes root; run it as root")
+    return Asked(user, person, None, tuple(unseen))
 
 
 def _resolved(spec: str, accounts: Accounts) -> User:

@@ -94,13 +94,11 @@ def _see_fitting(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
     command, volumes = arguments.command, arguments.volumes
     if command != "reconcile" and (arguments.dry_run or arguments.detailed_exitcode):
         parser.error("--dry-run and --detailed-exitcode go with `mountd reconcile`")
-    if command not in ("unmount", "explain") and volumes:
+    if command not in ("unmount", "explain") and (volumes or arguments.all):
         parser.error(f"`mountd {command}` takes no volumes")
-    if command != "unmount" and arguments.all:
-        parser.error("--all goes with `mountd unmount`")
     if command != "explain" and arguments.user is not None:
         parser.error("--user goes with `mountd explain`")
-    if command == "explain" and not 1 <= len(volumes) <= 2:
+    if command == "explain" and (arguments.all or not 1 <= len(volumes) <= 2):
         parser.error("`mountd explain` takes a volume, and a path below its target")
     if command != "check" and arguments.system:
         parser.error("--system goes with `mountd check`")

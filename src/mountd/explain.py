@@ -23,12 +23,12 @@ from mountd.core.obstacle import Share, has_server
 from mountd.core.travel import Kind, Origin, departure, rest, rows
 from mountd.explanation import Explanation
 from mountd.filesystems import mounted_filesystems
-from mountd.kernel.access import can_act_as_others
+from mountd.kernel.access import Asker, Deputy, Ourselves, can_act_as_others
 from mountd.kernel.clone import build
 from mountd.kernel.contents import files_below
 from mountd.kernel.observe import observe
 from mountd.kernel.privileges import missing_capabilities
-from mountd.kernel.route import Asker, Route, walk
+from mountd.kernel.route import Route, walk
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
 from mountd.manifest.layers import find_layers
@@ -103,7 +103,7 @@ class _Explainer:
         late = Verdict(
             place, (), None, {"reach": None}, {"reach": words.not_answering(place, PATIENCE)}
         )
-        asked, verdict = Asked(None, None, Asker(None, may_ask=False), ()), late
+        asked, verdict = Asked(None, None, None, ()), late
         found: tuple[Ids, ...] = ()
         if not (fault and fault.code == "not-answering"):
             asked = _patiently(lambda: self._asked(spec, accounts), asked)
@@ -158,7 +158,7 @@ class _Explainer:
         else:
             self._has_accounts = True
             return asked_about(spec, self.volume, accounts)
-        return Asked(None, None, Asker(None, may_ask=False), (f"no names and users: {said}",))
+        return Asked(None, None, None, (f"no names and users: {said}",))
 
     def _name(self, ids: Ids, accounts: Accounts) -> str:
         return accounts.name_of(ids) if self._has_accounts else ""
@@ -212,7 +212,12 @@ class _Explainer:
                     self._notes.append(
                         "it isn't mounted, so only the way to its target was asked for"
                     )
-            route = walk(place if self._ours else target, covers, asked.asker)
+            asker: Asker | None = None
+            if asked.how == "as-ourselves":
+                asker = Ourselves()
+            elif asked.how and asked.person:
+                asker = held.enter_context(Deputy(asked.person))
+            route = walk(place if self._ours else target, covers, asker)
             judge = Judge(asked.person, self._of_mount, is_root=can_act_as_others())
             verdict = judge.judge(route)
         there = {each.found.mount for each in route.steps if each.path == target}

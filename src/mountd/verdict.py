@@ -114,17 +114,20 @@ class Judge:
         return False, words.obstacle(wish, errno, self._place(step), self._person, share)
 
     def _create(self, folder: Step) -> tuple[bool | None, Obstacle | None]:
-        """Creating takes writing the folder and going through it, and ids to be stored as."""
-        for wish in ("write", "execute"):
+        """Creating takes ids to be stored as, writing the folder, and going through it.
+
+        In this order the kernel looks (may_create in fs/namei.c), a read-only mount before all.
+        """
+        if folder.may is None or self._person is None:
+            return None, None
+        place = self._place(folder)
+        ids = departure(Ids(self._person.uid, self._person.gid), place.mount and place.mount.idmap)
+        if not ids.is_whole and not words.is_read_only(place.mount):
+            return False, words.cannot_create(place, self._person, ids)
+        for wish in _CREATING:
             may, found = self._ask(wish, folder)
             if not may:
                 return may, found
-        assert self._person, "someone was asked about"
-        mount, _ = self._of_mount(folder.found.mount)
-        ids = departure(Ids(self._person.uid, self._person.gid), mount.idmap if mount else None)
-        missing = [side for side, each in zip(_SIDES, ids, strict=True) if each is None]
-        if missing:
-            return False, words.cannot_create(self._place(folder), self._person, missing)
         return True, None
 
     def _place(self, step: Step) -> Place:
@@ -135,7 +138,7 @@ class Judge:
         )
 
 
-_SIDES: tuple[Literal["uid", "gid"], ...] = ("uid", "gid")
+_CREATING: tuple[Wish, Wish] = ("write", "execute")
 
 
 def _wishes(step: Step) -> tuple[Wish, ...]:

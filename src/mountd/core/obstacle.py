@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from mountd.core.acl import AclEntry, deciding_entry, rwx
 from mountd.core.idmapping import OVERFLOW_ID, Extents, inverse, seen_as
 from mountd.core.model import Ids, ObservedMount, Person
+from mountd.core.travel import Arrival
 
 Wish = Literal["read", "write", "execute"]
 Code = Literal[
@@ -64,7 +65,7 @@ class Obstacle(NamedTuple):
 def obstacle(wish: Wish, errno: int, place: Place, person: Person, share: Share | None) -> Obstacle:
     """Why the kernel answered so. `share` is given where the place lies on the volume's mount."""
     is_file = stat.S_ISREG(place.mode)
-    if errno == _errno.EROFS or (wish == "write" and _is_read_only(place.mount)):
+    if errno == _errno.EROFS or (wish == "write" and is_read_only(place.mount)):
         return _read_only(place, share)  # whatever else there is: no chmod would help
     if errno == _errno.EPERM and place.attribute:
         return _immutable(place)
@@ -129,7 +130,8 @@ def _setfacl(place: Place, person: Person, bits: int) -> str:
     return f"`setfacl -m u:{person.uid}:{rwx(bits).replace('-', '')} {place.path}`"
 
 
-def _is_read_only(mount: ObservedMount | None) -> bool:
+def is_read_only(mount: ObservedMount | None) -> bool:
+    """Whether nothing can be written through a mount, whoever tries."""
     return mount is not None and (mount.flags.read_only or mount.is_fs_read_only)
 
 
@@ -221,18 +223,17 @@ _SAID = {
 }
 
 
-def cannot_create(
-    place: Place, person: Person, missing: Sequence[Literal["uid", "gid"]]
-) -> Obstacle:
+def cannot_create(place: Place, person: Person, stored: Arrival) -> Obstacle:
     """The user's own ids are none that the mount's idmapping shows: EOVERFLOW."""
-    ids = {"uid": person.uid, "gid": person.gid}
-    which = " and ".join(f"{side} {ids[side]}" for side in missing)
+    sides = [("uid", person.uid, stored.uid), ("gid", person.gid, stored.gid)]
+    lacks = [(side, id_) for side, id_, each in sides if each is None]
+    which = " and ".join(f"{side} {id_}" for side, id_ in lacks)
     message = (
         f"the idmapping has no place for {person.name}'s {which}, so nothing can be created as it"
         ' ("Value too large for defined data type")'
     )
-    hints = ", ".join(f"`{side}s` with `seen = {ids[side]}`" for side in missing)
-    return Obstacle("unmapped", place.path, message, f"add an extent to {hints}")
+    extents = ", ".join(f"`{side}s` with `seen = {id_}`" for side, id_ in lacks)
+    return Obstacle("unmapped", place.path, message, f"add an extent to {extents}")
 
 
 def link_refused(links: Sequence[str], errno: int, person: Person) -> Obstacle:

@@ -11,8 +11,7 @@ from errno import ELOOP
 from typing import Literal, NamedTuple, TypeVar
 
 from mountd.core.acl import AclEntry
-from mountd.core.model import Person
-from mountd.kernel.access import May, acl_of, acting_as, may, reach
+from mountd.kernel.access import Asker, May, acl_of, may, reach
 from mountd.kernel.syscalls import (
     RESOLVE_NO_MAGICLINKS,
     STATX_ATTR_APPEND,
@@ -25,13 +24,6 @@ from mountd.kernel.syscalls import (
 
 _Answer = TypeVar("_Answer")
 _MOST_LINKS = 40  # as the kernel's own walk (path_resolution(7))
-
-
-class Asker(NamedTuple):
-    """How the kernel is asked: as this person, None for ourselves; or not at all."""
-
-    person: Person | None
-    may_ask: bool
 
 
 class Step(NamedTuple):
@@ -71,14 +63,17 @@ class Route(NamedTuple):
     said: int = 0
 
 
-def walk(path: str, covers: Mapping[str, Fd], asker: Asker) -> Route:
-    """Walk an absolute path. `covers` are detached mounts by where they would be attached."""
+def walk(path: str, covers: Mapping[str, Fd], asker: Asker | None) -> Route:
+    """Walk an absolute path. `covers` are detached mounts by where they would be attached.
+
+    Raises OSError where the kernel can't be asked.
+    """
     with ExitStack() as held:
         walker = _Walker(covers, asker, held)
         walker.walk([each for each in reversed(path.split("/")) if each])
     said = 0
-    if asker.may_ask and not walker.is_covered and not (walker.missing or walker.error):
-        said = reach(path, asker.person)
+    if asker and not walker.is_covered and not (walker.missing or walker.error):
+        said = asker.ask(lambda: reach(path))
     end = walker.stack[-1][1]
     crossed = tuple(dict.fromkeys(walker.crossed))
     return Route(
@@ -87,7 +82,7 @@ def walk(path: str, covers: Mapping[str, Fd], asker: Asker) -> Route:
 
 
 class _Walker:
-    def __init__(self, covers: Mapping[str, Fd], asker: Asker, held: ExitStack) -> None:
+    def __init__(self, covers: Mapping[str, Fd], asker: Asker | None, held: ExitStack) -> None:
         self._covers = covers
         self._asker = asker
         self._held = held
@@ -156,7 +151,7 @@ class _Walker:
         found = self._as_either(lambda: statx(file))
         if stat.S_ISLNK(found.mode):
             return Step(path, found, os.readlink("", dir_fd=file.number))
-        answers = may(file, self._asker.person) if self._asker.may_ask else None
+        answers = self._asker.ask(lambda: may(file)) if self._asker else None
         return Step(path, found, None, answers, acl_of(file))
 
     def _as_either(self, look: Callable[[], _Answer]) -> _Answer:
@@ -164,7 +159,6 @@ class _Walker:
         try:
             return look()
         except PermissionError:
-            if not self._asker.may_ask or self._asker.person is None:
+            if not self._asker:
                 raise
-        with acting_as(self._asker.person):
-            return look()
+        return self._asker.ask(look)
