@@ -6,17 +6,33 @@ import random
 import struct
 import sys
 from collections.abc import Callable
+from errno import EOVERFLOW
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import test_output
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from old_kernel import DEBIAN_12, DEBIAN_13, NO_IDMAPPING, Kernel
 from test_fallback import filesystem
 from test_safety import Server
-from world import Result, World, acting_as, let_users_reach, mount_idmapped, owner, run, running
+from world import (
+    MOUNTD,
+    Result,
+    World,
+    acting_as,
+    let_users_reach,
+    mount_idmapped,
+    owner,
+    run,
+    running,
+)
 
 import mountd.explanation
+from mountd.core.idmapping import Extent, Extents, Idmapping
+from mountd.core.model import Ids
+from mountd.core.travel import arrival, departure
 from mountd.explain import explain
 from mountd.explanation import explanation_document
 from mountd.reconcile import Settings
@@ -60,8 +76,8 @@ def explained(world: World, *words: str, **how: Any) -> dict[str, Any]:
 
 def told_of(world: World, path: str | None = None, user: str | None = None) -> dict[str, Any]:
     """The same without a process of its own, where much is asked for."""
-    settings = Settings(world.manifest, world.state, 0)
-    return explanation_document(explain(settings, "work", path, user))
+    where = Settings(world.manifest, world.state, 0)
+    return explanation_document(explain(where, "work", path, user))
 
 
 # How ids travel.
@@ -176,6 +192,56 @@ def test_in_place_ids_are_those_on_the_source(machine: World) -> None:
     assert before["ids"] == after["ids"]
     assert (before["path"]["write"], after["path"]["write"]) == (True, True)
     assert before["ids"][0]["stored"] == {"uid": 501, "gid": 20}
+
+
+@st.composite
+def idmappings(draw: st.DrawFn) -> Extents:
+    """Extents with gaps between them, that lie in another order as they are seen."""
+    counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
+    gaps = [draw(st.lists(st.integers(0, 2), min_size=5, max_size=5)) for _ in "ab"]
+    order = draw(st.permutations(range(len(counts))))
+    stored, seen = 0, 0
+    seen_at = {}
+    for place, index in enumerate(order):
+        seen += gaps[1][place]
+        seen_at[index] = seen
+        seen += counts[index]
+    extents = []
+    for index, count in enumerate(counts):
+        stored += gaps[0][index]
+        extents.append(Extent(stored, seen_at[index], count))
+        stored += count
+    return tuple(extents)
+
+
+@given(extents=idmappings())
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_ids_travel_as_the_kernel_has_them_travel(world: World, extents: Extents) -> None:
+    source, target = world / "source", world / "target"
+    source.mkdir(exist_ok=True)
+    source.chmod(0o777)
+    os.chown(source, extents[0].stored, extents[0].stored)
+    mount_idmapped(source, target, *extents)
+    idmap = Idmapping(extents, extents)
+    try:
+        (source / "file").touch()
+        for number in range(0, 20, 3):
+            ids = Ids(number, (number + 7) % 20)
+            os.chown(source / "file", *ids)
+            assert owner(target / "file") == arrival(ids, idmap).shown
+            stored = departure(ids, idmap)
+            if stored.is_whole:
+                with acting_as(*ids):
+                    (target / "new").touch()
+                assert owner(source / "new") == stored
+                (source / "new").unlink()
+            else:
+                with acting_as(*ids), pytest.raises(OSError, match=os.strerror(EOVERFLOW)):
+                    (target / "new").touch()
+    finally:
+        run("umount", str(target))
 
 
 # Why.
@@ -339,7 +405,7 @@ _CASES = {
     ),
     "a folder below the target": Case(
         _chmod("source/sub", 0o700, 7, 7), "sub/file", "node", "reach", "mode", "home/work/sub",
-        "setfacl -m u:1000:x /mnt/home/work/sub",
+        "`chown 1000:1000 /mnt/home/work/sub` makes it the source owner's",
     ),
     "a file of another's": Case(
         _chmod("source/hello", 0o644, 7, 7), "hello", "node", "write", "mode", "home/work/hello",
@@ -350,7 +416,7 @@ _CASES = {
         "`chmod u+w /mnt/home/work/hello`",
     ),
     "a folder to create in": Case(
-        _chmod("source/sub", 0o755, 7, 7), "sub", "node", "create", "mode", "home/work/sub",
+        _chmod("source/sub", 0o755, 7, 7), "sub", "www-data", "create", "mode", "home/work/sub",
         "chmod o+w",
     ),
     "a program": Case(
@@ -599,6 +665,15 @@ def test_any_user_can_ask_about_himself_and_is_told_what_he_can_not(machine: Wor
     assert any("only root can try" in note for note in below["notes"])
 
 
+def test_in_a_user_namespace_whoever_it_lacks_is_not_asked_about(machine: World) -> None:
+    inside = ["unshare", "--user", "--map-root-user", "--mount", MOUNTD, "explain", "work"]
+    where = ["-f", machine.manifest, "--state-dir", machine.state, "--user", "node"]
+    told = machine.run([*inside, "hello", *where])
+    assert told.status == 0
+    assert "the kernel can't be asked as node" in told.out
+    assert "yes" not in told.out
+
+
 def test_whose_user_is_missing_is_asked_for(machine: World) -> None:
     define(machine, user="nobody")
     told = explained(machine, "hello")
@@ -725,6 +800,15 @@ def test_the_document_has_the_keys_that_are_documented(machine: World) -> None:
     doc = mountd.explanation.__doc__ or ""
     assert [key for key in told if key not in doc] == []
     assert [key for key in told["path"] if key not in doc] == []
+
+
+def test_quiet_says_only_what_stops(machine: World) -> None:
+    machine.reconcile()
+    assert machine.mountd("explain", "work", "hello", "--quiet") == (0, "", "")
+    (machine / "home").chmod(0o700)
+    told = machine.mountd("explain", "work", "hello", "--quiet").out
+    assert "reach         no: /mnt/home (mode 0700, of 0:0) gives others no x\n" in told
+    assert "STORED" not in told
 
 
 def _stopped_above(world: World) -> None:

@@ -1,7 +1,6 @@
 """Whom `mountd explain` asks the kernel about, and for which path."""
 
 import os
-from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
 from mountd.accounts import Accounts
@@ -61,6 +60,8 @@ def _resolved(spec: str, accounts: Accounts) -> User:
     try:
         return accounts.resolve_user(spec)
     except VolumeError as error:
+        from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
+
         name = spec.partition(":")[0]
         known = [os.fsdecode(each) for each in accounts.passwd.by_name]
         near = get_close_matches(name, known, n=1)

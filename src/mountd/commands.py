@@ -177,7 +177,8 @@ class _Command:
 
     def _explain(self) -> int:
         from mountd.explain import explain  # noqa: PLC0415 - 10 ms, for this alone
-        from mountd.explanation import explanation_document, render_explanation  # noqa: PLC0415
+        from mountd.explanation import explanation_document  # noqa: PLC0415
+        from mountd.telling import render_explanation  # noqa: PLC0415
 
         name, path = (*self._arguments.volumes, None)[:2]
         told = explain(self._settings, name, path, self._arguments.user)
@@ -185,7 +186,8 @@ class _Command:
         if self._arguments.json:
             self._print_json(explanation_document(told))
         else:
-            self._show(render_explanation(told, self._page), always=True)
+            only_no = self._arguments.quiet
+            self._show(render_explanation(told, self._page, only_no=only_no), always=True)
         return OK
 
     def _unmount(self) -> int:

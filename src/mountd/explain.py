@@ -6,7 +6,7 @@ else can see. Nothing is changed.
 """
 
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from time import monotonic
@@ -23,7 +23,7 @@ from mountd.core.obstacle import Share, has_server
 from mountd.core.travel import Kind, Origin, departure, rest, rows
 from mountd.explanation import Explanation
 from mountd.filesystems import mounted_filesystems
-from mountd.kernel.access import Asker, Deputy, Ourselves, can_act_as_others
+from mountd.kernel.access import Deputy, Ourselves, can_act_as_others
 from mountd.kernel.clone import build
 from mountd.kernel.contents import files_below
 from mountd.kernel.observe import observe
@@ -212,12 +212,7 @@ class _Explainer:
                     self._notes.append(
                         "it isn't mounted, so only the way to its target was asked for"
                     )
-            asker: Asker | None = None
-            if asked.how == "as-ourselves":
-                asker = Ourselves()
-            elif asked.how and asked.person:
-                asker = held.enter_context(Deputy(asked.person))
-            route = walk(place if self._ours else target, covers, asker)
+            route = self._walk(place if self._ours else target, covers, asked)
             judge = Judge(asked.person, self._of_mount, is_root=can_act_as_others())
             verdict = judge.judge(route)
         there = {each.found.mount for each in route.steps if each.path == target}
@@ -228,6 +223,18 @@ class _Explainer:
         self._tell_of_server(verdict)
         self._tell_of_end(route)
         return verdict
+
+    def _walk(self, place: str, covers: Mapping[str, Fd], asked: Asked) -> Route:
+        name = asked.person.name if asked.person else ""
+        try:
+            if asked.how == "as-ourselves":
+                return walk(place, covers, Ourselves())
+            if asked.how and asked.person:
+                with Deputy(asked.person) as deputy:
+                    return walk(place, covers, deputy)
+        except OSError as error:  # in a user namespace some ids and groups can't be had
+            self._notes.append(f"the kernel can't be asked as {name}: {error.strerror}")
+        return walk(place, covers, None)
 
     def _covers(self, mount: DesiredMount, held: ExitStack) -> dict[str, Fd]:
         """The mount as it would be, detached; none where it can't be made."""

@@ -99,6 +99,8 @@ def _mode(wish: Wish, place: Place, person: Person, share: Share | None, who: _C
     if share and share.remedy and place.owner == share.owner:
         return Obstacle("mode", place.path, message, share.remedy)
     remedy = f"`chmod {_CHMOD[who]}+{letter} {place.path}`"
+    if share and place.owner.uid != person.uid == share.owner.uid:
+        remedy = f"`chown {share.owner} {place.path}` makes it the source owner's"
     if who != "its owner":
         has = place.mode >> _SHIFTS[who]
         remedy += f", or for this user alone {_setfacl(place, person, has | _BITS[wish])}"
