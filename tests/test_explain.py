@@ -369,6 +369,7 @@ class Case(NamedTuple):
     at: str
     hint: str
     lines: tuple[str, ...] = ()
+    says: str = ""
 
 
 def _chmod(path: str, mode: int, *ids: int) -> Make:
@@ -395,7 +396,6 @@ def _runs(*words: str) -> Make:
     return lambda world: run(*(word.replace("$", world.path) for word in words))
 
 
-_OPEN = ((1, 7, -1), (4, 7, -1), (32, 7, -1))
 _CASES = {
     "a folder above the target": Case(
         _chmod("home", 0o700), ".", "node", "reach", "mode", "home", "chmod o+x /mnt/home"
@@ -426,18 +426,26 @@ _CASES = {
     "an ACL for the user": Case(
         _acl("source/hello", (1, 7, -1), (2, 4, 33), (4, 7, -1), (16, 7, -1), (32, 7, -1)),
         "hello", "www-data", "write", "acl", "home/work/hello", "setfacl -m u:33:rw",
+        says="has an ACL, whose entry `user:33:r--` gives no w",
     ),
     "an ACL's mask": Case(
         _acl("source/hello", (1, 7, -1), (2, 7, 33), (4, 7, -1), (16, 5, -1), (32, 7, -1)),
         "hello", "www-data", "write", "acl", "home/work/hello", "setfacl -m u:33:rwx",
+        says="has an ACL, whose `mask::r-x` takes w from `user:33:rwx`",
     ),
     "an ACL for a group": Case(
         _acl("home", (1, 7, -1), (4, 7, -1), (8, 0, 2000), (16, 7, -1), (32, 7, -1)),
         ".", "node", "reach", "acl", "home", "getfacl /mnt/home",
+        says="has an ACL, whose entry `group:2000:---` gives no x",
+    ),
+    "an ACL for several groups": Case(
+        _acl("home", (1, 7, -1), (4, 7, -1), (8, 4, 1000), (8, 0, 2000), (16, 7, -1), (32, 7, -1)),
+        ".", "node", "reach", "acl", "home", "setfacl -m u:1000:x", says="an ACL that gives no x",
     ),
     "an ACL for the rest": Case(
         _acl("home", (1, 7, -1), (2, 7, 7), (4, 7, -1), (16, 7, -1), (32, 0, -1)),
         ".", "node", "reach", "acl", "home", "setfacl -m u:1000:x",
+        says="has an ACL, whose entry `other::---` gives no x",
     ),
     "read-only by the manifest": Case(
         lambda _: None, "hello", "node", "write", "read-only", "home/work/hello",
@@ -518,6 +526,7 @@ def test_what_stops_the_user_is_named_as_it_happens(machine: World, case: Case) 
     stop = stops[case.deed]
     assert (stop["code"], stop["path"]) == (case.code, str(machine / case.at))
     assert case.hint in (stop["hint"] or "")
+    assert case.says in stop["message"]
     assert told[case.deed] is False
     is_above = case.at == "home"
     assert ("(above the target, so nothing that the volume decides)" in text) == is_above

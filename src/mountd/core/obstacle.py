@@ -116,15 +116,15 @@ def _told(place: Place) -> str:
 
 def _acl(wish: Wish, place: Place, person: Person) -> Obstacle:
     letter = _LETTERS[wish]
-    said = f"that gives no {letter}"
+    said = f" that gives no {letter}"
     if entry := deciding_entry(place.acl, place.owner.gid, person):
-        said = f"whose entry `{entry}` gives no {letter}"
+        said = f", whose entry `{entry}` gives no {letter}"
         mask = next((each for each in place.acl if each.tag == "mask"), None)
         if mask and entry.bits & _BITS[wish]:
-            said = f"whose `{mask}` takes {letter} from `{entry}`"
+            said = f", whose `{mask}` takes {letter} from `{entry}`"
     has = entry.bits if entry else 0
     hint = f"{_setfacl(place, person, has | _BITS[wish])}; `getfacl {place.path}` shows it"
-    return Obstacle("acl", place.path, f"{_told(place)} has an ACL, {said}", hint)
+    return Obstacle("acl", place.path, f"{_told(place)} has an ACL{said}", hint)
 
 
 def _setfacl(place: Place, person: Person, bits: int) -> str:
