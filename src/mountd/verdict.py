@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Callable
-from errno import ELOOP
+from errno import EACCES, ELOOP, EPERM
 from typing import Literal, NamedTuple, Self
 
 from mountd.core import obstacle as words
@@ -84,14 +84,7 @@ class Judge:
                 if found:
                     return found
         if route.error:
-            at, errno = route.error
-            if errno == ELOOP:
-                return words.endless_link(at)
-            is_asked = self._person and route.end.may
-            said = words.said(errno)
-            return (
-                words.shut(at, said) if is_asked and self._is_root else words.not_visible(at, said)
-            )
+            return self._failure(*route.error, is_asked=route.end.may is not None)
         if route.missing:
             end = route.end.path
             if not _is_folder(route.end):
@@ -103,6 +96,14 @@ class Judge:
                 return words.link_refused(links, route.said, self._person)
             return words.obstacle("read", route.said, self._place(route.end), self._person, None)
         return None
+
+    def _failure(self, path: str, errno: int, *, is_asked: bool) -> Obstacle:
+        """What stopped the walk itself, by us and by the person."""
+        if errno == ELOOP:
+            return words.endless_link(path)
+        if errno not in (EACCES, EPERM):
+            return words.failing(path, errno)
+        return words.shut(path) if is_asked and self._is_root else words.not_visible(path)
 
     def _ask(self, wish: Wish, step: Step) -> tuple[bool | None, Obstacle | None]:
         if step.may is None or self._person is None:

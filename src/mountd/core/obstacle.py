@@ -264,18 +264,24 @@ def not_a_folder(path: str) -> Obstacle:
     return Obstacle("not-a-folder", path, f"{path} is no folder, so nothing lies below it")
 
 
-def not_visible(path: str, said: str) -> Obstacle:
-    hint = "run it as root to be told more"
-    return Obstacle("not-visible", path, f"{path} can't be looked at from here: {said}", hint)
+def not_visible(path: str) -> Obstacle:
+    message = f"{path} can't be looked at by us: {said(_errno.EACCES)}"
+    return Obstacle("not-visible", path, message, "run it as root to be told more")
 
 
-def shut(path: str, said: str) -> Obstacle:
+def shut(path: str) -> Obstacle:
     """To us and to the user alike."""
     hint = (
         "a FUSE filesystem lets in only who mounted it, unless with `allow_other`; else the server"
         " behind it refuses"
     )
-    return Obstacle("refused", path, f"{path}: {said}, for root too", hint)
+    return Obstacle("refused", path, f"{path}: {said(_errno.EACCES)}, for root too", hint)
+
+
+def failing(path: str, errno: int) -> Obstacle:
+    is_gone = errno == _errno.ENOTCONN
+    hint = "unmount it, and start the server again" if is_gone else None
+    return Obstacle("refused", path, f"{path}: {said(errno)}", hint)
 
 
 def not_answering(path: str, seconds: float) -> Obstacle:
