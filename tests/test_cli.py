@@ -12,10 +12,11 @@ import pytest
 from every_state import make_every_state
 from world import MOUNTD, Result, World, run
 
-_COMMANDS = ["reconcile", "status", "check", "unmount"]
+_COMMANDS = ["reconcile", "status", "check", "explain", "unmount"]
 _OPTIONS = [
     "--manifest", "-f", "--state-dir", "--wait", "--json", "--verbose", "--quiet", "--version",
     "--help", "-n", "--dry-run", "--detailed-exitcode", "--all",
+    "--user",
 ]  # fmt: skip
 
 
@@ -166,6 +167,11 @@ def test_the_places_that_are_not_said_are_the_machines_own(world: World) -> None
         (["unmount"], "--all"),
         (["unmount", "--all", "work"], "--all"),
         (["unmount", "--dry-run", "work"], "--dry-run"),
+        (["explain"], "a volume"),
+        (["explain", "work", "path", "more"], "a volume"),
+        (["explain", "--all"], "a volume"),
+        (["status", "--user", "node"], "--user"),
+        (["explain", "work", "--user"], "--user"),
         (["reconcile", "--json=yes"], "--json"),
     ],
     ids=" ".join,
@@ -217,6 +223,15 @@ def test_a_hint_that_points_to_status_leads_to_the_names_of_volumes(world: World
         ("check", make_every_state, 0),
         ("check", _wrong, 78),
         ("check", _missing, 78),
+        ("explain work", _good, 0),
+        ("explain work", _mounted, 0),
+        ("explain late", _late, 0),
+        ("explain work sub/missing", _mounted, 0),
+        ("explain other", _good, 64),
+        ("explain work /etc", _good, 64),
+        ("explain work --user nobody-at-all", _good, 64),
+        ("explain work", _wrong, 78),
+        ("explain work", _missing, 78),
         ("unmount --all", _good, 0),
         ("unmount --all", _mounted, 0),
         ("unmount --all", _empty, 0),
@@ -248,6 +263,7 @@ def test_each_command_ends_as_the_table_says(
         ("reconcile --dry-run", 0, 0),
         ("status", 0, 0),
         ("check", 0, 0),
+        ("explain work", 0, 0),
     ],
 )
 def test_only_what_changes_something_needs_privilege_and_the_lock(

@@ -12,7 +12,7 @@ from errno import EINVAL
 from mountd.core import faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import ID_COUNT
-from mountd.core.model import User
+from mountd.core.model import Ids, User
 from mountd.kernel.paths import (
     NotAFileError,
     UnsafeLinkError,
@@ -68,6 +68,19 @@ class Accounts:
         """The groups that have an account with this uid as a member."""
         names = [name for name, ids in self.passwd.by_name.items() if ids[0] == uid]
         return {gid for name in names for gid in self.group.with_member.get(name, ())}
+
+    def name_of(self, ids: Ids) -> str:
+        """Who these ids are here: `node`, or `node:staff`; nothing where neither has a name."""
+        uid, gid = ids
+        user = next((name for name, each in self.passwd.by_name.items() if each[0] == uid), None)
+        group = next((name for name, each in self.group.by_name.items() if each == gid), None)
+        if user is None and group is None:
+            return ""
+        names = [
+            str(number) if name is None else os.fsdecode(name)
+            for name, number in ((user, uid), (group, gid))
+        ]
+        return names[0] if names[0] == names[1] else ":".join(names)
 
     @property
     def passwd(self) -> "_Passwd":

@@ -14,6 +14,7 @@ _COMMANDS = {
     "watch": "reconcile, then keep it so: the service's command",
     "status": "show each volume: its state, source, target, idmapping and drift",
     "check": "read and validate the manifest, and warn",
+    "explain": "how ids travel through VOLUME, and what stops a user at PATH",
     "unmount": "take the mounts of VOLUME…, or of --all, off",
 }
 _EXITS = """exit status:
@@ -84,15 +85,25 @@ def _parsed(words: list[str]) -> argparse.Namespace:
     if command not in _COMMANDS:
         parser.error(f"unknown command `{command}`{_suggestion(command, _COMMANDS)}")
     arguments.command, arguments.volumes = command, volumes
+    _see_fitting(parser, arguments)
+    return arguments
+
+
+def _see_fitting(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuse what doesn't go with the command."""
+    command, volumes = arguments.command, arguments.volumes
     if command != "reconcile" and (arguments.dry_run or arguments.detailed_exitcode):
         parser.error("--dry-run and --detailed-exitcode go with `mountd reconcile`")
-    if command != "unmount" and (volumes or arguments.all):
+    if command not in ("unmount", "explain") and (volumes or arguments.all):
         parser.error(f"`mountd {command}` takes no volumes")
+    if command != "explain" and arguments.user is not None:
+        parser.error("--user goes with `mountd explain`")
+    if command == "explain" and (arguments.all or not 1 <= len(volumes) <= 2):
+        parser.error("`mountd explain` takes a volume, and a path below its target")
     if command != "check" and arguments.system:
         parser.error("--system goes with `mountd check`")
     if command == "unmount" and bool(volumes) == arguments.all:
         parser.error("name the volumes to unmount, or give --all, and not both")
-    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-n", "--dry-run", action="store_true", help="reconcile: print the plan, change nothing")
     add("--detailed-exitcode", action="store_true", help="reconcile: a dry run with changes is 2")
     add("--system", action="store_true", help="check: instead, what this system allows")
+    add("--user", metavar="USER", help="explain: for this one, instead of the volume's user")
     add("--all", action="store_true", help="unmount: every volume of the manifest")
     add("--state-dir", metavar="DIR", type=_path, default="/run/mountd",
         help="where the record and the lock are, instead of /run/mountd")  # fmt: skip

@@ -17,9 +17,9 @@ from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.progress import ProgressLine
 from mountd.reconcile import (
+    ArgumentError,
     Pass,
     Settings,
-    UnknownVolumeError,
     preview,
     reconcile,
     recorded,
@@ -93,10 +93,13 @@ class _Command:
                 "watch": self._watch,
                 "status": self._status,
                 "check": self._check,
+                "explain": self._explain,
                 "unmount": self._unmount,
             }[command]()
         except ManifestError as error:
             return self._stopped(BAD_MANIFEST, error.problems, error.files)
+        except ArgumentError as error:
+            return self._stopped(USAGE, [_problem(str(error), error.hint)])
         except LockedError as error:
             return self._stopped(LOCKED, [_problem(str(error), error.hint)])
         except StateError as error:
@@ -203,14 +206,25 @@ class _Command:
             self._show(render_system(findings, self._page.width, only_no=only_no), always=True)
         return OK
 
+    def _explain(self) -> int:
+        from mountd.explain import explain  # noqa: PLC0415 - 10 ms, for this alone
+        from mountd.explanation import explanation_document  # noqa: PLC0415
+        from mountd.telling import render_explanation  # noqa: PLC0415
+
+        name, path = (*self._arguments.volumes, None)[:2]
+        with self._progress:
+            told = explain(self._settings, name, path, self._arguments.user)
+        self._warn(told.warnings)
+        if self._arguments.json:
+            self._print_json(explanation_document(told))
+        else:
+            only_no = self._arguments.quiet
+            self._show(render_explanation(told, self._page, only_no=only_no), always=True)
+        return OK
+
     def _unmount(self) -> int:
-        try:
-            with self._progress:
-                result = unmount(self._settings, self._arguments.volumes, self._tell_outcome)
-        except UnknownVolumeError as error:
-            unknown = ", ".join(f"`{name}`" for name in error.unknown)
-            message = f"{self._manifest} has no volume {unknown}"
-            return self._stopped(USAGE, [_problem(message, _known(error))])
+        with self._progress:
+            result = unmount(self._settings, self._arguments.volumes, self._tell_outcome)
         self._warn(result.warnings)
         if self._arguments.json:
             self._show_document(result)
@@ -284,16 +298,6 @@ class _Command:
 def _problem(message: str, hint: str | None = None) -> Problem:
     """One of the run, not of a file."""
     return Problem(None, None, None, message, hint)
-
-
-def _known(error: UnknownVolumeError) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
-
-    near = get_close_matches(error.unknown[0], error.known, n=1)
-    if near:
-        return f"did you mean `{near[0]}`?"
-    more = ", …" if len(error.known) > 10 else ""
-    return f"its volumes: {', '.join(error.known[:10])}{more}" if error.known else "it has none"
 
 
 def _said(error: OSError) -> str:

@@ -13,10 +13,19 @@ from mountd.core import doubt
 from mountd.core.doubt import Doubt, Who
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import OVERFLOW_ID, Idmapping
-from mountd.core.model import Action, DesiredMount, Fault, Filesystem, Ids, ObservedMount, User
+from mountd.core.model import (
+    Action,
+    DesiredMount,
+    Fault,
+    Filesystem,
+    Ids,
+    ObservedMount,
+    Person,
+    User,
+)
 from mountd.core.targets import folders_above
 from mountd.filesystems import mounted_filesystems
-from mountd.kernel.access import Person, can_act_as_others, first_closed
+from mountd.kernel.access import can_act_as_others, first_closed
 from mountd.kernel.contents import names_in
 from mountd.kernel.observe import observe
 from mountd.kernel.privileges import missing_capabilities

@@ -18,6 +18,8 @@ from mountd.core.idmapping import (
 from mountd.core.model import Fault, Ids, User, Volume
 from mountd.kernel.userns import known_ids
 
+LEFT_OUT = "ids that the extents leave out are seen as 65534 and can't be written"
+
 
 def idmap_here(
     volume: Volume, root: Root, user: User | None
@@ -41,7 +43,7 @@ def notes_on(idmap: Idmapping | None, owner: Ids, user: User | None) -> tuple[st
     known = known_ids()
     is_all = idmap is None or all(map(is_whole, idmap, known))
     if idmap and not user and not is_all:
-        notes.append("ids that the extents leave out are seen as 65534 and can't be written")
+        notes.append(LEFT_OUT)
     if user and user.gid is None:
         notes.append(f"uid {user.uid} has no account, so gids stay as they are")
     if (

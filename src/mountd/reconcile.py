@@ -47,13 +47,12 @@ class Pass(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class UnknownVolumeError(Exception):
-    """Names that are no volumes, and those that are."""
+class ArgumentError(Exception):
+    """The command line names what there isn't; `hint`: what it may have meant."""
 
-    def __init__(self, unknown: list[str], known: list[str]) -> None:
-        super().__init__(*unknown)
-        self.unknown = unknown
-        self.known = known
+    def __init__(self, message: str, hint: str | None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def reconcile(settings: Settings, on_plan: OnPlan, on_outcome: OnOutcome) -> Pass:
@@ -122,9 +121,9 @@ def _converge(
         observed = look.observe()
 
 
-def preview(settings: Settings) -> Pass:
+def preview(settings: Settings, manifest: Manifest | None = None) -> Pass:
     """What `reconcile` would do. It needs no privilege, takes no lock and writes nothing."""
-    manifest = load(settings, is_acting=False)
+    manifest = manifest or load(settings, is_acting=False)
     record = read_record(settings.state_dir)
     with Namespaces() as namespaces:
         ways = Ways(settings.state_dir, Patience())
@@ -155,7 +154,7 @@ def recorded(settings: Settings) -> Pass:
 def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> Pass:
     """Take these volumes' mounts off, or all of this manifest's, by the record.
 
-    Raises UnknownVolumeError, LockedError or StateError.
+    Raises ArgumentError, LockedError or StateError.
     """
     manifest = manifest_id(settings.manifest)
     with state_folder(settings.state_dir) as folder:
@@ -185,7 +184,21 @@ def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> 
     with suppress(ManifestError):  # unmounting goes by the record, also with a broken manifest
         known |= {volume.name for volume in load(settings, is_acting=False).volumes}
     if names - known:
-        raise UnknownVolumeError(sorted(names - known), sorted(known))
+        raise unknown_volumes(names - known, known, settings)
+
+
+def unknown_volumes(names: set[str], known: set[str], settings: Settings) -> ArgumentError:
+    """Names that are no volumes, told with the nearest that is one, or with all."""
+    from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
+
+    named, volumes = sorted(names), sorted(known)
+    message = f"{manifest_id(settings.manifest)} has no volume "
+    message += ", ".join(f"`{name}`" for name in named)
+    if near := get_close_matches(named[0], volumes, n=1):
+        return ArgumentError(message, f"did you mean `{near[0]}`?")
+    more = ", …" if len(volumes) > 10 else ""
+    listed = f"its volumes: {', '.join(volumes[:10])}{more}" if volumes else "it has none"
+    return ArgumentError(message, listed)
 
 
 def load(

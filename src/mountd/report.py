@@ -88,13 +88,14 @@ def _volume_document(outcome: Outcome, shows_found: bool) -> dict[str, Any]:
         "reason": reason.code if reason else None,
         "drift": [each._asdict() for each in action.drift],
         "fallback": "plain" if refused else None,
-        "idmap": _idmap_document(idmap),
+        "idmap": idmap_document(idmap),
         "notes": [*action.notes],
         "error": fault and {"code": fault.code, "message": fault.message, "hint": fault.hint},
     }
 
 
-def _idmap_document(idmap: Idmapping | None) -> dict[str, Any] | None:
+def idmap_document(idmap: Idmapping | None) -> dict[str, Any] | None:
+    """An idmapping as JSON's values."""
     if idmap is None:
         return None
     return {
@@ -145,8 +146,8 @@ def render_summary(result: Pass, page: Page) -> str:
             counts[f"to {verb}" if result.is_dry else DONE[verb]] += 1
     text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing to do"
     if result.is_dry:
-        return "\n".join(_wrapped(f"Plan: {text}. Nothing was changed (dry run).", page.width))
-    return "\n".join(_wrapped(f"Done: {text}.", page.width))
+        return "\n".join(wrapped(f"Plan: {text}. Nothing was changed (dry run).", page.width))
+    return "\n".join(wrapped(f"Done: {text}.", page.width))
 
 
 def render_status(result: Pass, page: Page) -> str:
@@ -171,7 +172,7 @@ def render_status(result: Pass, page: Page) -> str:
         cells = [_shortened(cell, width) for cell, width in zip(row, widths, strict=True)]
         cells = [f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
-        lines += [f"  {piece}" for each in more for piece in _wrapped(each, page.width - 2)]
+        lines += [f"  {piece}" for each in more for piece in wrapped(each, page.width - 2)]
     return "\n".join([*lines, ""])
 
 
@@ -182,11 +183,11 @@ def _broken(sign: str, words: list[str], rest: list[str], page: Page) -> list[st
     if page.has_colour and sign in _COLOURS:
         sign = f"{_COLOURS[sign]}{sign}{_PLAIN}"
     indent = " " * (13 if page.width >= 60 else 6)
-    pieces = (piece for each in rest for piece in _wrapped(each, page.width - len(indent)))
+    pieces = (piece for each in rest for piece in wrapped(each, page.width - len(indent)))
     return [f"  {sign} {'  '.join(words).rstrip()}", *(indent + piece for piece in pieces)]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
     """Lines of this width. People copy paths and what stands in backticks: those stay whole."""
     words: list[str] = []
     for index, part in enumerate(printable(text).split("`")):

@@ -10,6 +10,7 @@ from mountd.core.choice import (
     ROOT,
     Root,
     gives_root_away,
+    rule_for,
     shown_owner,
     stored_owner,
     with_raw_ids,
@@ -251,6 +252,7 @@ class Resolver:
             root=root_at(source.mount, source.path),
             submounts=self._opener.submounts(source) if volume.recursive else (),
             notes=notes_on(idmap, owner, user),
+            rule=rule_for(volume, root, user),
         )
         if idmap:
             fault = self._why_refused(mount, source.fd, own)

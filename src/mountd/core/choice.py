@@ -14,7 +14,7 @@ from mountd.core.idmapping import (
     seen_as,
     swap,
 )
-from mountd.core.model import DesiredMount, Fault, Ids, Refused, User, Volume
+from mountd.core.model import DesiredMount, Fault, Ids, Refused, Rule, User, Volume
 
 ROOT = 0
 
@@ -44,20 +44,31 @@ def chosen_idmap(
     """
     if isinstance(volume.idmap, Idmapping):
         return Idmapping(*(_without_unsaid(volume.idmap, known)))
-    if volume.idmap == "never" or user is None:
+    if user is None or rule_for(volume, root, user) != "swap":
         return None
-    if volume.idmap == "auto":
-        seen = shown_owner(volume.owner, root.idmap) if volume.owner else root.seen
-        if seen.uid == user.uid and user.gid in (None, seen.gid):
-            return None
-        if root.is_read_only and _may_read(root, user):
-            return None
     owner = volume.owner or root.seen
     uids = swap(owner.uid, user.uid, known.uids)
     gids = known.gids if user.gid is None else swap(owner.gid, user.gid, known.gids)
     if root.idmap and not volume.owner:  # what is seen through the source's mount is exchanged
         return Idmapping(compose(root.idmap.uids, uids), compose(root.idmap.gids, gids))
     return Idmapping(uids, gids)
+
+
+def rule_for(volume: Volume, root: Root, user: User | None) -> Rule:
+    """Which of the rules decides what idmapping this volume's mount needs."""
+    if isinstance(volume.idmap, Idmapping):
+        return "extents"
+    if volume.idmap == "never":
+        return "never"
+    if user is None:
+        return "no-user"
+    if volume.idmap == "auto":
+        seen = shown_owner(volume.owner, root.idmap) if volume.owner else root.seen
+        if seen.uid == user.uid and user.gid in (None, seen.gid):
+            return "is-user"
+        if root.is_read_only and _may_read(root, user):
+            return "may-read"
+    return "swap"
 
 
 def _without_unsaid(idmap: Idmapping, known: Idmapping) -> Iterator[Extents]:

@@ -20,6 +20,8 @@ DONE: dict[Verb, str] = {
 }
 """The actions that change a mount, once they are done."""
 Field = Literal["mount", "source", "idmap", "flags"]
+Rule = Literal["extents", "never", "no-user", "is-user", "may-read", "swap"]
+"""Why a mount has the idmapping that it has, or none of ours."""
 Reason = Literal[
     "kernel-too-old",
     "not-privileged",
@@ -59,6 +61,15 @@ class User(NamedTuple):
 
     uid: int
     gid: int | None
+
+
+class Person(NamedTuple):
+    """The ids by which a process is let through, or isn't, and what to call whoever has them."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    name: str = ""
 
 
 class Filesystem(NamedTuple):
@@ -176,6 +187,7 @@ class DesiredMount(NamedTuple):
     submounts: tuple[str, ...] = ()
     refused: Refused | None = None
     notes: tuple[str, ...] = ()
+    rule: Rule = "swap"
 
     @property
     def is_in_place(self) -> bool:

@@ -1,30 +1,91 @@
-"""Which folders a user may go through, asked of the kernel as that user, without a fork.
+"""What a user may, asked of the kernel by a thread that is that user, without a fork."""
 
-This thread alone is changed, and meanwhile has none of the capabilities that let root pass
-(setfsuid(2)).
-"""
-
-import ctypes
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from errno import EPERM
-from typing import NamedTuple
+from _thread import start_new_thread
+from collections.abc import Callable, Sequence
+from errno import EAGAIN, ENOSYS, EPERM
+from queue import SimpleQueue
+from struct import iter_unpack
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
+from mountd.core.acl import AclEntry, AclTag
+from mountd.core.model import Person
 from mountd.kernel.paths import ROOT
 from mountd.kernel.privileges import missing_capabilities
-from mountd.kernel.syscalls import faccessat2, setgroups
+from mountd.kernel.syscalls import Fd, faccessat2, setgroups, setresgid, setresuid
 
-_libc = ctypes.CDLL(None)
-_UNCHANGED = -1  # no id at all: setfsuid answers with the one in force
+_Answer = TypeVar("_Answer")
 
 
-class Person(NamedTuple):
-    """The ids by which a process is let through, or isn't."""
+class Asker(Protocol):
+    """Somebody as whom the kernel can be asked."""
 
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
+    def ask(self, look: Callable[[], _Answer]) -> _Answer:
+        """What a look answers that is taken as this person; it raises what the look raises."""
+
+
+class Ourselves:
+    """Whoever runs us."""
+
+    def ask(self, look: Callable[[], _Answer]) -> _Answer:
+        """Just look."""
+        return look()
+
+
+class Deputy:
+    """A thread that becomes a person, for good, and looks for others until the `with` ends.
+
+    The calls by number change this thread alone, where libc's would change all. By setfsuid(2) it
+    could change back, but FUSE goes by the other three user ids as well, and would let in whom it
+    lets in as root.
+    """
+
+    def __init__(self, person: Person) -> None:
+        """Raises OSError where it may not, or where no thread can be started."""
+        self._looks: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        try:
+            start_new_thread(self._work, ())
+        except RuntimeError as error:
+            said = f"no thread can be started: {os.strerror(EAGAIN)}"
+            raise OSError(EAGAIN, said) from error
+        self.ask(lambda: _become(person))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._looks.put(None)
+
+    def ask(self, look: Callable[[], _Answer]) -> _Answer:
+        """What a look answers that is taken as this person; it raises what the look raises."""
+        self._looks.put(look)
+        answer, error = self._answers.get()
+        if error:
+            raise error
+        found: _Answer = answer
+        return found
+
+    def _work(self) -> None:
+        for look in iter(self._looks.get, None):
+            try:
+                self._answers.put((look(), None))
+            except BaseException as error:  # noqa: BLE001 - raised again where it is asked
+                self._answers.put((None, error))
+
+
+def _become(person: Person) -> None:
+    setgroups(person.groups)
+    setresgid(person.gid)
+    setresuid(person.uid)
+
+
+class May(NamedTuple):
+    """What the kernel answers to each wish: 0, or the errno that it would be refused with."""
+
+    read: int
+    write: int
+    execute: int
 
 
 def can_act_as_others() -> bool:
@@ -37,31 +98,64 @@ def first_closed(folders: Sequence[str], person: Person) -> str | None:
 
     What isn't there is closed to nobody. Raises OSError where it can't be asked.
     """
-    with _acting_as(person):
-        for folder in folders:
-            try:
-                faccessat2(folder, os.X_OK)
-            except PermissionError as error:
-                if error.errno == EPERM:  # a seccomp filter's word
-                    raise
-                return folder
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+    with Deputy(person) as deputy:
+        return deputy.ask(lambda: _first_closed(folders))
+
+
+def _first_closed(folders: Sequence[str]) -> str | None:
+    for folder in folders:
+        try:
+            faccessat2(None, folder, os.X_OK)
+        except PermissionError as error:
+            if error.errno == EPERM:  # a seccomp filter's word
+                raise
+            return folder
+        except (FileNotFoundError, NotADirectoryError):
+            return None
     return None
 
 
-@contextmanager
-def _acting_as(person: Person) -> Iterator[None]:
-    before = os.getgroups()
-    setgroups(person.groups)
+def may(file: Fd) -> May:
+    """What this thread may do with what is open, whatever lies above it.
+
+    Raises OSError where it can't be asked.
+    """
+    return May(*(_answer(file, "", mode) for mode in (os.R_OK, os.W_OK, os.X_OK)))
+
+
+def reach(path: str) -> int:
+    """0 if this thread gets to an absolute path, links and all, or what the kernel says."""
+    return _answer(None, path, os.F_OK)
+
+
+def _answer(file: Fd | None, path: str, mode: int) -> int:
     try:
-        _libc.setfsgid(person.gid)
-        _libc.setfsuid(person.uid)
-        in_force = (_libc.setfsuid(_UNCHANGED), _libc.setfsgid(_UNCHANGED))
-        if tuple(each & 0xFFFFFFFF for each in in_force) != person[:2]:
-            raise PermissionError(EPERM, f"setfsuid: {os.strerror(EPERM)}")
-        yield
-    finally:
-        _libc.setfsuid(ROOT)
-        _libc.setfsgid(ROOT)
-        setgroups(before)
+        faccessat2(file, path, mode)
+    except OSError as error:
+        if error.errno == ENOSYS:
+            raise
+        return error.errno or 0
+    return 0
+
+
+def acl_of(file: Fd) -> tuple[AclEntry, ...]:
+    """The entries of a POSIX ACL, as seen through the mount; none where there is none to see."""
+    try:
+        value = os.getxattr(f"/proc/self/fd/{file.number}", "system.posix_acl_access")
+    except OSError:
+        return ()
+    return tuple(
+        AclEntry(_ACL_TAGS[tag], bits, id_)
+        for tag, bits, id_ in iter_unpack("<HHI", value[4:])
+        if tag in _ACL_TAGS
+    )
+
+
+_ACL_TAGS: dict[int, AclTag] = {  # linux/posix_acl.h
+    0x01: "user-owner",
+    0x02: "user",
+    0x04: "group-owner",
+    0x08: "group",
+    0x10: "mask",
+    0x20: "other",
+}

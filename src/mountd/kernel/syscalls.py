@@ -2,8 +2,8 @@
 
 Constants, structs and arguments have their names from the man pages: open_tree(2), move_mount(2),
 fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2), openat2(2), statx(2), umount2(2),
-faccessat2(2), setgroups(2). Descriptors are close-on-exec. Each call raises OSError with
-`strerror` naming the call and its object.
+faccessat2(2), setgroups(2), setresuid(2). Descriptors are close-on-exec. Each call raises OSError
+with `strerror` naming the call and its object.
 """
 
 import ctypes
@@ -62,11 +62,30 @@ RESOLVE_IN_ROOT = 0x10
 STATX_TYPE_MODE_UID_GID_INO = 0x01 | 0x02 | 0x08 | 0x10 | 0x100
 STATX_MNT_ID = 0x1000
 STATX_MNT_ID_UNIQUE = 0x4000  # Linux 6.8
+STATX_ATTR_IMMUTABLE = 0x10
+STATX_ATTR_APPEND = 0x20
 STATX_ATTR_MOUNT_ROOT = 0x2000
 
 _NUMBERS = {  # those of before 5.1 differ from one architecture to another
-    "x86_64": {"setgroups": 116, "mount": 165, "umount2": 166, "statx": 332},
-}.get(os.uname().machine, {"setgroups": 159, "mount": 40, "umount2": 39, "statx": 291})
+    "x86_64": {
+        "setgroups": 116,
+        "setresuid": 117,
+        "setresgid": 119,
+        "mount": 165,
+        "umount2": 166,
+        "statx": 332,
+    },
+}.get(
+    os.uname().machine,
+    {
+        "setgroups": 159,
+        "setresuid": 147,
+        "setresgid": 149,
+        "mount": 40,
+        "umount2": 39,
+        "statx": 291,
+    },
+)
 
 
 _open_tree = bind("open_tree", 428, c_int, c_char_p, c_uint)
@@ -82,6 +101,8 @@ _statx = bind("statx", _NUMBERS["statx"], c_int, c_char_p, c_int, c_uint, c_void
 _mount = bind("mount", _NUMBERS["mount"], c_void_p, c_char_p, c_void_p, c_long, c_void_p)
 _umount2 = bind("umount2", _NUMBERS["umount2"], c_char_p, c_int)
 _setgroups = bind("setgroups", _NUMBERS["setgroups"], c_size_t, c_void_p)
+_setresuid = bind("setresuid", _NUMBERS["setresuid"], c_uint, c_uint, c_uint)
+_setresgid = bind("setresgid", _NUMBERS["setresgid"], c_uint, c_uint, c_uint)
 
 
 class Fd:
@@ -206,17 +227,28 @@ def openat2(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
 _OPEN_HOW = Struct("=3Q")
 
 
-def faccessat2(path: str, mode: int) -> None:
-    """Ask whether this thread may have an absolute path, by its fsuid and groups (Linux 5.8).
+def faccessat2(file: Fd | None, path: str, mode: int) -> None:
+    """Ask whether this thread may have `file` itself or an absolute path (Linux 5.8).
 
-    EACCES where it may not; `mode` is made of os.R_OK, os.W_OK, os.X_OK.
+    By its fsuid and groups: EACCES where it may not; `mode` is made of os.R_OK, os.W_OK, os.X_OK.
     """
-    _faccessat2(AT_FDCWD, os.fsencode(path), mode, AT_EACCESS)
+    flags = AT_EACCESS | (0 if path else AT_EMPTY_PATH)
+    _faccessat2(file.number if file else AT_FDCWD, os.fsencode(path), mode, flags)
 
 
 def setgroups(groups: Collection[int]) -> None:
     """Give this thread, and no other, these supplementary groups; libc's gives them to all."""
     _setgroups(len(groups), (ctypes.c_uint32 * len(groups))(*groups))
+
+
+def setresuid(uid: int) -> None:
+    """Give this thread, and no other, this user id as its real, effective and saved one."""
+    _setresuid(uid, uid, uid)
+
+
+def setresgid(gid: int) -> None:
+    """The same for its group."""
+    _setresgid(gid, gid, gid)
 
 
 class Stat(NamedTuple):

@@ -104,6 +104,11 @@ def load_manifest(
     )
 
 
+def read_documents(layers: Layers, read: Callable[[str], Reading]) -> MergedDocuments:
+    """What a manifest's values are read from: it knows where each stands."""
+    return MergedDocuments(_read(layers, read, is_acting=False).documents)
+
+
 class _Files(NamedTuple):
     """What reading came to: the documents, and sentences on what stands in the way of others."""
 

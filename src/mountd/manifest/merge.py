@@ -1,6 +1,6 @@
 """The documents of a manifest as one, which knows the document that each value came from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mountd.manifest.document import Document
@@ -49,6 +49,14 @@ class MergedDocuments:
         That is the header in the first document that has the table.
         """
         return self._origin(path).problem(path, message, hint, at_key=at_key)
+
+    def lines(self, *paths: KeyPath) -> Iterator[tuple[str, int, str]]:
+        """File, line (from 1) and that line's text for each of these key paths that is there."""
+        for path in paths:
+            if any(_has(each.values, path) for each in self.documents):
+                origin = self._origin(path)
+                line = origin.line_of(path)
+                yield origin.file, line, origin.text.split("\n")[line - 1].strip()
 
     def place(self, path: KeyPath, beside: KeyPath) -> str:
         """Where a value is, for a sentence in the document that another one is from."""

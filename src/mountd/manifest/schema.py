@@ -80,18 +80,25 @@ def _is_number(part: str) -> bool:
     return part.isascii() and part.removeprefix("-").isdigit()
 
 
-def _check_ids(*parts: str) -> None:
+def _why_no_ids(*parts: str) -> str | None:
     for part in parts:
         digits = part.lstrip("0")
         if part.startswith("-") or len(digits) > 10 or int(digits or "0") >= ID_COUNT:
-            _refuse(f"must have ids from 0 to {ID_COUNT - 1}, not `{_short(part)}`")
+            return f"must have ids from 0 to {ID_COUNT - 1}, not `{_short(part)}`"
+    return None
+
+
+def why_no_user(text: str) -> str | None:
+    """What is wrong with a user, to follow its key's name."""
+    name, colon, group = text.partition(":")
+    if not name or (colon and not group) or ":" in group or not text.isprintable():
+        return f"must be `name`, `uid`, `name:group` or `uid:gid`, not `{_short(text)}`"
+    return _why_no_ids(*filter(_is_number, (name, group)))
 
 
 def _user(value: str) -> str:
-    name, colon, group = value.partition(":")
-    if not name or (colon and not group) or ":" in group or not value.isprintable():
-        _refuse(f"must be `name`, `uid`, `name:group` or `uid:gid`, not `{_short(value)}`")
-    _check_ids(*filter(_is_number, (name, group)))
+    if why := why_no_user(value):
+        _refuse(why)
     return value
 
 
@@ -103,7 +110,8 @@ def _owner(value: str) -> str:
     parts = value.split(":")
     if len(parts) != 2 or not all(map(_is_number, parts)):
         _refuse(f"must be `uid:gid`, both numbers, not `{_short(value)}`")
-    _check_ids(*parts)
+    if why := _why_no_ids(*parts):
+        _refuse(why)
     return value
 
 

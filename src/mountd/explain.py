@@ -1,0 +1,293 @@
+"""`mountd explain`: how ids travel through one volume, and why, and what stops a user below it.
+
+The kernel has the word: the idmapping is that of the live mount, and what the user may is asked of
+the kernel as that user. What is not mounted yet is asked through a detached mount, which nobody
+else can see. Nothing is changed.
+"""
+
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from time import monotonic
+from typing import TypeVar
+
+from mountd.accounts import Accounts
+from mountd.asked import Asked, asked_about, whole_path
+from mountd.core import obstacle as words
+from mountd.core.choice import ROOT
+from mountd.core.faults import VolumeError
+from mountd.core.idmapping import Idmapping
+from mountd.core.model import DesiredMount, Ids, ObservedMount, Outcome, Volume
+from mountd.core.obstacle import Share, has_server
+from mountd.core.travel import Kind, Origin, departure, rest, rows
+from mountd.explanation import Explanation
+from mountd.filesystems import mounted_filesystems
+from mountd.kernel.access import Deputy, Ourselves, can_act_as_others
+from mountd.kernel.clone import build
+from mountd.kernel.contents import files_below
+from mountd.kernel.observe import observe
+from mountd.kernel.privileges import missing_capabilities
+from mountd.kernel.route import Route, walk
+from mountd.kernel.syscalls import Fd
+from mountd.kernel.userns import known_ids
+from mountd.manifest.layers import find_layers
+from mountd.manifest.load import Manifest, read_documents
+from mountd.namespaces import Namespaces
+from mountd.patience import PATIENCE, Looker, Patience
+from mountd.reading import read_manifest
+from mountd.reason import Lines, reason_for, share_of
+from mountd.reconcile import Pass, Settings, load, preview, unknown_volumes
+from mountd.sources import Sources
+from mountd.verdict import Judge, Verdict
+
+_MOST_FILES = 1_000
+_MOST_SECONDS = 1.0
+_MOST_OWNERS = 4
+
+_Answer = TypeVar("_Answer")
+
+
+def explain(settings: Settings, name: str, path: str | None, spec: str | None) -> Explanation:
+    """Explain a volume, as far as `path` below its target, for the user that `spec` names.
+
+    Raises ManifestError, and ArgumentError for those three.
+    """
+    layers = find_layers(settings.manifest)
+    manifest = load(settings, is_acting=False, layers=layers)
+    result = preview(settings, manifest)
+    outcome = _outcome_of(name, result, settings)
+    lines = Lines(read_documents(layers, read_manifest), name)
+    explainer = _Explainer(settings, manifest, lines, outcome)
+    place = whole_path(path, outcome.action, explainer.volume)
+    found = explainer.explain(place, spec)
+    return found._replace(is_asked=path is not None, warnings=result.warnings)
+
+
+def _outcome_of(name: str, result: Pass, settings: Settings) -> Outcome:
+    """The volume's own, rather than that of a mount which leaves under its name."""
+    found = [each for each in result.outcomes if each.action.volume == name]
+    if not found:
+        known = {each.action.volume for each in result.outcomes}
+        raise unknown_volumes({name}, known, settings)
+    return found[0]
+
+
+class _Explainer:
+    """One volume, and what has been seen of it."""
+
+    def __init__(
+        self, settings: Settings, manifest: Manifest, lines: Lines, outcome: Outcome
+    ) -> None:
+        self._outcome = outcome
+        self._action = outcome.action
+        named = (each for each in manifest.volumes if each.name == outcome.action.volume)
+        self.volume: Volume | None = next(named, None)
+        self._lines = lines
+        observed = observe()
+        self._tells_idmaps = observed.tells_idmaps
+        self._mounts = observed.mounts
+        bases = mounted_filesystems(manifest.volumes, observed.mounts, settings.state_dir)
+        self._sources = Sources(observed, {}, {**bases}, is_record_lost=False)
+        self._ours: set[int] = set()
+        """The ids of the volume's mount, and of those that it includes."""
+        self._has_accounts = False
+        self._notes: list[str] = []
+        if outcome.action.verb == "unmount":
+            self._notes.append("it is no longer in the manifest: the next pass takes it off")
+
+    def explain(self, place: str, spec: str | None) -> Explanation:
+        action, fault = self._action, self._outcome.fault
+        idmap, origin = self._idmap
+        accounts = Accounts(self.volume.accounts if self.volume else "/", is_acting=False)
+        late = Verdict(
+            place, (), None, {"reach": None}, {"reach": words.not_answering(place, PATIENCE)}
+        )
+        asked, verdict = Asked(None, None, None, ()), late
+        found: tuple[Ids, ...] = ()
+        if not (fault and fault.code == "not-answering"):
+            asked = _patiently(lambda: self._asked(spec, accounts), asked)
+            found = _patiently(self._found, found)
+            verdict = _patiently(lambda: self._verdict(place, asked), late)
+        person = asked.person
+        people = self._people(asked, found)
+        told = rows(idmap, people) if origin else ()
+        return Explanation(
+            volume=action.volume,
+            target=action.target,
+            source=action.source,
+            state=self._outcome.state,
+            fault=fault,
+            refused=action.refused,
+            drift=action.drift,
+            idmap=idmap,
+            origin=origin,
+            rows=told,
+            names=tuple(self._name(each.seen.shown, accounts) for each in told),
+            rest=rest(idmap, told, known_ids()) if origin else None,
+            user=self.volume.user or "" if self.volume else "",
+            person=person,
+            creates=departure(Ids(person.uid, person.gid), idmap) if person and origin else None,
+            why=reason_for(action.mount, self._lines) if action.mount else None,
+            verdict=verdict,
+            notes=(*action.notes, *asked.unseen, *self._notes),
+        )
+
+    @cached_property
+    def _idmap(self) -> tuple[Idmapping | None, Origin | None]:
+        """What the live mount has, else what it would have; who says so, None where nobody can."""
+        old = self._action.old
+        if old and (mount := self._mounts.get(old.id)):
+            self._ours = {old.id, *old.submounts}
+            if self._tells_idmaps:
+                return mount.idmap, "kernel"
+            for each in self._ours & self._mounts.keys():
+                self._mounts[each] = self._mounts[each]._replace(idmap=old.idmap)
+            return old.idmap, "record"
+        if self._action.mount:
+            return self._action.mount.idmap, "manifest"
+        return None, None
+
+    def _asked(self, spec: str | None, accounts: Accounts) -> Asked:
+        try:
+            _ = accounts.passwd, accounts.group
+        except VolumeError as error:
+            said = error.fault.message
+        except OSError as error:
+            said = f"{error.filename or accounts.root}: {error.strerror}"
+        else:
+            self._has_accounts = True
+            return asked_about(spec, self.volume, accounts)
+        return Asked(None, None, None, (f"no names and users: {said}",))
+
+    def _name(self, ids: Ids, accounts: Accounts) -> str:
+        return accounts.name_of(ids) if self._has_accounts else ""
+
+    def _people(self, asked: Asked, found: Sequence[Ids]) -> list[tuple[Kind, Ids]]:
+        """Whose ids are told of first, as stored."""
+        known = self._action.mount or self._action.old
+        people: list[tuple[Kind, Ids]] = [("owner", known.owner)] if known else []
+        if user := asked.user:
+            people.append(("user", Ids(user.uid, ROOT if user.gid is None else user.gid)))
+        if person := asked.person:
+            people.append(("asker", Ids(person.uid, person.gid)))
+        people.append(("root", Ids(ROOT, ROOT)))
+        people.extend(("file", each) for each in found)
+        return people
+
+    def _found(self) -> tuple[Ids, ...]:
+        """Some owners of what lies right in the source, as stored."""
+        mount = self._action.mount
+        if not mount or mount.kind != "folder":
+            return ()
+        found: dict[Ids, None] = {}
+        closed: list[str] = []
+        try:
+            with self._sources.open(mount.volume, mount.target).fd as source:
+                ends = monotonic() + _MOST_SECONDS
+                for path, file in files_below(source, _MOST_FILES, ends, closed):
+                    if "/" in path or len(found) > _MOST_OWNERS:
+                        break
+                    seen = Ids(file.uid, file.gid)
+                    stored = departure(seen, mount.through_idmap)
+                    if stored.is_whole:  # else our own mount, in place, hides it
+                        found[stored.shown] = None
+        except VolumeError as error:
+            self._notes.append(f"the files of the source were not looked at: {error.fault.message}")
+        except OSError as error:
+            self._notes.append(f"the files of the source were not looked at: {error.strerror}")
+        if closed:
+            self._notes.append("the files of the source were not looked at: only root may")
+        return tuple(found)
+
+    def _verdict(self, place: str, asked: Asked) -> Verdict:
+        """The way to the place, as it is; or as it would be, through a detached mount."""
+        mount, target = self._action.mount, self._action.target
+        with ExitStack() as held:
+            covers: dict[str, Fd] = {}
+            if not self._ours:
+                if mount and self._action.verb == "mount":
+                    covers = self._covers(mount, held)
+                else:
+                    self._notes.append(
+                        "it isn't mounted, so only the way to its target was asked for"
+                    )
+            route = self._walk(place if self._ours else target, covers, asked)
+            judge = Judge(asked.person, self._of_mount, is_root=can_act_as_others())
+            verdict = judge.judge(route)
+        there = {each.found.mount for each in route.steps if each.path == target}
+        if not there & self._ours:
+            verdict = verdict.on_the_way()
+            if there and self._ours:
+                self._notes.append(f"what is at {target} now is another mount")
+        self._tell_of_server(verdict)
+        self._tell_of_end(route)
+        return verdict
+
+    def _walk(self, place: str, covers: Mapping[str, Fd], asked: Asked) -> Route:
+        name = asked.person.name if asked.person else ""
+        try:
+            if asked.how == "as-ourselves":
+                return walk(place, covers, Ourselves())
+            if asked.how and asked.person:
+                with Deputy(asked.person) as deputy:
+                    return walk(place, covers, deputy)
+        except OSError as error:  # in a user namespace some ids and groups can't be had
+            self._notes.append(f"the kernel can't be asked as {name}: {error.strerror}")
+        return walk(place, covers, None)
+
+    def _covers(self, mount: DesiredMount, held: ExitStack) -> dict[str, Fd]:
+        """The mount as it would be, detached; none where it can't be made."""
+        said = "only root can try; run it as root"
+        if not missing_capabilities(["CAP_SYS_ADMIN"]):
+            try:
+                source = self._sources.open(mount.volume, mount.target)
+                held.callback(source.fd.close)
+                namespaces = held.enter_context(Namespaces())
+                tree = build(source.fd, mount, namespaces.of(mount))
+            except VolumeError as error:
+                said = error.fault.message
+            except OSError as error:
+                said = str(error.strerror)
+            else:
+                self._ours = {tree.id, *tree.submounts}
+                self._mounts[tree.id] = ObservedMount(
+                    tree.id, 0, mount.target, mount.root, mount.fs_type, mount.superblock,
+                    mount.flags, source.own.is_fs_read_only, mount.idmap,
+                )  # fmt: skip
+                return {mount.target: held.enter_context(tree.fd)}
+        self._notes.append(f"it isn't mounted, and what lies below was not asked for: {said}")
+        return {}
+
+    @cached_property
+    def _share(self) -> Share:
+        return share_of(self._action, self.volume, self._idmap[0], self._lines)
+
+    def _of_mount(self, number: int) -> tuple[ObservedMount | None, Share | None]:
+        mount = self._mounts.get(number)
+        return mount, self._share if number in self._ours else None
+
+    def _tell_of_end(self, route: Route) -> None:
+        end, target = route.end, self._action.target
+        if self._ours and not f"{end.path}/".startswith(f"{target}/") and not route.error:
+            if any(each.path == target for each in route.crossed):
+                self._notes.append(f"a link leads out of the volume, to {end.path}")
+        elif end.found.mode & stat.S_ISGID and stat.S_ISDIR(end.found.mode):
+            self._notes.append(f"{end.path} is setgid: what is created there gets its group")
+
+    def _tell_of_server(self, verdict: Verdict) -> None:
+        numbers = {each.found.mount for each in verdict.steps} & self._ours
+        for fs_type in {self._mounts[each].fs_type for each in numbers if each in self._mounts}:
+            if has_server(fs_type):
+                self._notes.append(
+                    f"{fs_type} asks a server, which may refuse what this kernel allows: there it"
+                    " is the ids as stored that count"
+                )
+
+
+def _patiently(look: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
+    """What a look answers, or something else where it doesn't return."""
+    looker = Looker[Callable[[], _Answer], _Answer](
+        Patience(), lambda each: each(), lambda _: otherwise
+    )
+    return looker.look_at([look])[0]

@@ -1,0 +1,134 @@
+"""What `mountd explain` tells, as a value and as a document for programs.
+
+The document:
+
+    version: 1
+    volume, target, source, state           as `mountd status` has them
+    drift: [{field, wanted, found}]
+    idmap: null | {uids: [{stored, seen, count}], gids: [...]}
+    idmap_from: kernel | record | manifest | null   who says so; manifest: it isn't mounted
+    ids: [{kind: owner | user | asker | root | file, stored: {uid, gid}, seen: {uid, gid}, name}]
+        of `seen`, null is an id that the idmapping leaves out; name is null where there is none
+    others: as-itself | as-mapped | left-out | null
+    user: null | {name, uid, gid, groups}   whom the kernel was asked about
+    creates: null | {uid, gid}              as whose it is stored what the user creates; null: none
+    path: {path, kind: folder | file | other | null, reach, read, write, execute, create,
+           stopped_by: [{deed, code, path, message, hint}],
+           steps: [{path, owner: {uid, gid}, mode, link, read, write, execute}]}
+        deeds are true, false, or null where that doesn't apply or isn't known
+    why: null | {rule, message, lines: [{file, line, text}]}
+    fallback: null | plain
+    notes: [text]
+    error: null | {code, message, hint}
+    errors: []                              as in the other documents
+"""
+
+import stat
+from typing import Any, NamedTuple
+
+from mountd.core.idmapping import Idmapping
+from mountd.core.model import Drift, Fault, Person, Refused, State
+from mountd.core.travel import Arrival, Origin, Rest, Row
+from mountd.kernel.route import Step
+from mountd.reason import Reason
+from mountd.report import idmap_document
+from mountd.verdict import Deed, Verdict
+
+
+class Explanation(NamedTuple):
+    """How ids travel through a volume, why, and what a user may on a path below its target.
+
+    `names` are those of the rows' ids as seen; `creates`: as whose it is stored what `person`
+    creates. What isn't known is None.
+    """
+
+    volume: str
+    target: str
+    source: str
+    state: State
+    fault: Fault | None
+    refused: Refused | None
+    drift: tuple[Drift, ...]
+    idmap: Idmapping | None
+    origin: Origin | None
+    rows: tuple[Row, ...]
+    names: tuple[str, ...]
+    rest: Rest | None
+    user: str
+    """The volume's user, as a person would call him."""
+    person: Person | None
+    creates: Arrival | None
+    why: Reason | None
+    verdict: Verdict
+    notes: tuple[str, ...]
+    is_asked: bool = False
+    """Whether a path was asked about, rather than the target."""
+    warnings: tuple[str, ...] = ()
+
+
+def explanation_document(told: Explanation) -> dict[str, Any]:
+    """It as JSON's values."""
+    fault, verdict, person, why = told.fault, told.verdict, told.person, told.why
+    return {
+        "version": 1,
+        "volume": told.volume,
+        "target": told.target,
+        "source": told.source,
+        "state": told.state,
+        "drift": [each._asdict() for each in told.drift],
+        "idmap": idmap_document(told.idmap),
+        "idmap_from": told.origin,
+        "ids": [
+            {
+                "kind": row.kind,
+                "stored": row.stored._asdict(),
+                "seen": row.seen._asdict(),
+                "name": name or None,
+            }
+            for row, name in zip(told.rows, told.names, strict=True)
+        ],
+        "others": told.rest,
+        "user": person
+        and {
+            "name": person.name,
+            "uid": person.uid,
+            "gid": person.gid,
+            "groups": [*person.groups],
+        },
+        "creates": told.creates._asdict() if told.creates and told.creates.is_whole else None,
+        "path": _path_document(verdict),
+        "why": why
+        and {
+            "rule": why.rule,
+            "message": why.message,
+            "lines": [each._asdict() for each in why.lines],
+        },
+        "fallback": "plain" if told.refused else None,
+        "notes": [*told.notes],
+        "error": fault and {"code": fault.code, "message": fault.message, "hint": fault.hint},
+        "errors": [],
+    }
+
+
+def _path_document(verdict: Verdict) -> dict[str, Any]:
+    deeds: tuple[Deed, ...] = ("reach", "read", "write", "execute", "create")
+    return {
+        "path": verdict.path,
+        "kind": verdict.kind,
+        **{deed: verdict.deeds.get(deed) for deed in deeds},
+        "stopped_by": [
+            {"deed": deed, **each._asdict()} for deed, each in verdict.obstacles.items()
+        ],
+        "steps": [_step_document(each) for each in verdict.steps],
+    }
+
+
+def _step_document(step: Step) -> dict[str, Any]:
+    answers = step.may._asdict() if step.may else dict.fromkeys(("read", "write", "execute"))
+    return {
+        "path": step.path,
+        "owner": {"uid": step.found.uid, "gid": step.found.gid},
+        "mode": f"{stat.S_IMODE(step.found.mode):04o}",
+        "link": step.leads_to,
+        **{wish: None if errno is None else not errno for wish, errno in answers.items()},
+    }
