@@ -56,7 +56,7 @@ class Container:
         """What runs a program in it, as root, with all privileges."""
         return ["nsenter", "--target", str(self.pid), "--all", "--", *words]
 
-    def call(self, *words: str) -> Result:
+    def call(self, *words: str, seconds: float = 2 * _LONG) -> Result:
         """Run a program in it, as root, with a shell's environment and all privileges."""
         done = subprocess.run(
             self.command(*words),
@@ -64,7 +64,7 @@ class Container:
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
-            timeout=2 * _LONG,
+            timeout=seconds,
             env={"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"},
         )
         return Result(done.returncode, done.stdout, done.stderr)
@@ -123,13 +123,16 @@ class Container:
 
 
 class Machines:
-    """Boots containers, each from a copy of a root filesystem, in a folder that is ours."""
+    """Boots containers, each from a copy of a root filesystem, in a folder that is ours.
 
-    def __init__(self, place: Path) -> None:
+    `more`: Debian packages that they have besides what mountd needs.
+    """
+
+    def __init__(self, place: Path, *more: str) -> None:
         self._place = place
         self._tree = place / "tree"
         self._tree.mkdir()
-        run("tar", "-xf", str(debian_13()), "-C", str(self._tree))
+        run("tar", "-xf", str(debian_13(*more)), "-C", str(self._tree))
         _install(self._tree)
 
     @property
