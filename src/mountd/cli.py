@@ -15,6 +15,7 @@ _COMMANDS = {
     "status": "show each volume: its state, source, target, idmapping and drift",
     "check": "read and validate the manifest, and warn",
     "unmount": "take the mounts of VOLUME…, or of --all, off",
+    "schema": "print the manifest's JSON Schema, for editors",
 }
 _EXITS = """exit status:
   0 done, or nothing to do

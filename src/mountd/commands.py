@@ -82,6 +82,7 @@ class _Command:
                 "status": self._status,
                 "check": self._check,
                 "unmount": self._unmount,
+                "schema": self._schema,
             }[command]()
         except ManifestError as error:
             return self._stopped(BAD_MANIFEST, error.problems, error.files)
@@ -186,6 +187,12 @@ class _Command:
         else:
             self._show_summary(result)
         return FAILED if any(map(is_failure, result.outcomes)) else OK
+
+    def _schema(self) -> int:
+        from mountd.manifest.json_schema import manifest_schema  # noqa: PLC0415 - for this alone
+
+        self._print_json(manifest_schema())
+        return OK
 
     def _show_plan(self, actions: list[Action]) -> None:
         if not self._arguments.json:

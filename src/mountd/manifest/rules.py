@@ -11,7 +11,7 @@ from mountd.manifest.document import dotted
 from mountd.manifest.merge import MergedDocuments
 from mountd.manifest.positions import KeyPath
 from mountd.manifest.problem import Problem
-from mountd.manifest.schema import normalised_path, why_no_fs_source, why_no_path
+from mountd.manifest.values import normalised_path, why_no_fs_source, why_no_path
 
 _OF_FILESYSTEMS = {
     "options": "only a filesystem has options: say its `type`, or remove them",
