@@ -69,7 +69,7 @@ class DefaultsTable(_Table):
         None,
         description="A filesystem that is mounted for it, such as `virtiofs`, `ext4`, `tmpfs`. "
         "It is mounted once for all volumes of the same `type`, `source` and `options`, below "
-        "`/run/mountd/fs`, where only root gets. Default: none: a path.",
+        "`/run/mountd/fs`, where only root gets. Default: none; `source` is a path.",
     )
     options: list[Option] | None = Field(
         None,
@@ -86,7 +86,7 @@ class DefaultsTable(_Table):
         description="Whom the owner appears as: `name`, `uid`, `name:group`, `uid:gid`. "
         "A uid alone may be an integer. Names are looked up in the files, never through NSS; until "
         "they are there the volume is pending. A uid that has no account and comes without a group "
-        "leaves gids as they are. Default: nobody else: no idmapping.",
+        "leaves gids as they are. Default: nobody else, so no idmapping.",
     )
     owner: Owner | None = Field(
         None,
@@ -156,13 +156,13 @@ class VolumeTable(DefaultsTable):
 
     source: str | None = Field(
         None,
-        description="Absolute path of a folder or file; with `type`, a tag or device. Required.",
+        description="Absolute path of a folder or file; with `type`, a tag or device. It is required.",
     )
     target: Target | None = Field(
         None,
         description="Absolute path where it appears; the source itself, for a volume in place. "
         "No two volumes may have the same. It may not be a folder that the system needs as it is, "
-        "such as `/etc`, nor lie below `/dev`, `/proc` or `/sys`. Required.",
+        "such as `/etc`, nor lie below `/dev`, `/proc` or `/sys`. It is required.",
     )
 
 
