@@ -1,6 +1,7 @@
 """Completions for bash, zsh and fish: of commands, of the options that go with each, of volumes."""
 
 import copy
+import re
 from argparse import Action, ArgumentParser
 from shlex import quote
 
@@ -15,7 +16,6 @@ while [ $# -gt 0 ]; do
   case $1 in
   -f | --manifest) [ "$2" != = ] || shift; file=$2 ;;
   --manifest=*) file=${1#*=} ;;
-  -f*) file=${1#-f} ;;
   esac
   shift
 done
@@ -54,7 +54,7 @@ end
 """,
     },
 }
-_ARGUMENTS = {
+_ARGUMENTS: dict[str, list[tuple[str, str | None, object]]] = {
     "unmount": [("VOLUME", "*", _VOLUMES)],
     "explain": [("VOLUME", None, _VOLUMES), ("PATH", "?", shtab.FILE)],
 }
@@ -64,6 +64,10 @@ def completions() -> dict[str, str]:
     """The text of each file by its path below `share/`."""
     bash, zsh, fish = (shtab.complete(_whole(), shell) for shell in ("bash", "zsh", "fish"))
     zsh = zsh.replace('"(*)::VOLUME:', '"*:VOLUME:')  # any number of them, not just one
+    for option in _parser()._actions:  # noqa: SLF001
+        if option.option_strings and option.nargs is None:
+            long = option.option_strings[-1]
+            zsh = re.sub(rf"{long}(?=[}}[])", f"{long}=", zsh)  # its value may be in its word
     return {
         "bash-completion/completions/mountd": bash + "\n",
         "fish/vendor_completions.d/mountd.fish": fish,

@@ -1,4 +1,4 @@
-"""What is shipped and made of the source: the schema, the manual's pages, the shells' completions."""
+"""What is shipped and made of the source: schema, manual, completions."""
 
 import json
 import re

@@ -1,8 +1,5 @@
 """What is shipped ready-made is what would be made of the source now."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
 from shipped import PROJECT, shipped
 

@@ -12,7 +12,6 @@ while [ $# -gt 0 ]; do
   case $1 in
   -f | --manifest) [ "$2" != = ] || shift; file=$2 ;;
   --manifest=*) file=${1#*=} ;;
-  -f*) file=${1#-f} ;;
   esac
   shift
 done

@@ -156,7 +156,8 @@ class VolumeTable(DefaultsTable):
 
     source: str | None = Field(
         None,
-        description="Absolute path of a folder or file; with `type`, a tag or device. It is required.",
+        description="Absolute path of a folder or file; with `type`, a tag or device. "
+        "It is required.",
     )
     target: Target | None = Field(
         None,
