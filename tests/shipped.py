@@ -65,7 +65,7 @@ def _page(source: str) -> str:
     page = page[page.index(".nr ") :]
     page = re.sub(r"^\.SH .*$", lambda title: title[0].upper(), page, flags=re.MULTILINE)
     page = re.sub(r"^(\.SH .*\n)\.sp\n", r"\1", page, flags=re.MULTILINE)
-    return re.sub(r"^(\.TH .*\n)", r"\1.nh\n.ad l\n", page, flags=re.MULTILINE)  # nor `de-faults`
+    return f".nr HY 0\n{page}"  # no `[de-` at a line's end
 
 
 def _markdown(text: str) -> str:

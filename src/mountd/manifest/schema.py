@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from mountd.core.idmapping import ID_COUNT, Extent, refusals
+from mountd.core.idmapping import ID_COUNT, MAX_EXTENTS, Extent, refusals
 from mountd.manifest.values import (
     FsType,
     Option,
@@ -41,7 +41,11 @@ def _extents(tables: list[ExtentTable]) -> list[ExtentTable]:
     return tables
 
 
-Extents = Annotated[list[ExtentTable], AfterValidator(_extents)]
+Extents = Annotated[
+    list[ExtentTable],
+    AfterValidator(_extents),
+    Field(json_schema_extra={"minItems": 1, "maxItems": MAX_EXTENTS}),
+]
 
 
 class IdmapTable(_Table):
