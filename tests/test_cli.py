@@ -12,7 +12,7 @@ import pytest
 from rich import make_rich
 from world import MOUNTD, Result, World, run
 
-_COMMANDS = ["reconcile", "status", "check", "unmount"]
+_COMMANDS = ["reconcile", "watch", "status", "check", "unmount", "schema"]
 _OPTIONS = [
     "--manifest", "-f", "--state-dir", "--wait", "--json", "--verbose", "--quiet", "--version",
     "--help", "-n", "--dry-run", "--detailed-exitcode", "--all",
@@ -160,6 +160,7 @@ def test_the_places_that_are_not_said_are_the_machines_own(world: World) -> None
         (["reconcile", "-f"], "--manifest"),
         (["reconcile", "work"], "reconcile"),
         (["status", "work"], "status"),
+        (["schema", "work"], "schema"),
         (["check", "--dry-run"], "--dry-run"),
         (["status", "--detailed-exitcode"], "--detailed-exitcode"),
         (["reconcile", "--all"], "reconcile"),
@@ -217,6 +218,8 @@ def test_a_hint_that_points_to_status_leads_to_the_names_of_volumes(world: World
         ("check", make_rich, 0),
         ("check", _wrong, 78),
         ("check", _missing, 78),
+        ("schema", _missing, 0),
+        ("schema", _wrong, 0),
         ("unmount --all", _good, 0),
         ("unmount --all", _mounted, 0),
         ("unmount --all", _empty, 0),
@@ -248,6 +251,7 @@ def test_each_command_ends_as_the_table_says(
         ("reconcile --dry-run", 0, 0),
         ("status", 0, 0),
         ("check", 0, 0),
+        ("schema", 0, 0),
     ],
 )
 def test_only_what_changes_something_needs_privilege_and_the_lock(
