@@ -173,6 +173,12 @@ class _Command:
             self._show(render_system(findings, self._page.width, only_no=only_no), always=True)
         return OK
 
+    def _schema(self) -> int:
+        from mountd.manifest.json_schema import manifest_schema  # noqa: PLC0415 - for this alone
+
+        self._print_json(manifest_schema())
+        return OK
+
     def _unmount(self) -> int:
         try:
             names, on_outcome = self._arguments.volumes, self._journal.outcome
@@ -187,12 +193,6 @@ class _Command:
         else:
             self._show_summary(result)
         return FAILED if any(map(is_failure, result.outcomes)) else OK
-
-    def _schema(self) -> int:
-        from mountd.manifest.json_schema import manifest_schema  # noqa: PLC0415 - for this alone
-
-        self._print_json(manifest_schema())
-        return OK
 
     def _show_plan(self, actions: list[Action]) -> None:
         if not self._arguments.json:
