@@ -12,7 +12,7 @@ import pytest
 from every_state import make_every_state
 from world import MOUNTD, Result, World, run
 
-_COMMANDS = ["reconcile", "status", "check", "explain", "unmount"]
+_COMMANDS = ["reconcile", "watch", "status", "check", "explain", "unmount", "schema"]
 _OPTIONS = [
     "--manifest", "-f", "--state-dir", "--wait", "--json", "--verbose", "--quiet", "--version",
     "--help", "-n", "--dry-run", "--detailed-exitcode", "--all",
@@ -161,6 +161,7 @@ def test_the_places_that_are_not_said_are_the_machines_own(world: World) -> None
         (["reconcile", "-f"], "--manifest"),
         (["reconcile", "work"], "reconcile"),
         (["status", "work"], "status"),
+        (["schema", "work"], "schema"),
         (["check", "--dry-run"], "--dry-run"),
         (["status", "--detailed-exitcode"], "--detailed-exitcode"),
         (["reconcile", "--all"], "reconcile"),
@@ -232,6 +233,8 @@ def test_a_hint_that_points_to_status_leads_to_the_names_of_volumes(world: World
         ("explain work --user nobody-at-all", _good, 64),
         ("explain work", _wrong, 78),
         ("explain work", _missing, 78),
+        ("schema", _missing, 0),
+        ("schema", _wrong, 0),
         ("unmount --all", _good, 0),
         ("unmount --all", _mounted, 0),
         ("unmount --all", _empty, 0),
@@ -264,6 +267,7 @@ def test_each_command_ends_as_the_table_says(
         ("status", 0, 0),
         ("check", 0, 0),
         ("explain work", 0, 0),
+        ("schema", 0, 0),
     ],
 )
 def test_only_what_changes_something_needs_privilege_and_the_lock(

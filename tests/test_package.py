@@ -1,5 +1,6 @@
 """The Debian package and the wheel: what is in them, and what they do to a running machine."""
 
+import gzip
 import re
 import shlex
 import shutil
@@ -23,6 +24,18 @@ _DATA = {  # of the wheel too, below its prefix
     "share/doc/mountd/README.md": "README.md",
     "share/doc/mountd/examples/mountd.toml": "examples/mountd.toml",
     "share/doc/mountd/examples/workload.conf": "examples/workload.conf",
+    **{
+        f"share/{each}": f"share/{each}"
+        for each in (
+            "bash-completion/completions/mountd",
+            "fish/vendor_completions.d/mountd.fish",
+            "man/man1/mountd.1",
+            "man/man5/mountd.toml.5",
+            "man/man8/mountd.service.8",
+            "mountd/mountd.schema.json",
+            "zsh/site-functions/_mountd",
+        )
+    },
 }
 _MANIFEST = """
 [volumes.work]
@@ -75,6 +88,13 @@ def installed(machine: Container) -> Iterator[Container]:
     (machine / "/etc/mountd.toml").unlink()
 
 
+def _in_debian(path: str) -> str:
+    """Where the Debian package has one of these."""
+    if path.startswith("share/man/"):
+        path += ".gz"
+    return f"/usr/{path.replace('/site-functions/', '/vendor-completions/')}"
+
+
 def _mounted(machine: Container) -> list[int]:
     return [mount_id(machine / each) for each in _TARGETS]
 
@@ -101,7 +121,7 @@ def test_it_has_these_files_and_no_others(built: Package) -> None:
     assert sorted(ours) == sorted(
         [
             "/usr/bin/mountd",
-            *(f"/usr/{path}" for path in _DATA),
+            *map(_in_debian, _DATA),
             *(f"/usr/share/doc/mountd/{each}" for each in ("changelog.gz", "copyright")),
             "/usr/share/doc/mountd/changelog.Debian.gz",
             "/usr/share/lintian/overrides/mountd",
@@ -155,7 +175,9 @@ def test_the_wheel_has_the_same_files_below_its_prefix(built: Package, tmp_path:
     assert {each for each in paths if "/site-packages/" not in each} == {"bin/mountd", *_DATA}
     for path, origin in _DATA.items():
         text = (PROJECT / origin).read_bytes()
-        assert (prefix / path).read_bytes() == (deb / "usr" / path).read_bytes() == text
+        packed = (deb / _in_debian(path)[1:]).read_bytes()
+        assert (gzip.decompress(packed) if path.startswith("share/man/") else packed) == text
+        assert (prefix / path).read_bytes() == text
 
 
 def test_one_command_builds_it(built: Package, tmp_path: Path) -> None:
@@ -182,6 +204,20 @@ def test_it_is_installed_running_enabled_and_compiled(machine: Container) -> Non
     assert compiled == {each.with_suffix("") for each in modules.rglob("*.py")}
     paths = machine.run("dpkg", "--listfiles", "mountd").splitlines()
     assert not [each for each in paths if each.startswith(("/etc", "/usr/sbin", "/sbin"))]
+
+
+def test_its_schema_is_that_of_debians_libraries_too(machine: Container) -> None:
+    machine.run("dpkg", "--install", "/root/first.deb")
+    shipped = (machine / "/usr/share/mountd/mountd.schema.json").read_text()
+    assert machine.run("mountd", "schema") == shipped
+
+
+def test_the_commands_in_the_units_manual_do_what_they_say(installed: Container) -> None:
+    source = (PROJECT / "docs/man/mountd.service.8.rst").read_text()
+    commands = re.findall(r"^   ((?:systemctl|journalctl) .*)$", source, re.MULTILINE)
+    assert len(commands) == 4
+    for each in commands:
+        installed.run(*shlex.split(each))
 
 
 def test_where_presets_disable_the_rest_its_own_enables_it(installed: Container) -> None:

@@ -7,7 +7,7 @@ from mountd.accounts import Accounts
 from mountd.core.faults import VolumeError
 from mountd.core.model import Action, Ids, Person, User, Volume
 from mountd.kernel.access import can_act_as_others
-from mountd.manifest.schema import normalised_path, why_no_user
+from mountd.manifest.values import normalised_path, why_no_user
 from mountd.reconcile import ArgumentError
 
 _ROOT = 0

@@ -16,6 +16,7 @@ _COMMANDS = {
     "check": "read and validate the manifest, and warn",
     "explain": "how ids travel through VOLUME, and what stops a user at PATH",
     "unmount": "take the mounts of VOLUME…, or of --all, off",
+    "schema": "print the manifest's JSON Schema, for editors",
 }
 _EXITS = """exit status:
   0 done, or nothing to do

@@ -95,6 +95,7 @@ class _Command:
                 "check": self._check,
                 "explain": self._explain,
                 "unmount": self._unmount,
+                "schema": self._schema,
             }[command]()
         except ManifestError as error:
             return self._stopped(BAD_MANIFEST, error.problems, error.files)
@@ -220,6 +221,12 @@ class _Command:
         else:
             only_no = self._arguments.quiet
             self._show(render_explanation(told, self._page, only_no=only_no), always=True)
+        return OK
+
+    def _schema(self) -> int:
+        from mountd.manifest.json_schema import manifest_schema  # noqa: PLC0415 - for this alone
+
+        self._print_json(manifest_schema())
         return OK
 
     def _unmount(self) -> int:

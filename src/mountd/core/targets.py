@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import lru_cache
 
-_SYSTEM = frozenset(
+SYSTEM_FOLDERS = frozenset(
     f"/{name}"
     for name in (
         "",
@@ -20,7 +20,7 @@ _SYSTEM = frozenset(
         "var",
     )
 )
-_KERNEL = ("/dev/", "/proc/", "/sys/")
+KERNEL_FOLDERS = ("/dev/", "/proc/", "/sys/")
 
 
 def why_forbidden(target: str, reserved: Mapping[str, str]) -> str | None:
@@ -28,9 +28,9 @@ def why_forbidden(target: str, reserved: Mapping[str, str]) -> str | None:
 
     `reserved` is what mountd itself needs, as `with_folders_above` has it.
     """
-    if target in _SYSTEM or (target.startswith("/lib") and "/" not in target[1:]):
+    if target in SYSTEM_FOLDERS or (target.startswith("/lib") and "/" not in target[1:]):
         return "a folder that the system needs as it is"
-    if target.startswith(_KERNEL):
+    if target.startswith(KERNEL_FOLDERS):
         return f"below {target[: target.index('/', 1)]}, which is the kernel's"
     return reserved.get(target)
 

@@ -12,12 +12,8 @@ from mountd.manifest.layers import SEARCH_PATH, Layers
 from mountd.manifest.merge import MergedDocuments, Tables, merged
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.manifest.rules import rule_problems
-from mountd.manifest.schema import (
-    ExtentTable,
-    IdmapTable,
-    ManifestTable,
-    normalised_path,
-)
+from mountd.manifest.schema import ExtentTable, IdmapTable, ManifestTable
+from mountd.manifest.values import normalised_path
 from mountd.manifest.wording import problems_in
 
 MOST_BYTES = 1 << 20

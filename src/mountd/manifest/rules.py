@@ -10,7 +10,7 @@ from mountd.core.nesting import circles, needs
 from mountd.manifest.merge import MergedDocuments
 from mountd.manifest.positions import KeyPath, dotted
 from mountd.manifest.problem import Problem
-from mountd.manifest.schema import normalised_path, why_no_fs_source, why_no_path
+from mountd.manifest.values import normalised_path, why_no_fs_source, why_no_path
 
 _OF_FILESYSTEMS = {
     "options": "only a filesystem has options: say its `type`, or remove them",

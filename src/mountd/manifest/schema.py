@@ -1,141 +1,25 @@
-"""The models that validate a manifest: what each key may hold. Rules of tables are load.py's."""
+"""The models that validate a manifest, and describe its keys. Rules of tables are rules.py's.
 
-from typing import Annotated, Any, Literal, NoReturn
-from unicodedata import category
+A key's description begins with what it says in a line, and ends with its default, where that is no
+value of TOML. Editors show it; mountd.toml(5) and the README's table are made of it.
+"""
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from mountd.core.idmapping import ID_COUNT, MAX_EXTENTS, Extent, refusals
+from mountd.manifest.values import (
+    FsType,
+    Option,
+    Owner,
+    Path,
+    Subdir,
+    Target,
+    User,
+    VolumeName,
+    refuse,
 )
-from pydantic_core import PydanticCustomError
-
-from mountd.core.idmapping import ID_COUNT, Extent, Refusal, refusals
-from mountd.core.targets import why_forbidden
-
-OURS = "mountd"
-"""The type of the errors whose message is a whole predicate of ours: "must not be /etc, …"."""
-
-
-def _refuse(message: str, extents: tuple[Refusal, ...] = ()) -> NoReturn:
-    raise PydanticCustomError(OURS, "{message}", {"message": message, "refusals": extents})
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= 60 else f"{value[:59]}…"
-
-
-def normalised_path(path: str) -> str:
-    """The path without a trailing `/`, `//` and `.`, so that equal paths compare equal."""
-    if "//" not in path and "/." not in path and not path.endswith("/"):
-        return path
-    return "/" + "/".join(name for name in path.split("/") if name not in ("", "."))
-
-
-def why_no_path(text: str) -> str | None:
-    """What is wrong with an absolute path, to follow its key's name."""
-    if not text.startswith("/"):
-        return f"must be an absolute path, not `{_short(text)}`"
-    if ".." in text or not text.isprintable():  # both are rare
-        return _why_unsafe(text)
-    return None
-
-
-def why_no_fs_source(text: str) -> str | None:
-    """What is wrong with a filesystem's own source: a tag, a device, whatever its driver takes."""
-    return _why_unprintable(text) if text else "must not be empty"
-
-
-def _why_unsafe(path: str) -> str | None:
-    if ".." in path and ".." in path.split("/"):
-        return "must have no `..` in it"
-    return _why_unprintable(path)
-
-
-def _why_unprintable(text: str) -> str | None:
-    if not text.isprintable() and any(category(each) == "Cc" for each in text):
-        return "must have no newline, NUL or other control character in it"
-    return None
-
-
-def _path(path: str) -> str:
-    if why := why_no_path(path):
-        _refuse(why)
-    return normalised_path(path)
-
-
-def _target(path: str, info: ValidationInfo) -> str:
-    """`info.context` is what no target may cover, by path."""
-    if why := why_forbidden(path, info.context or {}):
-        _refuse(f"must not be {path}: it is {why}")
-    return path
-
-
-def _is_number(part: str) -> bool:
-    return part.isascii() and part.removeprefix("-").isdigit()
-
-
-def _why_no_ids(*parts: str) -> str | None:
-    for part in parts:
-        digits = part.lstrip("0")
-        if part.startswith("-") or len(digits) > 10 or int(digits or "0") >= ID_COUNT:
-            return f"must have ids from 0 to {ID_COUNT - 1}, not `{_short(part)}`"
-    return None
-
-
-def why_no_user(text: str) -> str | None:
-    """What is wrong with a user, to follow its key's name."""
-    name, colon, group = text.partition(":")
-    if not name or (colon and not group) or ":" in group or not text.isprintable():
-        return f"must be `name`, `uid`, `name:group` or `uid:gid`, not `{_short(text)}`"
-    return _why_no_ids(*filter(_is_number, (name, group)))
-
-
-def _user(value: str) -> str:
-    if why := why_no_user(value):
-        _refuse(why)
-    return value
-
-
-def _number_as_text(value: Any) -> Any:
-    return str(value) if type(value) is int else value
-
-
-def _owner(value: str) -> str:
-    parts = value.split(":")
-    if len(parts) != 2 or not all(map(_is_number, parts)):
-        _refuse(f"must be `uid:gid`, both numbers, not `{_short(value)}`")
-    if why := _why_no_ids(*parts):
-        _refuse(why)
-    return value
-
-
-def _fs_type(name: str) -> str:
-    if not name or "/" in name or _why_unprintable(name):
-        _refuse(f"must be a filesystem type as in /proc/filesystems, not `{_short(name)}`")
-    return name
-
-
-def _option(option: str) -> str:
-    if not option.partition("=")[0]:
-        _refuse(f"must be `key=value` or `flag`, not `{_short(option)}`")
-    if why := _why_unprintable(option):
-        _refuse(why)
-    return option
-
-
-def _subdir(path: str) -> str:
-    if why := _why_unsafe(path):
-        _refuse(why)
-    folder = normalised_path(f"/{path}")[1:]
-    if path.startswith("/") or not folder:
-        _refuse(f"must be the relative path of a folder in the filesystem, not `{_short(path)}`")
-    return folder
 
 
 class _Table(BaseModel):
@@ -145,19 +29,23 @@ class _Table(BaseModel):
 class ExtentTable(_Table):
     """A run of ids: `stored` on the source's filesystem, `seen` at the target."""
 
-    stored: Annotated[int, Field(ge=0, lt=ID_COUNT)]
-    seen: Annotated[int, Field(ge=0, lt=ID_COUNT)]
-    count: Annotated[int, Field(ge=0, le=ID_COUNT)]
+    stored: Annotated[int, Field(ge=0, lt=ID_COUNT, description="The first id as it is stored.")]
+    seen: Annotated[int, Field(ge=0, lt=ID_COUNT, description="The id that it is seen as.")]
+    count: Annotated[int, Field(ge=0, le=ID_COUNT, description="How many ids, with these first.")]
 
 
 def _extents(tables: list[ExtentTable]) -> list[ExtentTable]:
     extents = tuple(Extent(each.stored, each.seen, each.count) for each in tables)
     if found := refusals(extents):
-        _refuse("can't be an idmapping", tuple(found))
+        refuse("can't be an idmapping", tuple(found))
     return tables
 
 
-Extents = Annotated[list[ExtentTable], AfterValidator(_extents)]
+Extents = Annotated[
+    list[ExtentTable],
+    AfterValidator(_extents),
+    Field(json_schema_extra={"minItems": 1, "maxItems": MAX_EXTENTS}),
+]
 
 
 class IdmapTable(_Table):
@@ -171,7 +59,6 @@ def _idmap_form(value: Any) -> str:
     return "table" if isinstance(value, dict) else "word"
 
 
-Path = Annotated[str, AfterValidator(_path)]
 Idmap = Annotated[
     Annotated[Literal["auto", "always", "never"], Tag("word")]
     | Annotated[IdmapTable, Tag("table")],
@@ -182,38 +69,111 @@ Idmap = Annotated[
 class DefaultsTable(_Table):
     """`[defaults]`: every key of a volume but `source` and `target`."""
 
-    user: Annotated[str, AfterValidator(_user), BeforeValidator(_number_as_text)] | None = None
-    owner: Annotated[str, AfterValidator(_owner)] | None = None
-    accounts: Path = "/"
-    type: Annotated[str, AfterValidator(_fs_type)] | None = None
-    options: list[Annotated[str, AfterValidator(_option)]] | None = None
-    subdir: Annotated[str, AfterValidator(_subdir)] | None = None
-    idmap: Idmap = "auto"
-    fallback: Literal["plain", "fail"] = "plain"
-    recursive: bool = False
-    read_only: bool | None = None
-    nosuid: bool = True
-    nodev: bool = True
-    noexec: bool | None = None
-    atime: Literal["relatime", "noatime", "strictatime"] | None = None
-    create: bool = True
-    required: bool = True
-    enabled: bool = True
+    type: FsType | None = Field(
+        None,
+        description="A filesystem that is mounted for it, such as `virtiofs`, `ext4`, `tmpfs`. "
+        "It is mounted once for all volumes of the same `type`, `source` and `options`, below "
+        "`/run/mountd/fs`, where only root gets. Default: none; `source` is a path.",
+    )
+    options: list[Option] | None = Field(
+        None,
+        description="A list of the filesystem's options, `key=value` or `flag`. "
+        "It goes with `type` only. Default: `[]`.",
+    )
+    subdir: Subdir | None = Field(
+        None,
+        description="The folder of the filesystem that is the source. "
+        "It is a relative path, and goes with `type` only. Default: all of it.",
+    )
+    user: User | None = Field(
+        None,
+        description="Whom the owner appears as: `name`, `uid`, `name:group`, `uid:gid`. "
+        "A uid alone may be an integer. Names are looked up in the files, never through NSS; until "
+        "they are there the volume is pending. A uid that has no account and comes without a group "
+        "leaves gids as they are. Default: nobody else, so no idmapping.",
+    )
+    owner: Owner | None = Field(
+        None,
+        description="`uid:gid` that own the source, as stored. Default: the source root's.",
+    )
+    accounts: Path = Field(
+        "/",
+        description="The root filesystem whose `etc/passwd` and `etc/group` know the names. "
+        "That may be a container image's.",
+    )
+    idmap: Idmap = Field(
+        "auto",
+        description="`auto`, `always`, `never`, "
+        "or extents `{ uids = [{ stored, seen, count }], gids = […] }`. `auto` makes no idmapping "
+        "where the owner is the user, nor for a read-only volume that the user may read as it is; "
+        "`always` makes one there too. Extents take the place of `user`: `count` ids from `stored` "
+        "on are seen as those from `seen` on. A list that is left out maps each id to itself. Ids "
+        "that extents don't cover are seen as 65534, and can't be written.",
+    )
+    fallback: Literal["plain", "fail"] = Field(
+        "plain",
+        description="Where an idmapping can't be had: "
+        "`plain` mounts with raw ids and says so, `fail` doesn't.",
+    )
+    recursive: bool = Field(
+        False,
+        description="Include the mounts below the source. Those that appear or go later are not "
+        "followed.",
+    )
+    read_only: bool | None = Field(
+        None,
+        description="Nothing can be written. "
+        "`false` clears what the source's mount has. Default: as the source.",
+    )
+    noexec: bool | None = Field(
+        None,
+        description="No program can be run from it. "
+        "`false` clears what the source's mount has. Default: as the source.",
+    )
+    nosuid: bool = Field(
+        True, description="Setuid and setgid bits and file capabilities have no effect."
+    )
+    nodev: bool = Field(True, description="Device files can't be opened.")
+    atime: Literal["relatime", "noatime", "strictatime"] | None = Field(
+        None,
+        description="`relatime`, `noatime`, `strictatime`. "
+        "mount(8) tells what each means. Default: as the source.",
+    )
+    create: bool = Field(
+        True,
+        description="Make a missing target, owned as the folder it lies in. It is a folder, or an "
+        "empty file where the source is a file, with mode 0755, and so are the folders above it "
+        "that are missing. None is removed again. With `false`, the volume is pending until its "
+        "target is there.",
+    )
+    required: bool = Field(
+        True, description="`false`: if it can't be mounted, the run doesn't fail."
+    )
+    enabled: bool = Field(
+        True,
+        description="`false`: as if it were not there. So a drop-in takes a volume off.",
+    )
 
 
 class VolumeTable(DefaultsTable):
     """`[volumes.NAME]`. What its `source` may be depends on `type`, which may be elsewhere."""
 
-    source: str | None = None
-    target: Annotated[Path, AfterValidator(_target)] | None = None
-
-
-VolumeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    source: str | None = Field(
+        None,
+        description="Absolute path of a folder or file; with `type`, a tag or device. "
+        "It is required.",
+    )
+    target: Target | None = Field(
+        None,
+        description="Absolute path where it appears; the source itself, for a volume in place. "
+        "No two volumes may have the same. It may not be a folder that the system needs as it is, "
+        "such as `/etc`, nor lie below `/dev`, `/proc` or `/sys`. It is required.",
+    )
 
 
 class ManifestTable(_Table):
     """The whole file."""
 
-    version: Annotated[int, Field(ge=1, le=1)] = 1
+    version: Annotated[int, Field(ge=1, le=1, description="Of the format. There is but this.")] = 1
     defaults: DefaultsTable = DefaultsTable()
     volumes: dict[VolumeName, VolumeTable] = {}

@@ -90,6 +90,8 @@ def _after_value(text: str, at: int) -> SyntaxFault:
 
 def _no_value(text: str, at: int) -> SyntaxFault:
     token = _token(text, at)
+    if not text[at:].strip(_BLANK) and text[at - 1 : at] != "=":
+        return _begins(text, at, "array", "`]` is")
     if token.start != at or text[at : at + 1].strip(_BLANK) in ("", *",=#]}"):
         return SyntaxFault(Span(at, at + 1), "a value is missing here")
     if text[token.end :].lstrip(" \t").startswith("="):  # the next key, in an array

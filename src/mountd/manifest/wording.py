@@ -10,13 +10,13 @@ from mountd.manifest.document import Document
 from mountd.manifest.positions import KeyPath, dotted
 from mountd.manifest.problem import Problem
 from mountd.manifest.schema import (
-    OURS,
     DefaultsTable,
     ExtentTable,
     IdmapTable,
     ManifestTable,
     VolumeTable,
 )
+from mountd.manifest.values import OURS
 
 _TYPES: dict[type, str] = {
     str: "a string",
