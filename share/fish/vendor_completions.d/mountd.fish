@@ -75,8 +75,8 @@ function _shtab_mountd_using
   test "$_shtab_mountd_cmdpath" = "$argv"
 end
 
-set -g _shtab_mountd_commands reconcile watch status check unmount schema
-set -g _shtab_mountd_opts_with_value --manifest --state-dir --wait -f
+set -g _shtab_mountd_commands reconcile watch status check explain unmount schema
+set -g _shtab_mountd_opts_with_value --manifest --state-dir --user --wait -f
 
 complete -c mountd -e
 complete -c mountd -f
@@ -128,6 +128,18 @@ complete -c mountd -n '_shtab_mountd_using check' -s v -l verbose -d 'list what 
 complete -c mountd -n '_shtab_mountd_using check' -s q -l quiet -d 'say only what went wrong'
 complete -c mountd -n '_shtab_mountd_using check' -l version -d 'print the version'
 complete -c mountd -n '_shtab_mountd_using check' -s h -l help -d 'print this'
+complete -c mountd -n '_shtab_mountd_using; and test $_shtab_mountd_npos -eq 0' -a explain -d 'how ids travel through VOLUME, and what stops a user at PATH'
+complete -c mountd -n '_shtab_mountd_using explain' -s f -l manifest -xka "(__fish_complete_path (commandline -ct))" -d 'this manifest and FILE.d/*.toml, instead of /etc/mountd.toml'
+complete -c mountd -n '_shtab_mountd_using explain' -l user -x -d 'for this one, instead of the volume'"'"'s user'
+complete -c mountd -n '_shtab_mountd_using explain' -l state-dir -xka "(__fish_complete_directories)" -d 'where the record and the lock are, instead of /run/mountd'
+complete -c mountd -n '_shtab_mountd_using explain' -l wait -x -d 'how long to wait for another pass (10)'
+complete -c mountd -n '_shtab_mountd_using explain' -l json -d 'one JSON document on stdout, nothing else there'
+complete -c mountd -n '_shtab_mountd_using explain' -s v -l verbose -d 'list what is kept, also when nothing is to do'
+complete -c mountd -n '_shtab_mountd_using explain' -s q -l quiet -d 'say only what went wrong'
+complete -c mountd -n '_shtab_mountd_using explain' -l version -d 'print the version'
+complete -c mountd -n '_shtab_mountd_using explain' -s h -l help -d 'print this'
+complete -c mountd -n '_shtab_mountd_using explain; and test $_shtab_mountd_npos -eq 0' -ka "(_mountd_volumes)" -d VOLUME
+complete -c mountd -n '_shtab_mountd_using explain; and test $_shtab_mountd_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d PATH
 complete -c mountd -n '_shtab_mountd_using; and test $_shtab_mountd_npos -eq 0' -a unmount -d 'take the mounts of VOLUME…, or of --all, off'
 complete -c mountd -n '_shtab_mountd_using unmount' -s f -l manifest -xka "(__fish_complete_path (commandline -ct))" -d 'this manifest and FILE.d/*.toml, instead of /etc/mountd.toml'
 complete -c mountd -n '_shtab_mountd_using unmount' -l all -d 'every volume of the manifest'
