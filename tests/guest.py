@@ -1,0 +1,179 @@
+"""A guest in QEMU: the image of examples/guest-image, as that builds and boots it.
+
+What it is told to do is inside.py, which it gets as a credential; what it tells comes by a port.
+"""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from container import until
+from package import PROJECT, package
+
+from debian import CACHE
+from debian_12 import debian_12
+
+EXAMPLE = PROJECT / "examples/guest-image"
+_LIMIT = 420.0  # twenty times what a quiet machine needs
+_TCG_PANIC = "IO-APIC + timer doesn't work"  # QEMU's, where this machine left it no time
+_UNIT = """[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+ImportCredential=guest.*
+ExecStart=/usr/bin/python3 ${{CREDENTIALS_DIRECTORY}}/guest.inside {scene}
+ExecStopPost=/usr/bin/systemctl --no-block poweroff
+StandardOutput=journal+console
+StandardError=journal+console
+"""
+# `boot` run by who shares, who gets at nothing of root's: it sees what it needs below /mnt
+_AS_USER = """
+ids=$1; shift
+mount -t tmpfs -o mode=755 tmpfs /mnt
+while [ "$1" != -- ]; do
+    mkdir "/mnt/$1"
+    mount --bind "$2" "/mnt/$1"
+    shift 2
+done
+shift
+exec setpriv --reuid="${ids%:*}" --regid="${ids#*:}" --clear-groups "$@"
+"""
+
+
+class Guest:
+    """The image, and boots of it, in a folder that is ours."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._old = place / "debian-12"
+        kernel = debian_12("linux-image-6.1.0-[0-9]+-cloud-amd64")
+        for each in (kernel, debian_12("qemu-system-common")):
+            subprocess.run(["dpkg-deb", "--extract", each, self._old], check=True)
+        self.image = CACHE / "guest-image"
+        self.image.mkdir(parents=True, exist_ok=True)
+        build = [EXAMPLE / "build", self.image, kernel]
+        environment = {**os.environ, "MOUNTD": str(package().deb)}
+        done = subprocess.run(
+            build, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    def disk(self) -> Path:
+        """A disk that keeps what is written to it."""
+        disk = self._place / "disk.img"
+        words = ["cp", "--sparse=always", self.image / "disk.img", disk]
+        subprocess.run(words, check=True)
+        return disk
+
+    @property
+    def old_kernel(self) -> Path:
+        """Debian 12's, 6.1."""
+        (found,) = self._old.glob("boot/vmlinuz-*")
+        return found
+
+    @contextmanager
+    def old_daemon(self, tag: str, folder: Path) -> Iterator[list[str]]:
+        """Debian 12's virtiofsd, of QEMU 7.2; yields QEMU's arguments for the share."""
+        socket = self._place / f"{tag}.sock"
+        program = self._old / "usr/lib/qemu/virtiofsd"
+        options = ["-o", f"source={folder}", "-o", "sandbox=chroot"]
+        with subprocess.Popen(
+            [program, f"--socket-path={socket}", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                until(socket.exists, "the old daemon listens")
+                chardev = f"socket,id={tag},path={socket}"
+                yield ["-chardev", chardev, "-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
+            finally:
+                process.kill()  # it has ended with QEMU, or QEMU never came
+
+    def boot(
+        self,
+        scene: str,
+        manifest: str,
+        shares: Mapping[str, Path],
+        *,
+        credentials: Mapping[str, str] | None = None,
+        more: Sequence[str] = (),
+        wants: Sequence[str] = (),
+        user: str = "",
+        **environment: Path,
+    ) -> dict[str, Any]:
+        """Boot, play a scene of inside.py, power off; what the guest told.
+
+        `wants`: units to start besides; `user`: who runs all of it, as uid:gid; `environment`: for
+        `boot`, as its first lines say.
+        """
+        place = Path(tempfile.mkdtemp(dir=self._place))
+        inside = base64.b64encode((PROJECT / "tests/inside.py").read_bytes()).decode()
+        given = {
+            "io.systemd.credential.binary:guest.inside": inside,
+            "io.systemd.credential:systemd.extra-unit.guest.service": _UNIT.format(scene=scene),
+            **{f"io.systemd.credential:{name}": text for name, text in (credentials or {}).items()},
+        }
+        (place / "manifest").write_text(manifest)
+        seen = Path("/mnt/place") if user else place
+        options = [*more]
+        for number, (name, text) in enumerate(given.items()):
+            (place / f"credential-{number}").write_text(f"{name}={text}")
+            options += ["-smbios", f"type=11,path={seen}/credential-{number}"]
+        options += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=r,name=result"]
+        options += ["-chardev", f"file,id=r,path={seen}/result"]
+        command: list[str | Path] = [EXAMPLE / "boot"]
+        folders = {tag: str(folder) for tag, folder in shares.items()}
+        paths = {name: str(path) for name, path in environment.items()}
+        paths["IMAGE"] = str(self.image)
+        if user:
+            place.chmod(0o777)
+            bound = {"place": place, "example": EXAMPLE, "image": self.image, **shares}
+            binds = [word for name, path in bound.items() for word in (name, path)]
+            command = ["unshare", "--mount", "sh", "-euc", _AS_USER, "sh", user, *binds, "--"]
+            command.append("/mnt/example/boot")
+            folders = {tag: f"/mnt/{tag}" for tag in shares}
+            paths["IMAGE"] = "/mnt/image"
+        command += [*(f"{tag}={folder}" for tag, folder in folders.items()), "--", *options]
+        paths["MANIFEST"] = str(seen / "manifest")
+        paths["APPEND"] = " ".join(f"systemd.wants={each}" for each in ("guest.service", *wants))
+        for _ in range(2):
+            console = _run(command, paths)
+            if _TCG_PANIC not in console:
+                break
+        told = place / "result"
+        lines = told.read_text().splitlines() if told.exists() else []
+        facts: dict[str, Any] = dict(json.loads(line) for line in lines)
+        if "end" not in facts:
+            kept = Path(tempfile.mkstemp(prefix="mountd-guest-", suffix=".log")[1])
+            kept.write_text(console)
+            raise AssertionError(f"{scene} didn't come to its end; the console: {kept}\n{facts}")
+        shutil.rmtree(place)
+        return facts
+
+
+def _run(command: Sequence[str | Path], environment: Mapping[str, str]) -> str:
+    """Boot, and return what was on the console; in a pid namespace, for the daemons."""
+    kept = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
+    with subprocess.Popen(
+        [*kept, *command],
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            return process.communicate(timeout=_LIMIT)[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return f"{process.communicate()[0]}\nit was given {_LIMIT:.0f} s\n"
