@@ -41,7 +41,7 @@ def _get(place: Path, pattern: str) -> Path:
     (place / "status").touch()
     _apt(place, "apt-get", "update")
     found = _apt(place, "apt-cache", "search", "--names-only", f"^{pattern}$")
-    _apt(place, "apt-get", "download", sorted(found.split("\n"))[-1].split()[0])
+    _apt(place, "apt-get", "download", max(found.split("\n")).split()[0])
     (package,) = place.glob("*.deb")
     return package
 

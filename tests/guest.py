@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from container import until
+from debian_12 import debian_12
 from package import PROJECT, package
 
 from debian import CACHE
-from debian_12 import debian_12
 
 EXAMPLE = PROJECT / "examples/guest-image"
 _LIMIT = 420.0  # twenty times what a quiet machine needs
@@ -69,7 +69,7 @@ class Guest:
     def disk(self) -> Path:
         """A disk that keeps what is written to it."""
         disk = self._place / "disk.img"
-        words = ["cp", "--sparse=always", self.image / "disk.img", disk]
+        words = ["cp", "--sparse=always", str(self.image / "disk.img"), str(disk)]
         subprocess.run(words, check=True)
         return disk
 
@@ -128,7 +128,12 @@ class Guest:
         for number, (name, text) in enumerate(given.items()):
             (place / f"credential-{number}").write_text(f"{name}={text}")
             options += ["-smbios", f"type=11,path={seen}/credential-{number}"]
-        options += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=r,name=result"]
+        options += [
+            "-device",
+            "virtio-serial-pci",
+            "-device",
+            "virtserialport,chardev=r,name=result",
+        ]
         options += ["-chardev", f"file,id=r,path={seen}/result"]
         command: list[str | Path] = [EXAMPLE / "boot"]
         folders = {tag: str(folder) for tag, folder in shares.items()}
