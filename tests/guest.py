@@ -105,15 +105,17 @@ class Guest:
         shares: Mapping[str, Path],
         *,
         credentials: Mapping[str, str] | None = None,
+        files: Mapping[str, str] | None = None,
         more: Sequence[str] = (),
-        wants: Sequence[str] = (),
+        append: str = "",
         user: str = "",
         **environment: Path,
     ) -> dict[str, Any]:
         """Boot, play a scene of inside.py, power off; what the guest told.
 
-        `wants`: units to start besides; `user`: who runs all of it, as uid:gid; `environment`: for
-        `boot`, as its first lines say.
+        `files`: what else lies in the folder that `{place}` is in `more`, QEMU's arguments;
+        `append`: for the kernel's command line; `user`: who runs all of it, as uid:gid;
+        `environment`: for `boot`, as its first lines say.
         """
         place = Path(tempfile.mkdtemp(dir=self._place))
         inside = base64.b64encode((PROJECT / "tests/inside.py").read_bytes()).decode()
@@ -122,9 +124,10 @@ class Guest:
             "io.systemd.credential:systemd.extra-unit.guest.service": _UNIT.format(scene=scene),
             **{f"io.systemd.credential:{name}": text for name, text in (credentials or {}).items()},
         }
-        (place / "manifest").write_text(manifest)
+        for name, text in {"manifest": manifest, **(files or {})}.items():
+            (place / name).write_text(text)
         seen = Path("/mnt/place") if user else place
-        options = [*more]
+        options = [each.format(place=seen) for each in more]
         for number, (name, text) in enumerate(given.items()):
             (place / f"credential-{number}").write_text(f"{name}={text}")
             options += ["-smbios", f"type=11,path={seen}/credential-{number}"]
@@ -149,7 +152,7 @@ class Guest:
             paths["IMAGE"] = "/mnt/image"
         command += [*(f"{tag}={folder}" for tag, folder in folders.items()), "--", *options]
         paths["MANIFEST"] = str(seen / "manifest")
-        paths["APPEND"] = " ".join(f"systemd.wants={each}" for each in ("guest.service", *wants))
+        paths["APPEND"] = f"systemd.wants=guest.service {append}"
         for _ in range(2):
             console = _run(command, paths)
             if _TCG_PANIC not in console:

@@ -16,6 +16,7 @@ from typing import Any
 
 NODE = 1000
 _PORT = open("/dev/virtio-ports/result", "w", buffering=1)  # noqa: SIM115 - as root, and once
+_CREDENTIALS = os.environ.pop("CREDENTIALS_DIRECTORY")  # or mountd looks there for its own
 _MANIFEST = Path("/etc/mountd.toml")
 _LONG = 120.0
 
@@ -180,6 +181,11 @@ def first_boot() -> None:
     as_node = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]
     tell("who setuid root is", call(*as_node, f"{work}/setuid", "-u"))
     tell("root makes a file", attempt(write, f"{work}/by-root"))
+    write(f"{work}/given-away")
+    tell("root gives it away", attempt(os.chown, f"{work}/given-away", 2000, 2000))
+    with acting_as(4000):
+        third = attempt(write, f"{work}/open/by-third")
+    tell("a third user makes a file", third)
     tell("owners after", owners(work))
     tell("single file", owners("/srv/single"))
     tell("build", owners("/var/cache/build"))
@@ -217,6 +223,9 @@ def second_boot() -> None:
 
 def sharing_user() -> None:
     """A share of a daemon that is 501:20 itself, and may do no more than that."""
+    commands = json.loads(Path(_CREDENTIALS, "guest.commands").read_text())
+    tell("commands", {each: call("sh", "-c", each)["out"] for each in commands})
+    tell("handed over", [each["point"] for each in mounts() if each["type"] == "virtiofs"])
     work = "/home/node/workspace"
     tell("owners", owners(work))
     with acting_as(NODE):
@@ -258,7 +267,6 @@ def old_kernel() -> None:
 
 def main() -> None:
     """Play a scene; that it came to its end is told last."""
-    os.environ.pop("CREDENTIALS_DIRECTORY", None)  # of this unit, not of mountd's
     scenes = (daemons, first_boot, second_boot, sharing_user, old_kernel)
     {each.__name__: each for each in scenes}[sys.argv[1]]()
     tell("end", None)

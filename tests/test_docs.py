@@ -2,11 +2,13 @@
 
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+from pages import block
 from world import MOUNTD, World, run
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +87,29 @@ def test_the_drop_in_in_the_readme_is_that_of_the_example() -> None:
     (shown,) = (text for kind, text in _BLOCK.findall(README) if kind == "ini")
     example = (ROOT / "examples/workload.conf").read_text().splitlines()
     assert shown.splitlines() == [line for line in example if line and not line.startswith("#")]
+
+
+def test_the_guide_to_guests_names_what_is_there() -> None:
+    for line in block("guests.md", "sh", "make deb").splitlines():
+        program, argument, *_ = line.split()
+        assert program == "make" or os.access(ROOT / program, os.X_OK)
+        if program == "make":
+            subprocess.run(
+                ["make", "-n", argument], cwd=ROOT, stdout=subprocess.DEVNULL, check=True
+            )
+
+
+@pytest.mark.usefixtures("namespace")
+def test_the_guide_to_guests_keeps_setuid_files_from_working_on_the_host() -> None:
+    run("mount", "-t", "tmpfs", "tmpfs", "/srv")
+    shared = Path("/srv/shared")
+    shared.mkdir()
+    shutil.copy("/usr/bin/id", shared / "setuid")
+    (shared / "setuid").chmod(0o4755)
+    as_user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--"]
+    assert run(*as_user, str(shared / "setuid"), "-u") == "0\n"
+    run("sh", "-euc", block("guests.md", "sh", "nosuid"))
+    assert run(*as_user, str(shared / "setuid"), "-u") == "1000\n"
 
 
 def test_the_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:

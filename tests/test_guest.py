@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import boxlite
 import pytest
 from guest import EXAMPLE, Guest
 from package import PROJECT
+from pages import block, commands
 from world import owner
 
 from mountd.journal import MESSAGE_IDS
@@ -77,6 +79,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make(work / name, uid, gid, 0o644)
     for name in ("build", "edited", "late"):
         make(work / name)
+    make(work / "open", mode=0o1777)
     make(work / "private", mode=0o700)
     make(work / "private/secret", mode=0o600)
     shutil.copy("/usr/bin/id", work / "setuid")
@@ -110,7 +113,12 @@ def cycle(guest: Guest, shared: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     disk = guest.disk()
     first, second = (
         guest.boot(
-            scene, manifest, shares, credentials=credentials, wants=["workload.service"], DISK=disk
+            scene,
+            manifest,
+            shares,
+            credentials=credentials,
+            DISK=disk,
+            append="systemd.wants=workload.service",
         )
         for scene in ("first_boot", "second_boot")
     )
@@ -184,6 +192,20 @@ def test_what_root_makes_in_the_guest_is_roots_on_the_host(
     """Which is why the host has to keep setuid files from working there."""
     assert first["root makes a file"] == "done"
     assert owner(shared / "workspace/by-root") == (0, 0)
+
+
+def test_what_root_gives_away_is_that_users_on_the_host(
+    first: dict[str, Any], shared: Path
+) -> None:
+    assert first["root gives it away"] == "done"
+    assert owner(shared / "workspace/given-away") == (2000, 2000)
+
+
+def test_what_a_third_user_makes_is_its_own_on_the_host(
+    first: dict[str, Any], shared: Path
+) -> None:
+    assert first["a third user makes a file"] == "done"
+    assert owner(shared / "workspace/open/by-third") == (4000, 4000)
 
 
 def test_a_setuid_file_of_roots_makes_nobody_root(first: dict[str, Any]) -> None:
@@ -403,21 +425,67 @@ def test_what_boxlite_leaves_unreadable_or_unwritable_is_neither(daemons: dict[s
 # a daemon that is the sharing user
 
 
+_WAYS = ("smbios", "smbios-binary", "fw_cfg", "cmdline")
+
+
 @pytest.fixture(scope="module")
 def owned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = make(tmp_path_factory.mktemp("owned") / "workspace")
-    make(work / "hello", mode=0o644)
+    make(work / "app.js", mode=0o644)
+    (work / "app.js").write_text("// hello you\n")
+    os.utime(work / "app.js", (1732406400, 1732406400))
     return work
 
 
 @pytest.fixture(scope="module")
-def sharing(guest: Guest, owned: Path) -> dict[str, Any]:
-    """What a guest told that 501:20 runs, as people do on their own machines."""
-    return guest.boot("sharing_user", _MANIFEST, {"workspace": owned}, user="501:20")
+def sharing(guest: Guest, owned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a guest told that 501:20 runs, as people do on their own machines.
+
+    It is handed a volume in each way of the guide besides, and runs what the guide shows.
+    """
+    place = tmp_path_factory.mktemp("handed-over")
+    way = {each: handed_over(each, place) for each in _WAYS}
+    more = [
+        "-smbios",
+        "type=11,path={place}/smbios",
+        "-smbios",
+        f"type=11,value={way['smbios-binary']}",
+    ]
+    more += ["-fw_cfg", "name=opt/io.systemd.credentials/mountd.fw_cfg.toml,file={place}/fw_cfg"]
+    files = {each: way[each] for each in ("smbios", "fw_cfg")}
+    shown = commands(block("guests.md", "console"))
+    return guest.boot(
+        "sharing_user",
+        _MANIFEST,
+        {"workspace": owned},
+        credentials={"guest.commands": json.dumps(shown)},
+        files=files,
+        more=more,
+        append=way["cmdline"],
+        user="501:20",
+    )
+
+
+def handed_over(way: str, place: Path) -> str:
+    """A manifest of one volume as the guide's commands make it into what a hypervisor takes."""
+    manifest = place / "volumes.toml"
+    manifest.write_text(volume(way))
+    subprocess.run(["sh", "-euc", block("guests.md", "sh", "base64")], cwd=place, check=True)
+    made = manifest if way == "fw_cfg" else place / way
+    return made.read_text().strip().replace("mountd.toml", f"mountd.{way}.toml")
+
+
+def test_a_manifest_arrives_in_each_way_that_the_guide_names(sharing: dict[str, Any]) -> None:
+    assert {f"/srv/{each}" for each in _WAYS} <= set(sharing["handed over"])
+
+
+def test_what_the_guide_shows_of_a_guest_is_what_is_there(sharing: dict[str, Any]) -> None:
+    shown = "".join(f"$ {command}\n{out}" for command, out in sharing["commands"].items())
+    assert shown == block("guests.md", "console")
 
 
 def test_run_by_the_sharing_user_a_share_is_nodes_all_the_same(sharing: dict[str, Any]) -> None:
-    assert sharing["owners"] == {".": _NODE, "hello": _NODE}
+    assert sharing["owners"] == {".": _NODE, "app.js": _NODE}
     assert set(sharing["node"].values()) == {"done"}
 
 
