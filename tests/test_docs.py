@@ -7,8 +7,8 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pages
 import pytest
-from pages import block
 from world import MOUNTD, World, run
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +90,7 @@ def test_the_drop_in_in_the_readme_is_that_of_the_example() -> None:
 
 
 def test_the_guide_to_guests_names_what_is_there() -> None:
-    for line in block("guests.md", "sh", "make deb").splitlines():
+    for line in pages.block("guests.md", "sh", "make deb").splitlines():
         program, argument, *_ = line.split()
         assert program == "make" or os.access(ROOT / program, os.X_OK)
         if program == "make":
@@ -108,7 +108,7 @@ def test_the_guide_to_guests_keeps_setuid_files_from_working_on_the_host() -> No
     (shared / "setuid").chmod(0o4755)
     as_user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--"]
     assert run(*as_user, str(shared / "setuid"), "-u") == "0\n"
-    run("sh", "-euc", block("guests.md", "sh", "nosuid"))
+    run("sh", "-euc", pages.block("guests.md", "sh", "nosuid"))
     assert run(*as_user, str(shared / "setuid"), "-u") == "1000\n"
 
 
