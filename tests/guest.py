@@ -33,8 +33,8 @@ ExecStopPost=/usr/bin/systemctl --no-block poweroff
 StandardOutput=journal+console
 StandardError=journal+console
 """
-# `boot` run by who shares, who gets at nothing of root's: it sees what it needs below /mnt
-_AS_USER = """
+# The example's `boot`, run by who shares, and may reach nothing of root's: all it needs is below /mnt.
+_BOOT = """
 ids=$1; shift
 mount -t tmpfs -o mode=755 tmpfs /mnt
 while [ "$1" != -- ]; do
@@ -43,7 +43,7 @@ while [ "$1" != -- ]; do
     shift 2
 done
 shift
-exec setpriv --reuid="${ids%:*}" --regid="${ids#*:}" --clear-groups "$@"
+exec setpriv --reuid="${ids%:*}" --regid="${ids#*:}" --clear-groups /mnt/example/boot "$@"
 """
 
 
@@ -51,19 +51,26 @@ class Guest:
     """The image, and boots of it, in a folder that is ours."""
 
     def __init__(self, place: Path) -> None:
+        place.chmod(0o711)
         self._place = place
         self._old = place / "debian-12"
-        kernel = debian_12("linux-image-6.1.0-[0-9]+-cloud-amd64")
-        for each in (kernel, debian_12("qemu-system-common")):
+        self._kernel = debian_12("linux-image-6.1.0-[0-9]+-cloud-amd64")
+        for each in (self._kernel, debian_12("qemu-system-common")):
             subprocess.run(["dpkg-deb", "--extract", each, self._old], check=True)
         self.image = CACHE / "guest-image"
         self.image.mkdir(parents=True, exist_ok=True)
-        build = [EXAMPLE / "build", self.image, kernel]
-        environment = {**os.environ, "MOUNTD": str(package().deb)}
+        self.build()
+
+    def build(self) -> None:
+        """Make the image, with Debian 12's kernel as a second one, unless it is there."""
         done = subprocess.run(
-            build, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [EXAMPLE / "build", self.image, self._kernel],
+            env={**os.environ, "MOUNTD": str(package().deb)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
 
     def disk(self) -> Path:
@@ -93,7 +100,7 @@ class Guest:
         ) as process:
             try:
                 until(socket.exists, "the old daemon listens")
-                chardev = f"socket,id={tag},path={socket}"
+                chardev = f"socket,id={tag},path={self._seen(socket)}"
                 yield ["-chardev", chardev, "-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
             finally:
                 process.kill()  # it has ended with QEMU, or QEMU never came
@@ -108,7 +115,7 @@ class Guest:
         files: Mapping[str, str] | None = None,
         more: Sequence[str] = (),
         append: str = "",
-        user: str = "",
+        user: str = "0:0",
         **environment: Path,
     ) -> dict[str, Any]:
         """Boot, play a scene of inside.py, power off; what the guest told.
@@ -118,45 +125,34 @@ class Guest:
         `environment`: for `boot`, as its first lines say.
         """
         place = Path(tempfile.mkdtemp(dir=self._place))
+        place.chmod(0o777)
         inside = base64.b64encode((PROJECT / "tests/inside.py").read_bytes()).decode()
         given = {
             "io.systemd.credential.binary:guest.inside": inside,
             "io.systemd.credential:systemd.extra-unit.guest.service": _UNIT.format(scene=scene),
             **{f"io.systemd.credential:{name}": text for name, text in (credentials or {}).items()},
         }
-        for name, text in {"manifest": manifest, **(files or {})}.items():
-            (place / name).write_text(text)
-        seen = Path("/mnt/place") if user else place
+        seen = self._seen(place)
         options = [each.format(place=seen) for each in more]
         for number, (name, text) in enumerate(given.items()):
             (place / f"credential-{number}").write_text(f"{name}={text}")
             options += ["-smbios", f"type=11,path={seen}/credential-{number}"]
-        options += [
-            "-device",
-            "virtio-serial-pci",
-            "-device",
-            "virtserialport,chardev=r,name=result",
-        ]
-        options += ["-chardev", f"file,id=r,path={seen}/result"]
-        command: list[str | Path] = [EXAMPLE / "boot"]
-        folders = {tag: str(folder) for tag, folder in shares.items()}
-        paths = {name: str(path) for name, path in environment.items()}
-        paths["IMAGE"] = str(self.image)
-        if user:
-            place.chmod(0o777)
-            bound = {"place": place, "example": EXAMPLE, "image": self.image, **shares}
-            binds = [word for name, path in bound.items() for word in (name, path)]
-            command = ["unshare", "--mount", "sh", "-euc", _AS_USER, "sh", user, *binds, "--"]
-            command.append("/mnt/example/boot")
-            folders = {tag: f"/mnt/{tag}" for tag in shares}
-            paths["IMAGE"] = "/mnt/image"
-        command += [*(f"{tag}={folder}" for tag, folder in folders.items()), "--", *options]
-        paths["MANIFEST"] = str(seen / "manifest")
-        paths["APPEND"] = f"systemd.wants=guest.service {append}"
-        for _ in range(2):
-            console = _run(command, paths)
-            if _TCG_PANIC not in console:
-                break
+        for name, text in {"manifest": manifest, **(files or {})}.items():
+            (place / name).write_text(text)
+        port = "virtserialport,chardev=result,name=result"
+        options += ["-chardev", f"file,id=result,path={seen}/result"]
+        options += ["-device", "virtio-serial-pci", "-device", port]
+        bound = {"guest": self._place, "example": EXAMPLE, "image": self.image, **shares}
+        console = _run(
+            [user, *(str(word) for bind in bound.items() for word in bind), "--"],
+            [*(f"{tag}=/mnt/{tag}" for tag in shares), "--", *options],
+            {
+                "IMAGE": "/mnt/image",
+                "MANIFEST": f"{seen}/manifest",
+                "APPEND": f"systemd.wants=guest.service {append}",
+                **{name: self._seen(path) for name, path in environment.items()},
+            },
+        )
         told = place / "result"
         lines = told.read_text().splitlines() if told.exists() else []
         facts: dict[str, Any] = dict(json.loads(line) for line in lines)
@@ -165,23 +161,33 @@ class Guest:
             kept.write_text(console)
             raise AssertionError(f"{scene} didn't come to its end; the console: {kept}\n{facts}")
         shutil.rmtree(place)
-        return facts
+        return {**facts, "console": console}
+
+    def _seen(self, path: Path) -> str:
+        """Where `boot` has what lies in our folder."""
+        return f"/mnt/guest/{path.relative_to(self._place)}"
 
 
-def _run(command: Sequence[str | Path], environment: Mapping[str, str]) -> str:
-    """Boot, and return what was on the console; in a pid namespace, for the daemons."""
-    kept = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
-    with subprocess.Popen(
-        [*kept, *command],
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        try:
-            return process.communicate(timeout=_LIMIT)[0]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return f"{process.communicate()[0]}\nit was given {_LIMIT:.0f} s\n"
+def _run(binds: Sequence[str], words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Boot, and return what was on the console; once more where QEMU wasn't given the time."""
+    console = ""
+    for _ in range(2):
+        # in a pid namespace, for the daemons
+        space = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        with subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *space, "sh", "-euc", _BOOT, "sh", *binds, *words],
+            env={"PATH": os.environ["PATH"], **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            try:
+                console = process.communicate(timeout=_LIMIT)[0]
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return f"{process.communicate()[0]}\nit was given {_LIMIT:.0f} s\n"
+        if _TCG_PANIC not in console:
+            break
+    return console

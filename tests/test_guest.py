@@ -59,6 +59,12 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
     return Guest(tmp_path_factory.mktemp("guest"))
 
 
+def test_the_image_is_made_once(guest: Guest) -> None:
+    before = (guest.image / "disk.img").stat()
+    guest.build()
+    assert (guest.image / "disk.img").stat().st_ino == before.st_ino
+
+
 # a power cycle
 
 
@@ -303,6 +309,10 @@ def test_after_a_power_cycle_all_is_as_it_was(
 def test_after_a_power_cycle_nothing_had_to_wait(second: dict[str, Any]) -> None:
     told = {_EVENTS.get(each.get("MESSAGE_ID", "")) for each in second["journal"]}
     assert told <= {"mounted", "watching", None}, second["journal"]
+
+
+def test_the_terminal_has_a_shell_in_the_guest(first: dict[str, Any]) -> None:
+    assert "root@guest:~#" in first["console"]
 
 
 def test_what_it_cost_at_boot(
