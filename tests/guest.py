@@ -33,7 +33,7 @@ ExecStopPost=/usr/bin/systemctl --no-block poweroff
 StandardOutput=journal+console
 StandardError=journal+console
 """
-# The example's `boot`, run by who shares, and may reach nothing of root's: all it needs is below /mnt.
+# The example's `boot` as whoever shares runs it: root's files are out of reach, ours are in /mnt.
 _BOOT = """
 ids=$1; shift
 mount -t tmpfs -o mode=755 tmpfs /mnt
