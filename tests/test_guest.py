@@ -326,7 +326,18 @@ def test_what_it_cost_at_boot(
     assert "min" in units["mountd.service"] or units["mountd.service"].endswith("s")
 
 
-# daemons side by side
+# daemons side by side, and every way to hand a manifest over
+
+_WAYS = ("smbios", "smbios-binary", "fw_cfg", "cmdline")
+
+
+def handed_over(way: str, place: Path) -> str:
+    """A manifest of one volume as the guide's commands make it into what a hypervisor takes."""
+    manifest = place / "volumes.toml"
+    manifest.write_text(volume(way, source="good"))
+    subprocess.run(["sh", "-euc", block("guests.md", "sh", "base64")], cwd=place, check=True)
+    made = manifest if way == "fw_cfg" else place / way
+    return made.read_text().strip().replace("mountd.toml", f"mountd.{way}.toml")
 
 
 def ids_of(owner: str) -> tuple[int, int]:
@@ -364,8 +375,19 @@ def daemons(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             volume("strict", source="old", fallback="fail"),
         ]
     )
-    with guest.old_daemon("old", old) as more:
-        return guest.boot("daemons", manifest, {"good": good, "boxlite": share}, more=more)
+    way = {each: handed_over(each, place) for each in _WAYS}
+    more = ["-smbios", "type=11,path={place}/smbios"]
+    more += ["-smbios", f"type=11,value={way['smbios-binary']}"]
+    more += ["-fw_cfg", "name=opt/io.systemd.credentials/mountd.fw_cfg.toml,file={place}/fw_cfg"]
+    with guest.old_daemon("old", old) as its_share:
+        return guest.boot(
+            "daemons",
+            manifest,
+            {"good": good, "boxlite": share},
+            files={each: way[each] for each in ("smbios", "fw_cfg")},
+            more=[*more, *its_share],
+            append=way["cmdline"],
+        )
 
 
 def test_a_daemon_that_grants_it_has_its_share_idmapped(daemons: dict[str, Any]) -> None:
@@ -395,6 +417,12 @@ def test_a_volume_that_insists_is_not_mounted_from_an_old_daemon(daemons: dict[s
     assert daemons["strict"] == ""
     (told,) = records(daemons, "failed", "strict")
     assert "the host's server is too old" in told["MESSAGE"]
+
+
+def test_a_manifest_arrives_in_each_way_that_the_guide_names(daemons: dict[str, Any]) -> None:
+    for way in _WAYS:
+        (mount,) = at(daemons, f"/srv/{way}")
+        assert mount["source"] == "good"
 
 
 # BoxLite's cases, in the same guest
@@ -435,9 +463,6 @@ def test_what_boxlite_leaves_unreadable_or_unwritable_is_neither(daemons: dict[s
 # a daemon that is the sharing user
 
 
-_WAYS = ("smbios", "smbios-binary", "fw_cfg", "cmdline")
-
-
 @pytest.fixture(scope="module")
 def owned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = make(tmp_path_factory.mktemp("owned") / "workspace")
@@ -451,42 +476,16 @@ def owned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sharing(guest: Guest, owned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a guest told that 501:20 runs, as people do on their own machines.
 
-    It is handed a volume in each way of the guide besides, and runs what the guide shows.
+    It runs what the guide shows besides.
     """
-    place = tmp_path_factory.mktemp("handed-over")
-    way = {each: handed_over(each, place) for each in _WAYS}
-    more = [
-        "-smbios",
-        "type=11,path={place}/smbios",
-        "-smbios",
-        f"type=11,value={way['smbios-binary']}",
-    ]
-    more += ["-fw_cfg", "name=opt/io.systemd.credentials/mountd.fw_cfg.toml,file={place}/fw_cfg"]
-    files = {each: way[each] for each in ("smbios", "fw_cfg")}
     shown = commands(block("guests.md", "console"))
     return guest.boot(
         "sharing_user",
         _MANIFEST,
         {"workspace": owned},
         credentials={"guest.commands": json.dumps(shown)},
-        files=files,
-        more=more,
-        append=way["cmdline"],
         user="501:20",
     )
-
-
-def handed_over(way: str, place: Path) -> str:
-    """A manifest of one volume as the guide's commands make it into what a hypervisor takes."""
-    manifest = place / "volumes.toml"
-    manifest.write_text(volume(way))
-    subprocess.run(["sh", "-euc", block("guests.md", "sh", "base64")], cwd=place, check=True)
-    made = manifest if way == "fw_cfg" else place / way
-    return made.read_text().strip().replace("mountd.toml", f"mountd.{way}.toml")
-
-
-def test_a_manifest_arrives_in_each_way_that_the_guide_names(sharing: dict[str, Any]) -> None:
-    assert {f"/srv/{each}" for each in _WAYS} <= set(sharing["handed over"])
 
 
 def test_what_the_guide_shows_of_a_guest_is_what_is_there(sharing: dict[str, Any]) -> None:
