@@ -473,7 +473,7 @@ def owned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sharing(guest: Guest, owned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def sharing(guest: Guest, owned: Path) -> dict[str, Any]:
     """What a guest told that 501:20 runs, as people do on their own machines.
 
     It runs what the guide shows besides.
