@@ -183,6 +183,7 @@ def first_boot() -> None:
     tell("root makes a file", attempt(write, f"{work}/by-root"))
     write(f"{work}/given-away")
     tell("root gives it away", attempt(os.chown, f"{work}/given-away", 2000, 2000))
+    os.chmod("/home/node", 0o711)  # nobody else gets in, by Debian's useradd
     with acting_as(4000):
         third = attempt(write, f"{work}/open/by-third")
     tell("a third user makes a file", third)
