@@ -50,3 +50,11 @@ def shared_world(namespace: None) -> World:  # noqa: ARG001
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/mnt")
     run("mount", "--make-shared", "/mnt")
     return World("/mnt")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a test has measured and doesn't judge; its worker can't print."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "told at the end":
+                terminalreporter.line(str(value))

@@ -37,6 +37,13 @@ def manifests(text: str) -> list[str]:
     return [each.text for each in blocks(text) if each.kind == "toml"]
 
 
+def block(page: str, kind: str, word: str = "") -> str:
+    """The one block of a kind, on a page below docs/, that has this word in it."""
+    text = (PROJECT / "docs" / page).read_text()
+    (found,) = (each.text for each in blocks(text) if each.kind == kind and word in each.text)
+    return found
+
+
 def sections(page: str) -> dict[str, str]:
     """The sections of a page below docs/, by their headings, with what they say."""
     parts = re.split(r"^## (.+)\n", (PROJECT / "docs" / page).read_text(), flags=re.MULTILINE)

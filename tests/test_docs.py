@@ -2,14 +2,15 @@
 
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 from package import PROJECT
-from pages import blocks, furnish, manifests, shell, typed
-from world import World
+from pages import block, blocks, furnish, manifests, shell, typed
+from world import World, run
 
 README = (PROJECT / "README.md").read_text()
 
@@ -70,6 +71,29 @@ def test_each_link_leads_somewhere() -> None:
     for page in (*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")):
         for path in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
             assert (page.parent / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_guide_to_guests_names_what_is_there() -> None:
+    for line in block("guests.md", "sh", "make deb").splitlines():
+        program, argument, *_ = line.split()
+        assert program == "make" or os.access(PROJECT / program, os.X_OK)
+        if program == "make":
+            subprocess.run(
+                ["make", "-n", argument], cwd=PROJECT, stdout=subprocess.DEVNULL, check=True
+            )
+
+
+@pytest.mark.usefixtures("namespace")
+def test_the_guide_to_guests_keeps_setuid_files_from_working_on_the_host() -> None:
+    run("mount", "-t", "tmpfs", "tmpfs", "/srv")
+    shared = Path("/srv/shared")
+    shared.mkdir()
+    shutil.copy("/usr/bin/id", shared / "setuid")
+    (shared / "setuid").chmod(0o4755)
+    as_user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--"]
+    assert run(*as_user, str(shared / "setuid"), "-u") == "0\n"
+    run("sh", "-euc", block("guests.md", "sh", "nosuid"))
+    assert run(*as_user, str(shared / "setuid"), "-u") == "1000\n"
 
 
 def test_the_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:
