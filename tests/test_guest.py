@@ -90,7 +90,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make(work / "private/secret", mode=0o600)
     shutil.copy("/usr/bin/id", work / "setuid")
     os.chmod(work / "setuid", 0o4755)
-    os.mknod(work / "device", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    os.mknod(work / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.chmod(work / "device", 0o666)
     docs = make(place / "docs", mode=0o700)
     make(docs / "page", mode=0o600)
