@@ -1,5 +1,6 @@
 """Root filesystems of Debian 13, made of the mirror's packages once a week and kept as archives."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -31,12 +32,13 @@ def debian_13(*more: str) -> Path:
     week = datetime.now(tz=UTC).strftime("%G-%V")
     made_of = "\0".join([*packages, Path(__file__).read_text(), week])
     archive = CACHE / f"debian-13-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tar"
-    if not archive.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        forget_old("debian-13-*.tar")
-        with tempfile.TemporaryDirectory(dir=CACHE) as aside:  # others may be making it too
-            made = _make(Path(aside) / "root.tar", packages)
-            os.replace(made, archive)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(archive.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be making it
+        if not archive.exists():
+            forget_old("debian-13-*")
+            with tempfile.TemporaryDirectory(dir=CACHE) as aside:
+                os.replace(_make(Path(aside) / "root.tar", packages), archive)
     return archive
 
 

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from debian import CACHE, debian_13, forget_old
 
 PROJECT = Path(__file__).parents[1]
-VERSION: str = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+VERSION = (PROJECT / "debian/changelog").read_text().partition("(")[2].partition("-")[0]
 _PACKAGES = (
     "build-essential",
     "debhelper",
@@ -25,6 +24,7 @@ _PACKAGES = (
     "lintian",
     "pybuild-plugin-pyproject",
     "python3-all",
+    "python3-hatch-vcs",
     "python3-hatchling",
 )
 # in a mount namespace of its own
@@ -36,7 +36,9 @@ mkdir "$root/build"
 cp -a "$place/mountd" "$root/build"
 chroot "$root" sh -euc '
 cd /build/mountd
-python3 -m hatchling build --target wheel --directory /build
+version=$(dpkg-parsechangelog --show-field Version)
+SETUPTOOLS_SCM_PRETEND_VERSION=${version%-*} \\
+	python3 -m hatchling build --target wheel --directory /build
 dpkg-buildpackage -us -uc -b
 lintian --allow-root --display-info --show-overrides /build/*.changes >/build/lintian || true
 '
@@ -92,9 +94,8 @@ def _copy_to(place: Path, version: str) -> None:
         return [each for each in names if each in ("__pycache__", *other) or each[0] == "."]
 
     shutil.copytree(PROJECT, place, ignore=others)
-    for name, before in (("pyproject.toml", 'version = "'), ("debian/changelog", "mountd (")):
-        text = (place / name).read_text()
-        (place / name).write_text(text.replace(f"{before}{VERSION}", f"{before}{version}", 1))
+    changelog = place / "debian/changelog"
+    changelog.write_text(changelog.read_text().replace(f"({VERSION}-", f"({version}-", 1))
 
 
 def _digest(folder: Path) -> str:

@@ -2,20 +2,17 @@
 
 import json
 import re
-import tomllib
-from pathlib import Path
 from typing import NamedTuple
 
 from completion import completions
 from docutils.core import publish_string
+from package import PROJECT, VERSION
 from pydantic.fields import FieldInfo
 
 from mountd.manifest.json_schema import manifest_schema
 from mountd.manifest.schema import VolumeTable
 
-PROJECT = Path(__file__).parents[1]
 MANUAL = PROJECT / "docs/man"
-_VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
 _KEYS_COME_HERE = re.compile(r"^\.\. Here come the keys .*$", re.MULTILINE)
 
 
@@ -59,7 +56,7 @@ def _page(source: str) -> str:
         last = "" if default == "required" else f"Default: {default}."
         entries.append(f"``{name}``\n   {_markdown(f'{line}. {more} {last}')}\n")
     source = _KEYS_COME_HERE.sub(lambda _: "\n".join(entries), source)
-    source = source.replace(":Date:", f":Version: mountd {_VERSION}\n:Date:", 1)
+    source = source.replace(":Date:", f":Version: mountd {VERSION}\n:Date:", 1)
     settings = {"report_level": 2, "halt_level": 2, "output_encoding": "unicode"}
     page = publish_string(source, writer="manpage", settings_overrides=settings)
     page = page[page.index(".nr ") :]

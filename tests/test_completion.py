@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from shipped import PROJECT
+from package import PROJECT
 from world import MOUNTD, World, run
 
 from mountd.cli import _COMMANDS

@@ -12,8 +12,8 @@ import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from package import PROJECT
 from pydantic import ValidationError
-from shipped import PROJECT
 from world import World, run
 
 from mountd.core.targets import why_forbidden

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shipped import MANUAL, PROJECT, keys, shipped
+from package import PROJECT
+from shipped import MANUAL, keys, shipped
 from world import MOUNTD, World, run
 
 from mountd import exits

@@ -600,7 +600,7 @@ def test_where_systemd_filters_the_newer_calls_it_works_by_mountinfo(machines: M
 def test_the_readmes_commands_install_it(machines: Machines) -> None:
     readme = (PROJECT / "README.md").read_text()
     (commands,) = (
-        each for each in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "install" in each
+        each for each in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "install -D" in each
     )
     with machines.booted() as machine:
         machine.run("systemctl", "disable", "--now", "mountd")
