@@ -29,12 +29,12 @@ from world import (
     running,
 )
 
-import mountd.explanation
+import mountd.explain.explanation
 from mountd.core.idmapping import Extent, Extents, Idmapping
 from mountd.core.model import Ids
 from mountd.core.travel import arrival, departure
-from mountd.explain import explain
-from mountd.explanation import explanation_document
+from mountd.explain.explainer import explain
+from mountd.explain.explanation import explanation_document
 from mountd.reconcile import Settings
 
 golden = test_output.golden
@@ -810,7 +810,7 @@ def test_paths_are_relative_to_the_target_or_below_it(machine: World) -> None:
 
 def test_the_document_has_the_keys_that_are_documented(machine: World) -> None:
     told = explained(machine, "hello")
-    doc = mountd.explanation.__doc__ or ""
+    doc = mountd.explain.explanation.__doc__ or ""
     assert [key for key in told if key not in doc] == []
     assert [key for key in told["path"] if key not in doc] == []
 

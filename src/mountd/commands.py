@@ -208,9 +208,9 @@ class _Command:
         return OK
 
     def _explain(self) -> int:
-        from mountd.explain import explain  # noqa: PLC0415 - 10 ms, for this alone
-        from mountd.explanation import explanation_document  # noqa: PLC0415
-        from mountd.telling import render_explanation  # noqa: PLC0415
+        from mountd.explain.explainer import explain  # noqa: PLC0415 - 10 ms, for this alone
+        from mountd.explain.explanation import explanation_document  # noqa: PLC0415
+        from mountd.explain.telling import render_explanation  # noqa: PLC0415
 
         name, path = (*self._arguments.volumes, None)[:2]
         with self._progress:

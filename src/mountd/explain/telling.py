@@ -7,11 +7,11 @@ from mountd.core.model import Person
 from mountd.core.obstacle import Obstacle
 from mountd.core.printable import printable
 from mountd.core.travel import Rest, Row
-from mountd.explanation import Explanation
+from mountd.explain.explanation import Explanation
+from mountd.explain.verdict import Deed, Verdict
 from mountd.idmaps import LEFT_OUT
 from mountd.kernel.route import Step
 from mountd.report import Page, wrapped
-from mountd.verdict import Deed, Verdict
 
 
 def render_explanation(told: Explanation, page: Page, *, only_no: bool) -> str:

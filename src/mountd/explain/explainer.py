@@ -13,7 +13,6 @@ from time import monotonic
 from typing import TypeVar
 
 from mountd.accounts import Accounts
-from mountd.asked import Asked, asked_about, whole_path
 from mountd.core import obstacle as words
 from mountd.core.choice import ROOT
 from mountd.core.faults import VolumeError
@@ -21,7 +20,10 @@ from mountd.core.idmapping import Idmapping
 from mountd.core.model import DesiredMount, Ids, ObservedMount, Outcome, Volume
 from mountd.core.obstacle import Share, has_server
 from mountd.core.travel import Kind, Origin, departure, rest, rows
-from mountd.explanation import Explanation
+from mountd.explain.asked import Asked, asked_about, whole_path
+from mountd.explain.explanation import Explanation
+from mountd.explain.reason import Lines, reason_for, share_of
+from mountd.explain.verdict import Judge, Verdict
 from mountd.filesystems import mounted_filesystems
 from mountd.kernel.access import Deputy, Ourselves, can_act_as_others
 from mountd.kernel.clone import build
@@ -36,10 +38,8 @@ from mountd.manifest.load import Manifest, read_documents
 from mountd.namespaces import Namespaces
 from mountd.patience import PATIENCE, Looker, Patience
 from mountd.reading import read_manifest
-from mountd.reason import Lines, reason_for, share_of
 from mountd.reconcile import Pass, Settings, load, preview, unknown_volumes
 from mountd.sources import Sources
-from mountd.verdict import Judge, Verdict
 
 _MOST_FILES = 1_000
 _MOST_SECONDS = 1.0
