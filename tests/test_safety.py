@@ -724,11 +724,17 @@ class Server:
     It speaks the protocol of /dev/fuse itself (fuse(4), include/uapi/linux/fuse.h).
     """
 
-    def __init__(self, point: Path) -> None:
+    def __init__(self, point: Path, *owners: tuple[int, int]) -> None:
+        """`owners`: whose the root is the first time that it is asked, the second, and so on."""
+        self.owners = owners or ((501, 20),)
+        self.asked = 0
+        self.silent_after = 1 << 32
         self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         self.stopper, self.stop = os.pipe()
         point.mkdir(exist_ok=True)
-        data = f"fd={self.device},rootmode=40000,user_id=0,group_id=0,allow_other"
+        data = (
+            f"fd={self.device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+        )
         done = _libc.mount(b"silent", os.fsencode(point), b"fuse", 0, data.encode())
         assert done == 0, os.strerror(ctypes.get_errno())
         self.thread = threading.Thread(target=self._serve)
@@ -760,13 +766,24 @@ class Server:
                 continue
             error, body = self._reply(code)
             os.write(self.device, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
+            if self.asked >= self.silent_after:
+                return  # without having read one more, for which nobody could be killed
 
     def _reply(self, code: int) -> Reply:
         match code:
             case 26:  # INIT
-                return Reply(0, struct.pack("<IIIIHHI36x", 7, 31, 0, 0, 12, 9, 1 << 16))
+                version, extended, idmap = (7, 41), 1 << 30, 1 << 8  # FUSE_INIT_EXT, _ALLOW_IDMAP
+                return Reply(
+                    0,
+                    struct.pack(
+                        "<IIIIHHIIHHI28x",
+                        *(*version, 0, extended, 12, 9, 1 << 16, 1, 0, 0, idmap),
+                    ),
+                )
             case 3:  # GETATTR, to be asked for again each time
-                attributes = (1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 501, 20, 0, 4096, 0)
+                self.asked += 1
+                ids = self.owners[min(self.asked, len(self.owners)) - 1]
+                attributes = (1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, *ids, 0, 4096, 0)
                 return Reply(0, struct.pack("<QII6Q10I", 0, 0, 0, *attributes))
             case 1:  # LOOKUP
                 return Reply(2)
@@ -796,6 +813,39 @@ def test_what_hangs_costs_its_own_volume_only(world: World, server: Server) -> N
         assert "/mnt/fuse" in result.volume(name)["error"]["message"]
     assert result.volume("missing")["reason"] == "no-source"
     assert targets(world) == {"/mnt/fuse", "/mnt/c"}
+
+
+@pytest.mark.parametrize("fallback", ["plain", "fail"])
+def test_a_server_that_shows_another_owner_through_the_idmapping_is_found_out(
+    world: World, server: Server, fallback: str
+) -> None:
+    table = {"source": world / "fuse", "target": world / "a", "user": "1000:1000"}
+    world.volumes(a={**table, "fallback": fallback})
+    assert world.reconcile("--dry-run").volume("a")["fallback"] is None
+    looks = server.asked  # of a pass, before it makes anything
+    server.owners = ((501, 20),) * (2 * looks) + ((700, 700),)
+    found = world.reconcile(status=1).volume("a")
+    assert found["reason"] == "idmap-untrue"
+    assert "shows the owner as 700:700 instead of" in found["error"]["message"]
+    assert targets(world) == {"/mnt/fuse"}
+    assert world.reconcile().volume("a")["fallback"] is None  # it says the same again
+    assert owner(world / "a") == (1000, 1000)
+
+
+def test_a_server_that_falls_silent_while_its_volume_is_made_costs_that_alone(
+    world: World, server: Server
+) -> None:
+    world.folder("source")
+    world.volumes(
+        a={"source": world / "fuse", "target": world / "a", "user": 1000},
+        b={"source": world / "source", "target": world / "b", "user": 1000},
+    )
+    world.reconcile("--dry-run")
+    server.silent_after = 2 * server.asked
+    result = world.reconcile(status=1)
+    assert result.volume("a")["reason"] == "not-answering"
+    assert result.volume("b")["state"] == "mounted"
+    assert targets(world) == {"/mnt/fuse", "/mnt/b"}
 
 
 def test_a_volume_whose_server_falls_silent_keeps_its_mount_and_can_be_unmounted(

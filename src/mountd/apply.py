@@ -27,6 +27,7 @@ from mountd.kernel.userns import UserNamespaceError
 from mountd.namespaces import Namespaces
 from mountd.patience import PATIENCE, Looker, Patience
 from mountd.record import Record
+from mountd.truth import see_owner
 
 _T = TypeVar("_T")
 
@@ -222,6 +223,7 @@ class Applier:
     def _built(self, source: Fd, wanted: DesiredMount) -> _Built:
         try:
             built = build(source, wanted, self._namespaces.of(wanted))
+            see_owner(built, wanted, self._patience)
         except VolumeError as error:
             if error.fault.code != "idmap-untrue" or wanted.volume.fallback == "fail":
                 raise

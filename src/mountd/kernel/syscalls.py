@@ -22,6 +22,7 @@ AT_SYMLINK_NOFOLLOW = 0x100
 AT_EACCESS = 0x200
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
+AT_STATX_FORCE_SYNC = 0x2000
 AT_RECURSIVE = 0x8000
 
 OPEN_TREE_CLONE = 1
@@ -275,7 +276,8 @@ class Stat(NamedTuple):
 def statx(folder: Fd | None, path: str = "", *, flags: int = 0) -> Stat:
     """Stat `path` in `folder`, `folder` itself, or an absolute path; a final link isn't followed.
 
-    AT_STATX_DONT_SYNC never waits for a server, but may answer 0:0 for an owner not yet asked for.
+    AT_STATX_DONT_SYNC never waits for a server, but may answer 0:0 for an owner not yet asked for;
+    AT_STATX_FORCE_SYNC always asks it.
     """
     buffer = _STATX_BUFFER()
     number = folder.number if folder else AT_FDCWD
