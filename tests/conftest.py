@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from world import World, run
@@ -52,7 +53,7 @@ def shared_world(namespace: None) -> World:  # noqa: ARG001
     return World("/mnt")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What a test has measured and doesn't judge; its worker can't print."""
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:

@@ -238,7 +238,7 @@ WRONG: Mapping[str, tuple[Files, list[str]]] = {
             f"{ETC}:1:1: error: unknown key `zzz`",
             f"{ONE}:1:11: error: `version`",
             f"{ONE}:3:1: error: unknown key `volumes.a.usr`",
-            f"{TWO}:1:2: error: not TOML",
+            f"{TWO}:1:1: error: not TOML",
         ],
     ),
     "a wrong value that another hides": (
@@ -286,7 +286,7 @@ WRONG: Mapping[str, tuple[Files, list[str]]] = {
     "a dangling drop-in": ({ETC: A, ONE: "-> gone"}, [f"{ONE}: error: there is no {ETC}.d/gone"]),
     "a folder as drop-in": ({ETC: A, f"{ONE}/x": ""}, [f"{ONE}: error: it is a folder"]),
     "a file as the folder": ({ETC: A, f"{ETC}.d": ""}, [f"{ETC}.d: error: the drop-ins in it"]),
-    "a credential": ({f"{SYSTEM}/mountd.toml": "x"}, [f"{SYSTEM}/mountd.toml:1:2: error: not"]),
+    "a credential": ({f"{SYSTEM}/mountd.toml": "x"}, [f"{SYSTEM}/mountd.toml:1:1: error: not"]),
 }
 
 

@@ -496,8 +496,8 @@ def test_a_bad_edit_is_told_once_until_it_is_another_or_mended(place: World) -> 
     file = Path(place.manifest)
     with watched(place, "a") as watcher:
         for text, line, message in (
-            ("garbage", "1:8", "not TOML"),
-            ("# more\ngarbage", "2:8", "not TOML"),
+            ("garbage", "1:1", "not TOML"),
+            ("# more\ngarbage", "2:1", "not TOML"),
             (volumes(place, "a").replace("user", "usr"), "4:1", "unknown key `volumes.a.usr`"),
         ):
             in_place(file, text)

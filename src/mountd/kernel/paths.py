@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from errno import EINVAL, ELOOP, ENOENT
+from errno import EACCES, EINVAL, ELOOP, ENOENT
 from typing import Self
 
 from mountd.core import faults
@@ -32,6 +32,8 @@ from mountd.kernel.syscalls import (
 _libc = ctypes.CDLL(None)
 ROOT = 0
 _MOST_LINKS = 40  # as the kernel's own walk (path_resolution(7))
+_LINK = (ELOOP, EACCES)
+"""What openat2 says of a link: EACCES where fs.protected_symlinks forbids it (proc_sys_fs(5))."""
 
 
 class UnsafeLinkError(OSError):
@@ -83,7 +85,7 @@ def spot(path: str) -> Spot:
     try:
         folder = openat2(None, above or "/", os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
     except OSError as error:
-        if error.errno not in (ELOOP, ENOENT):
+        if error.errno not in (*_LINK, ENOENT):
             raise
     else:
         there = _stat(folder, name)
@@ -164,7 +166,7 @@ def open_path(path: str) -> tuple[Fd, str]:
     try:
         return openat2(None, path, os.O_PATH, RESOLVE_NO_SYMLINKS), path
     except OSError as error:
-        if error.errno != ELOOP:
+        if error.errno not in _LINK:
             raise
     with spot(path) as found:
         if len(found.names) > 1:
