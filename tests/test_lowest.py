@@ -17,7 +17,6 @@ _NEEDED = ("e2fsprogs", "python3-hypothesis", "python3-pytest", "strace")
 _FILES = (
     "test_bad_input.py",  # tomli, pydantic
     "test_journal.py",  # systemd-python
-    "test_layers.py",  # both, and positions from the one for what the other took
     "test_positions.py",  # tomli
     "test_watch_edits.py",  # watchfiles
 )
