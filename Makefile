@@ -14,7 +14,7 @@ test: .venv/bin/mountd
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/pytest --numprocesses 2 --dist loadfile
+	.venv/bin/pytest --numprocesses 3 --dist loadfile
 
 bench: .venv/bin/mountd
 	.venv/bin/python tests/bench/bench.py

@@ -14,12 +14,12 @@ from container import Container, Machines
 from package import PROJECT
 
 _NEEDED = ("e2fsprogs", "python3-hypothesis", "python3-pytest", "strace")
-_FILES = (
-    "test_bad_input.py",  # tomli, pydantic
-    "test_journal.py",  # systemd-python
-    "test_positions.py",  # tomli
-    "test_watch_edits.py",  # watchfiles
-)
+_TESTS = {
+    "test_bad_input.py": "wrong_manifest",  # tomli, pydantic
+    "test_journal.py": "",  # systemd-python
+    "test_positions.py": "",  # tomli
+    "test_watch_edits.py": "applied or swapped or followed",  # watchfiles
+}
 _DEBIAN = {"systemd-python": "systemd"}
 
 
@@ -55,8 +55,8 @@ def test_the_machine_has_the_lowest_versions(machine: Container) -> None:
         assert f"{found.strip()}.".startswith(f"{floor}.")
 
 
-@pytest.mark.parametrize("file", _FILES)
+@pytest.mark.parametrize("file", _TESTS)
 def test_they_pass(file: str, machine: Container) -> None:
-    words = ["env", "--chdir=/srv/mountd", "python3", "-m", "pytest", "-q", f"tests/{file}"]
-    done = machine.call(*words, seconds=600)
+    words = ["python3", "-m", "pytest", "-q", f"tests/{file}", "-k", _TESTS[file]]
+    done = machine.call("env", "--chdir=/srv/mountd", *words, seconds=600)
     assert done.status == 0, done.out + done.err

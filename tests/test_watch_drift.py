@@ -116,7 +116,7 @@ def settled(passes: Callable[[], int]) -> int:
 
 
 UNDOINGS = {
-    "unmounted": "umount -R {0}",
+    "unmounted": "umount -R {0} || umount -R {0}",  # the inner one may be put back meanwhile
     "unmounted lazily, while it is used": "sleep 100 <{0} & umount -lR {0}; kill $!",
     "moved": "mount --move {0} $(test -d {0} && echo away || echo away-file)",
     "moved over another one's target": "mount --move {0} $(test -d {0} && echo victim || echo f)",
