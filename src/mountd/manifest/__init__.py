@@ -2,5 +2,5 @@
 
 import os
 
-# A process of root's runs no plugins of whoever installed one, and doesn't look for any: 10 ms.
+# A process of root's runs no plugins of whoever installed some, and doesn't look for any.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
