@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +33,10 @@ def namespace() -> Iterator[None]:
         _succeed(_libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
         yield
     finally:
-        _succeed(_libc.setns(outside, _CLONE_NEWNS))
+        deadline = time.monotonic() + 10
+        while _libc.setns(outside, _CLONE_NEWNS):  # EINVAL: a thread that was joined is still going
+            assert time.monotonic() < deadline, os.strerror(ctypes.get_errno())
+            time.sleep(0.01)
         os.fchdir(folder)
         os.close(outside)
         os.close(folder)
