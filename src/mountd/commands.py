@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from errno import ENOSYS
 
 from mountd.core.model import Action, Outcome
@@ -173,9 +174,10 @@ class _Command:
 
     def _show_recorded(self) -> None:
         """What there is all the same: a manifest that can't be had unmounts nothing."""
-        result = recorded(self._settings)
-        if result.outcomes:
-            self._show(render_status(result, self._page))
+        with suppress(StateError, OSError):  # the manifest's errors, which follow, come first
+            result = recorded(self._settings)
+            if result.outcomes:
+                self._show(render_status(result, self._page))
 
     def _check(self) -> int:
         if self._arguments.system:
