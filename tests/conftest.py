@@ -7,11 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from world import World, run
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS = 0x20000
 _MS_REC, _MS_PRIVATE, _MS_SHARED = 0x4000, 1 << 18, 1 << 20
+
+
+# A machine may be busy, so no example is judged by its time. They are the same in each run; whoever
+# looks for others says `--hypothesis-profile=default`.
+settings.register_profile(
+    "the suite's", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("the suite's")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,7 @@ along, is an assertion: no plan may ask for it.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import count, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 from mountd.core import faults
@@ -95,16 +95,25 @@ class Machine:
         """What has happened to it, for whoever reads a failure."""
         self.steps_left: int | None = None
         """How many mounts a pass may still attach, detach or adjust before it is killed."""
-        self.ids = count(1 << 32)  # as the kernel's unique ids
-        self._devices = count(7)
+        self._next_id = 1 << 32  # as the kernel's unique ids
+        self._next_device = 7
         self._inodes: dict[tuple[int, str], int] = {}
         self._renewed: dict[int, int] = {}
         self._held: dict[str, tuple[str, ObservedMount, ObservedMount]] = {}
-        self._root = self._made(1, "/", "ext4", next(self._devices), "/", None, RW)
+        self._root = self._made(1, "/", "ext4", self._new_device(), "/", None, RW)
         self.mounts[self._root.id] = self._root
 
     def __repr__(self) -> str:
         return f"{self.story}"
+
+    def new_id(self) -> int:
+        """One that no mount has had."""
+        self._next_id += 1
+        return self._next_id
+
+    def _new_device(self) -> int:
+        self._next_device += 1
+        return self._next_device
 
     # what there is
 
@@ -204,7 +213,7 @@ class Machine:
     ) -> ObservedMount:
         """Somebody's mount, of which mountd knows nothing."""
         parent = self.at(point).id
-        mount = self._made(parent, point, fs_type, next(self._devices), "/", idmap, RW)
+        mount = self._made(parent, point, fs_type, self._new_device(), "/", idmap, RW)
         self.mounts[mount.id] = mount
         return mount
 
@@ -428,7 +437,7 @@ class Machine:
             ids: dict[int, int] = {}
             tree = []
             for each in (old, *self.below(old.id)):
-                ids[each.id] = next(self.ids)
+                ids[each.id] = self.new_id()
                 parent = ids.get(each.parent, each.parent)
                 tree.append(each._replace(id=ids[each.id], parent=parent))
             for entry in [*self.record.values()]:
@@ -545,7 +554,7 @@ class Machine:
         idmap: Idmapping | None, flags: Flags,
     ) -> ObservedMount:  # fmt: skip
         return ObservedMount(
-            next(self.ids), parent, point, root, fs_type, device, flags,
+            self.new_id(), parent, point, root, fs_type, device, flags,
             is_fs_read_only=False, idmap=idmap, is_idmapped=idmap is not None,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from world import Result, World
+from world import Mount, Result, World
 
 from mountd.manifest.layers import find_layers
 from mountd.manifest.load import load_manifest
@@ -24,12 +24,13 @@ TOMLI = tuple(int(each) for each in version("tomli").split(".")[:3])
 """From 2.4.1 on it takes no key of so many parts; what is refused before is the table of it."""
 
 
-def snapshot(world: World) -> tuple[str, dict[str, tuple[bytes, int]]]:
-    """All that a run could change: the mount table, and what the state directory holds."""
+def snapshot(world: World) -> tuple[list[Mount], dict[str, tuple[bytes, int]]]:
+    """All that a run could change: the mounts, and what the state directory holds."""
     state = Path(world.state)
     files = state.iterdir() if state.exists() else ()
-    table = Path("/proc/self/mountinfo").read_text()
-    return table, {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+    return world.mounts(), {
+        file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files
+    }
 
 
 def refused(world: World, content: bytes) -> Result:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import tomli
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mountd.manifest.positions import KeyPath, Position, line_and_column, locate
@@ -291,7 +291,6 @@ def documents(draw: st.DrawFn) -> str:
     return "".join(line + draw(st.sampled_from(["\n", "\r\n", " # ' [c]\n"])) for line in lines)
 
 
-@settings(deadline=None)
 @given(documents())
 def test_any_document_is_located_as_it_parses(text: str) -> None:
     assert_located_as_parsed(text)

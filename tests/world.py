@@ -217,6 +217,15 @@ def disks(world: World) -> Iterator[Callable[..., str]]:
             run("losetup", "--detach", device)  # where it is mounted, once it is not
 
 
+def mount_table() -> set[str]:
+    """The lines of mountinfo: `mount_table() <= before` where nothing was mounted or changed since.
+
+    They need not be equal: whoever removes a folder takes off what is mounted on it, in every
+    namespace. From a world nobody does (`World.mounts`).
+    """
+    return set(Path("/proc/self/mountinfo").read_text().splitlines())
+
+
 def owner(path: str | Path) -> tuple[int, int]:
     """Who is seen to own a file."""
     found = os.lstat(path)
