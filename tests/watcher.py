@@ -3,18 +3,18 @@
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import forks
 from old_kernel import Kernel
 from world import MOUNTD, World
 
 _ENVIRONMENT = {key: text for key, text in os.environ.items() if key != "INVOCATION_ID"}
 """Not as a unit of systemd's: those are refused in a mount namespace of their own."""
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds after which what was to happen is held not to: the machine may be busy."""
 
 
@@ -36,7 +36,7 @@ def _is_so(holds: Callable[[], object]) -> bool:
 class Watcher:
     """A running `mountd watch`, and the systemd that the test is to it."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, notify: socket.socket) -> None:
+    def __init__(self, process: forks.Forked, log: Path, notify: socket.socket) -> None:
         self.process = process
         self._log = log
         self._notify = notify
@@ -97,14 +97,8 @@ def watch(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log.open("w") as file:
         notify.bind(str(path))
         notify.setblocking(False)
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            text=True,
-            env={**_ENVIRONMENT, "NOTIFY_SOCKET": str(path), **(env or {})},
-        ) as process:
+        given = {**_ENVIRONMENT, "NOTIFY_SOCKET": str(path), **(env or {})}
+        with forks.start(command, file, file, given) as process:
             watcher = Watcher(process, log, notify)
             try:
                 if is_ready:
