@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +23,13 @@ settings.register_profile(
     "the suite's", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("the suite's")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have a folder for temporary files that no other pytest knows, for it would remove that."""
+    if not config.option.basetemp:
+        config.option.basetemp = tempfile.mkdtemp(prefix="mountd-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -113,10 +113,14 @@ _parents: dict[str, _Parent] = {}
 
 
 def can_be_forked(command: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether a fork does the same: it is mountd, here or on an older kernel, by the same Python."""
-    around = command[: command.index(MOUNTD)] if MOUNTD in command else ["something else"]
-    is_mountd = not around or list(around[:2]) == [sys.executable, old_kernel.__file__]
-    return is_mountd and not any(name.startswith(("PYTHON", "LC_", "LANG")) for name in env)
+    """Whether a fork does the same: mountd alone, here or on an older kernel, by our Python."""
+    if MOUNTD not in command:
+        return False
+    around = command[: command.index(MOUNTD)]
+    on_older = len(around) == 3 and list(around[:2]) == [sys.executable, old_kernel.__file__]
+    return (not around or on_older) and not any(
+        name.startswith(("PYTHON", "LC_", "LANG")) for name in env
+    )
 
 
 def start(
