@@ -28,7 +28,7 @@ mount -t tmpfs -o mode=755 tmpfs "$root"
 cp -a "$tree/." "$root"
 exec systemd-nspawn --quiet --directory="$root" --machine="$name" --hostname=guest "$@"
 """
-_LONG = 60.0
+_LONG = 300.0
 
 
 def until(holds: Callable[[], Any], what: str = "", seconds: float = _LONG) -> Any:

@@ -46,7 +46,7 @@ def _line_of(shell: str, home: str) -> Iterator["pexpect.spawn[str]"]:
     path = f"{Path(MOUNTD).parent}:{os.environ['PATH']}"  # fish knows only what is there
     terminal = pexpect.spawn(
         shell, arguments, env={"PATH": path, "HOME": home, "TERM": "xterm", "LC_ALL": "C.UTF-8"},
-        cwd=home, encoding="utf-8", dimensions=(50, 200), timeout=15,
+        cwd=home, encoding="utf-8", dimensions=(50, 200), timeout=120,
     )  # fmt: skip
     try:
         terminal.sendline(f"{setup}; echo rea''dy")
@@ -62,7 +62,7 @@ def _offered(world: World, shell: str, typed: str, *wanted: str) -> set[str]:
         terminal.send(f"{typed}\t")
         screen = ""
         while not {*wanted} <= {*_words(screen)}:
-            screen += terminal.read_nonblocking(4096, timeout=15)
+            screen += terminal.read_nonblocking(4096, timeout=120)
         terminal.send("\x15")  # the line is given up, so that no more comes of it
         terminal.sendline("echo do''ne")
         terminal.expect("done\r\n")

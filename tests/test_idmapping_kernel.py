@@ -275,6 +275,6 @@ def test_killed_while_it_makes_a_namespace_mountd_leaves_no_process(call: str) -
     )
     # the pipe ends when the last process that has our files does
     done = subprocess.run(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, check=False, timeout=20
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, check=False, timeout=300
     )
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"started\n")

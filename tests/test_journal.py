@@ -75,7 +75,7 @@ def journal(world: World) -> Iterator[Journal]:
     ready, notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), "/run/notify"
     with ready:
         ready.bind(notify)
-        ready.settimeout(30)
+        ready.settimeout(300)
         with subprocess.Popen(
             ["/usr/lib/systemd/systemd-journald"],
             env={**os.environ, "NOTIFY_SOCKET": notify},

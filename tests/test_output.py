@@ -17,6 +17,7 @@ from unicodedata import category
 import pytest
 from every_state import ACTIONS, make_every_state
 from test_safety import Server
+from watcher import eventually
 from world import MOUNTD, Result, World, run
 
 Golden = Callable[[str, str], None]
@@ -678,7 +679,8 @@ def test_who_is_waited_for_is_said(world: World, words: list[str]) -> None:
 
 def test_a_quick_pass_says_nothing_of_that(world: World) -> None:
     _one_volume(world)
-    assert "…" not in _stderr_on_terminal(world, "reconcile")
+    # one that is quick comes sooner or later, on whichever machine
+    eventually(lambda: "…" not in _stderr_on_terminal(world, "reconcile"))
 
 
 # Where the output goes
@@ -709,7 +711,7 @@ def test_output_that_nobody_takes_does_not_stop_a_pass(
     nowhere = to()
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: nowhere}
     command = [MOUNTD, "reconcile", "-f", world.manifest, "--state-dir", world.state]
-    done = subprocess.run(command, check=False, text=True, timeout=60, **streams)  # type: ignore[call-overload]
+    done = subprocess.run(command, check=False, text=True, timeout=300, **streams)  # type: ignore[call-overload]
     os.close(nowhere)
     assert (world / "work/hello").exists()
     assert (world / "also/hello").exists()

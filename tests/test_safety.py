@@ -226,7 +226,9 @@ def test_a_folder_swapped_for_a_link_leads_nowhere_else(world: World) -> None:
     script = '"$@"; cat /proc/self/mountinfo'  # the mounts of a run go with its namespace
     states: set[str] = set()
     with Swapper(inner, outer):
-        for i in range(15):
+        for i in range(200):
+            if i >= 15 and states == {"mounted", "failed"}:
+                break  # else the swaps fell beside the runs
             missing = [f"made{i}-{j}" for j in range(20)]
             world.volumes(
                 **{
@@ -249,7 +251,7 @@ def test_a_folder_swapped_for_a_link_leads_nowhere_else(world: World) -> None:
                 assert not each["error"] or each["error"]["code"] in ("unsafe-path", "io"), each
                 assert "/mnt/bait" not in each["target"]
     assert sorted(os.listdir(bait)) == sorted(there)
-    assert states == {"mounted", "failed"}, "the swaps fell beside the runs"
+    assert states == {"mounted", "failed"}
 
 
 # Forbidden targets.

@@ -15,7 +15,7 @@ import pytest
 from old_kernel import Kernel
 from test_layers import Machine
 from test_safety import Server
-from watcher import Watcher, eventually, watch
+from watcher import PATIENCE, Watcher, eventually, watch
 from world import World, mount_id, owner, run
 
 NODE = (1000, 1000)
@@ -563,7 +563,7 @@ def test_a_wrong_manifest_at_the_start_ends_it_with_78(
 ) -> None:
     make(Path(place.manifest))
     with watch(place, is_ready=False) as watcher:
-        assert watcher.process.wait(30) == 78
+        assert watcher.process.wait(PATIENCE) == 78
         watcher.tells("error: ", 1)
         assert "READY=1" not in watcher.hear()
     assert not place.mounts()
@@ -575,7 +575,7 @@ def test_a_wrong_drop_in_at_the_start_ends_it_also_where_the_manifest_is_missing
     Path(f"{place.manifest}.d").mkdir()
     Path(f"{place.manifest}.d/x.toml").write_text("garbage")
     with watch(place, is_ready=False) as watcher:
-        assert watcher.process.wait(30) == 78
+        assert watcher.process.wait(PATIENCE) == 78
 
 
 def test_beside_a_watch_there_is_no_other_and_no_unmounting_but_passes_are_made(

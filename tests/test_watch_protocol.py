@@ -21,7 +21,7 @@ from test_watch_edits import (
     steadily,
     volumes,
 )
-from watcher import Watcher, eventually, watch
+from watcher import PATIENCE, Watcher, eventually, watch
 from world import MOUNTD, World
 
 OFTEN = {"WATCHDOG_USEC": "200000"}
@@ -187,7 +187,7 @@ def test_it_ends_with_0_when_asked_to_and_leaves_the_mounts(place: World, number
     place.write(volumes(place, "a"))
     with watch(place) as watcher:
         watcher.process.send_signal(number)
-        assert watcher.process.wait(30) == 0
+        assert watcher.process.wait(PATIENCE) == 0
         assert watcher.hear()[-1] == "STOPPING=1"
         assert shown(place) == "a"
 
@@ -225,7 +225,7 @@ def test_without_systemd_the_document_is_one_and_comes_at_the_end(place: World) 
             comes_to_show(place, "b c late")
         finally:
             process.terminate()
-        document = json.loads(process.communicate(timeout=30)[0])
+        document = json.loads(process.communicate(timeout=PATIENCE)[0])
     assert process.returncode == 0
     found = {each["name"]: each["state"] for each in document["volumes"]}
     assert found == {"b": "mounted", "c": "mounted", "late": "pending"}
