@@ -170,7 +170,7 @@ class Machine:
         seen = shown_owner(stored, source_idmap)
         user = None if volume.user is None else User(int(volume.user), int(volume.user))
         is_read_only = bool(volume.read_only)
-        root = Root(stored, seen, 0o40700, source_idmap, is_read_only, is_nosuid=False)
+        root = Root(stored, seen, 0o40700, source_idmap, is_read_only)
         ours = chosen_idmap(volume, root, user, EVERY_ID)
         mount = DesiredMount(
             volume=volume,

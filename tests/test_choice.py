@@ -11,7 +11,6 @@ from world import Result, World, acting_as, owner, run
 from mountd.core.choice import (
     Root,
     chosen_idmap,
-    gives_root_away,
     shown_owner,
     stored_owner,
     with_raw_ids,
@@ -403,10 +402,9 @@ def root_of(
     *,
     stored: Ids = STORED,
     is_read_only: bool = False,
-    is_nosuid: bool = False,
 ) -> Root:
     """A root as a mount with this idmapping shows it."""
-    return Root(stored, shown_owner(stored, idmap), 0o40700, idmap, is_read_only, is_nosuid)
+    return Root(stored, shown_owner(stored, idmap), 0o40700, idmap, is_read_only)
 
 
 def both(one: int, other: int) -> Idmapping:
@@ -502,48 +500,6 @@ def test_where_no_group_is_asked_for_one_that_is_not_known_does_no_harm() -> Non
     known = Idmapping(CONTAINER, CONTAINER)
     found = chosen_idmap(volume_of(), root_of(stored=Ids(501, 65534)), User(1000, None), known)
     assert found and found.gids == CONTAINER
-
-
-@pytest.mark.parametrize(
-    ("stored", "user", "source", "is_given_away"),
-    [
-        (0, 1000, None, True),
-        (501, 0, None, True),
-        (0, 0, None, False),
-        (501, 1000, None, False),
-        (501, 501, None, False),
-        (0, 1000, both(0, 600), True),  # stored root is seen as 600, and then as 1000
-        (501, 600, both(0, 600), True),  # the user is whom stored root is seen as
-        (501, 1000, both(0, 600), False),
-        (600, 1000, both(0, 600), True),  # seen as 0: whoever is root here could have been 1000
-        (501, 0, both(0, 600), True),
-        (0, 600, both(0, 600), False),  # nothing is exchanged
-    ],
-)
-def test_a_swap_gives_root_away_where_one_of_the_two_is_root_as_stored_or_as_seen(
-    stored: int, user: int, source: Idmapping | None, *, is_given_away: bool
-) -> None:
-    root = root_of(source, stored=Ids(stored, stored))
-    assert gives_root_away(volume_of(), root, User(user, None)) == is_given_away
-
-
-@pytest.mark.parametrize(
-    ("keys", "flags", "is_given_away"),
-    [
-        ({}, {}, True),
-        ({"nosuid": True}, {}, True),
-        ({"idmap": "always"}, {}, True),
-        ({"owner": Ids(0, 0)}, {}, False),
-        ({"type": "ext4"}, {}, False),
-        ({}, {"is_read_only": True}, False),
-        ({}, {"is_nosuid": True}, False),
-    ],
-)
-def test_root_is_not_given_away_where_no_setuid_file_of_it_can_be_reached(
-    keys: dict[str, Any], flags: dict[str, Any], *, is_given_away: bool
-) -> None:
-    root = root_of(stored=Ids(0, 0), **flags)
-    assert gives_root_away(volume_of(**keys), root, User(1000, 1000)) == is_given_away
 
 
 @pytest.mark.parametrize("idmap", [None, THROUGH, both(0, 600)])

@@ -40,6 +40,7 @@ class Accounts:
         self._is_acting = is_acting
         self._passwd: _Passwd | None = None
         self._group: _Group | None = None
+        self._subordinates: list[range] | None = None
 
     def resolve_user(self, spec: str) -> User:
         """The ids that an OCI image's USER means: `name`, `uid`, `name:group`, `uid:gid`, any mix.
@@ -63,6 +64,10 @@ class Accounts:
     def has_uid(self, uid: int) -> bool:
         """Whether there is an account with this uid."""
         return uid in self.passwd.group_of
+
+    def can_be(self, uid: int) -> bool:
+        """Whether there is an account with this uid, or one that may use it as a subordinate."""
+        return self.has_uid(uid) or any(uid in each for each in self.subordinates)
 
     def groups_of(self, uid: int) -> set[int]:
         """The groups that have an account with this uid as a member."""
@@ -95,6 +100,14 @@ class Accounts:
         if self._group is None:
             self._group = _Group(self._read("group"))
         return self._group
+
+    @property
+    def subordinates(self) -> list[range]:
+        """The ids of etc/subuid and etc/subgid, which processes of its accounts can take."""
+        if self._subordinates is None:
+            content = self._read("subuid") + b"\n" + self._read("subgid")
+            self._subordinates = [*_ranges(content)]
+        return self._subordinates
 
     def _path(self, name: str) -> str:
         return os.path.join(self.root, "etc", name)
@@ -143,6 +156,25 @@ class _Group:
             self.by_name.setdefault(row[0], gid)
             for member in row[3].split(b",") if len(row) > 3 else ():
                 self.with_member.setdefault(member, set()).add(gid)
+
+
+def _ranges(content: bytes) -> Iterator[range]:
+    """Lines are `name:start:count` (subuid(5)); shadow reads numbers as C does, also 0x10, 010."""
+    for line in content.split(b"\n"):
+        fields = line.strip().split(b":")
+        if len(fields) == 3:
+            start, count = map(_c_number, fields[1:])
+            if start is not None and count is not None:
+                yield range(start, start + count)
+
+
+def _c_number(field: bytes) -> int | None:
+    digits = field.strip().removeprefix(b"+").lower()
+    base = 16 if digits.startswith(b"0x") else 8 if digits.startswith(b"0") else 10
+    try:
+        return int(digits, base) if len(digits) <= 20 else None
+    except ValueError:
+        return None
 
 
 def _rows(content: bytes, *, numbers: tuple[int, ...]) -> Iterator[list[bytes]]:

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 from mountd.carrying import Carrier, ids_of, write_record
-from mountd.core import faults
+from mountd.core import faults, idmap_faults
 from mountd.core.choice import with_raw_ids
 from mountd.core.drift import differences, record_entry
 from mountd.core.faults import VolumeError
@@ -72,6 +72,7 @@ class Applier:
                 for each in actions
             )
             return
+        actions = sorted(actions, key=lambda it: not it.lazily)  # before there is a way to root
         for builds, group in groupby(actions, key=self._is_built_first):
             if builds:
                 yield from self._put_up(list(group))
@@ -146,7 +147,9 @@ class Applier:
                 fault = _attempt(action, self._rebuild_in_place)
             case "adjust":
                 fault = _attempt(action, self._adjust)
-            case "unmount" if action.volume in self._failed:
+            case "unmount" if action.fault:
+                return _stopped(action, self._take_off(action, action.fault))
+            case "unmount" if action.volume in self._failed and not action.lazily:
                 why = self._failed[action.volume]
                 fault = faults.not_moved(action.volume, action.target, why)
             case "unmount":
@@ -186,6 +189,15 @@ class Applier:
             tree.adjust(found, action.old.id, action.mount.flags)
         self._record.add(action.old)
 
+    def _take_off(self, action: Action, why: Fault) -> Fault:
+        """Take off what the volume has at its target; what is wrong then, which was `why`."""
+        for old in filter(None, (action.old, action.beneath)):
+            if trouble := self._find_and_unmount(action._replace(old=old)):
+                self._stuck.append(action.target)
+                return idmap_faults.stays_on(why, trouble)
+            action = action._replace(carried=())
+        return why
+
     def _find_and_unmount(self, action: Action) -> Fault | None:
         """Of all that it takes, a folder above on a dead server is what hangs."""
         looker = Looker[Action, Spot | Fault](
@@ -201,13 +213,14 @@ class Applier:
         old = action.old
         with found, ExitStack() as held:
             if carried := self._carrier.take_along(action.carried, held):
-                self._carrier.see_no_strangers(old)
+                if not action.lazily:
+                    self._carrier.see_no_strangers(old)
                 try:
-                    tree.uncover(found, old.id, old.submounts, carried)
+                    tree.uncover(found, old.id, old.submounts, carried, lazily=action.lazily)
                 finally:
                     self._carrier.settle(carried)
             else:
-                tree.unmount(found, old.id, old.submounts)
+                tree.unmount(found, old.id, old.submounts, lazily=action.lazily)
         self._record.remove(old.id)
 
     def _build(self, action: Action) -> _Built:

@@ -191,7 +191,7 @@ class _Command:
         if self._arguments.json:
             self._show_document(result)
         else:
-            count = sum(each.action.verb != "unmount" for each in result.outcomes)
+            count = sum(not each.action.is_departure for each in result.outcomes)
             volumes = f"{count} volume" if count == 1 else f"{count} volumes"
             manifest = next(iter(result.files), self._manifest)
             self._journal.line(f"{manifest}: ok, {volumes}", INFO)

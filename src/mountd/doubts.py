@@ -50,7 +50,7 @@ class Doubts(NamedTuple):
 def find_doubts(result: Pass, state_dir: str) -> Doubts:
     """What is to be doubted of volumes that nothing else is wrong with, after a dry pass."""
     actions = [each.action for each in result.outcomes]
-    staying = [each for each in actions if each.verb != "unmount"]
+    staying = [each for each in actions if not each.is_departure]
     doubter = _Doubter(actions, state_dir)
     looker = Looker[Action, list[Doubt]](Patience(), doubter.look, _give_up)
     found = [each for answers in looker.look_at(staying) for each in answers]
@@ -70,7 +70,9 @@ def with_doubts(result: Pass, found: Sequence[Doubt]) -> Pass:
 
 
 def _with_notes(action: Action, notes: Sequence[str]) -> Action:
-    return action if action.verb == "unmount" else action._replace(notes=(*action.notes, *notes))
+    if action.is_departure:
+        return action
+    return action._replace(notes=(*dict.fromkeys((*action.notes, *notes)),))
 
 
 def _give_up(action: Action) -> list[Doubt]:
@@ -162,6 +164,8 @@ class _Doubter:
         volume, user = mount.volume, mount.user
         if user is None or volume.user is None:
             return
+        if mount.shared:
+            yield Doubt(volume.name, "user", mount.shared)
         if OVERFLOW_ID in user:
             gid = OVERFLOW_ID if user.gid is None else user.gid
             yield doubt.overflow_user(volume.name, volume.user, Ids(user.uid, gid))

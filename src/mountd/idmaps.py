@@ -37,7 +37,9 @@ def idmap_here(
     return idmap, None
 
 
-def notes_on(idmap: Idmapping | None, owner: Ids, user: User | None) -> tuple[str, ...]:
+def notes_on(
+    idmap: Idmapping | None, owner: Ids, user: User | None, *, is_writable: bool
+) -> tuple[str, ...]:
     """What a person should know of a volume's idmapping."""
     notes = []
     known = known_ids()
@@ -48,6 +50,7 @@ def notes_on(idmap: Idmapping | None, owner: Ids, user: User | None) -> tuple[st
         notes.append(f"uid {user.uid} has no account, so gids stay as they are")
     if (
         idmap
+        and is_writable
         and user
         and user.gid is not None
         and 0 in (owner.gid, user.gid)

@@ -69,7 +69,7 @@ class Journal:
                 fields["ERRNO"] = str(fault.errno)
             message = fault_in_words(action.volume, fault)
             self.tell(message, fault.state, _PRIORITIES[fault.state], fields)
-        elif action.verb in DONE:
+        if action.verb in DONE and fault == action.fault:
             event = DONE[action.verb]
             place = "from" if action.verb == "unmount" else "at"
             message = printable(f"{event}: {action.volume} {place} {action.target}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from mountd.apply import Applier
+from mountd.core.exposure import asked
 from mountd.core.model import Action, Desired, Fault, Filesystem, Observed, ObservedMount
 from mountd.core.order import Progress
 from mountd.core.plan import plan
@@ -91,10 +92,15 @@ class Look:
         return Resolver(context)
 
     def plan(
-        self, desired: Sequence[Desired], observed: Observed, progress: Progress
+        self, desired: Sequence[Desired], resolver: Resolver, progress: Progress
     ) -> list[Action]:
-        """The plan for volumes that have been looked at."""
-        record = self.record.managed.values()
+        """The plan for volumes that this resolver, or those before it, have looked at."""
+        record = [*self.record.managed.values()]
+        observed = resolver.observed
+        observed = observed._replace(raw=frozenset(it.id for it in self.record.bases.values()))
+        questions = asked(desired, record, observed, self.manifest.id)
+        if any(questions):
+            observed = observed._replace(nobodys=resolver.nobodys(questions))
         progress = progress._replace(removes=self.manifest.is_whole, is_part=self.manifest.is_part)
         return plan(desired, observed, record, self.manifest.id, progress)
 

@@ -97,12 +97,13 @@ def _converge(
         with look.resolver(observed) as resolver:
             waiting = [each for each in look.manifest.volumes if each.name not in done]
             desired |= {each.volume.name: each for each in resolver.resolve(waiting)}
-            seen = resolver.observed
             stuck = {each.action.old.id for each in departed if each.fault and each.action.old}
+            shut = [each.action for each in done.values() if each.action.lazily]
+            stuck |= {old.id for each in shut for old in (each.old, each.beneath) if old}
             faulty = {name: each.fault for name, each in done.items()}
             progress = Progress(faulty, frozenset(stuck))
             is_first = not actions
-            actions = look.plan([*desired.values()], seen, progress)
+            actions = look.plan([*desired.values()], resolver, progress)
             if is_first:
                 on_plan(actions)
                 look.judge_record(actions)
@@ -112,7 +113,7 @@ def _converge(
             resolver.keep_sources({each.volume for each in ready if each.mount})
             for outcome in applier.apply(ready, resolver.sources):
                 on_outcome(outcome)
-                if outcome.action.verb == "unmount":
+                if outcome.action.is_departure:
                     departed.append(outcome)
                 else:
                     done[outcome.action.volume] = outcome
@@ -132,8 +133,7 @@ def preview(settings: Settings, manifest: Manifest | None = None) -> Pass:
         record.follow(observed.mounts)
         with look.resolver(observed) as resolver:
             desired = resolver.resolve(manifest.volumes)
-            seen = resolver.observed
-            actions = look.plan(desired, seen, Progress())
+            actions = look.plan(desired, resolver, Progress())
             warnings = manifest.warnings + resolver.warnings + record.warnings
     outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
     return Pass(manifest.files, outcomes, True, warnings)

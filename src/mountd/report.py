@@ -59,7 +59,8 @@ def to_document(
 
 def is_change(outcome: Outcome) -> bool:
     """Whether a mount was changed, or in a dry run would be."""
-    return outcome.action.verb in DONE and outcome.fault is None
+    action, fault = outcome.action, outcome.fault
+    return action.verb in DONE and (fault is None or (action.lazily and fault == action.fault))
 
 
 def is_failure(outcome: Outcome) -> bool:
@@ -71,7 +72,7 @@ def is_as_desired(outcome: Outcome) -> bool:
     """Whether a required volume is mounted, without drift; what leaves is none."""
     action = outcome.action
     is_mounted = outcome.state == "mounted" and not action.drift
-    return is_mounted or not action.required or action.verb == "unmount"
+    return is_mounted or not action.required or action.is_departure
 
 
 def _volume_document(outcome: Outcome, shows_found: bool) -> dict[str, Any]:
@@ -105,8 +106,8 @@ def idmap_document(idmap: Idmapping | None) -> dict[str, Any] | None:
 
 def _ordered(result: Pass) -> list[Outcome]:
     """The volumes in the manifest's order, then the mounts that leave, by target."""
-    leaving = [each for each in result.outcomes if each.action.verb == "unmount"]
-    staying = [each for each in result.outcomes if each.action.verb != "unmount"]
+    leaving = [each for each in result.outcomes if each.action.is_departure]
+    staying = [each for each in result.outcomes if not each.action.is_departure]
     return staying + sorted(leaving, key=lambda each: each.action.target)
 
 
@@ -115,7 +116,7 @@ def render_plan(actions: Sequence[Action], page: Page, *, explains: bool, is_lon
 
     `explains`: with what is wrong, and what to do; `is_long`: with what is kept, though all is.
     """
-    volumes = sum(action.verb != "unmount" for action in actions)
+    volumes = sum(not action.is_departure for action in actions)
     changes = sum(action.verb in DONE for action in actions)
     doing = _count(changes, "action") if changes else "nothing to do"
     head = f"mountd: {_count(volumes, 'volume')}, {doing}"
@@ -245,7 +246,7 @@ def _owner_to_user(action: Action) -> str:
 def _state(outcome: Outcome) -> str:
     if outcome.fault:
         return outcome.state
-    if outcome.action.verb == "unmount":
+    if outcome.action.is_departure:
         return "leaving"
     return "drifted" if outcome.action.drift else outcome.state
 

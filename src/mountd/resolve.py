@@ -1,20 +1,19 @@
 """Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
 
 import stat
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from mountd.accounts import Accounts
 from mountd.core import faults, idmap_faults
 from mountd.core.choice import (
-    ROOT,
     Root,
-    gives_root_away,
     rule_for,
     shown_owner,
     stored_owner,
     with_raw_ids,
 )
+from mountd.core.exposure import Asked
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import (
     Idmapping,
@@ -28,11 +27,13 @@ from mountd.core.model import (
     Kind,
     Later,
     Managed,
+    Nobodys,
     Observed,
     ObservedMount,
     Top,
     Unready,
     User,
+    View,
     Volume,
     root_at,
 )
@@ -121,6 +122,26 @@ class Resolver:
             number: each for number, each in observed.mounts.items() if number not in self._gone
         }
         return observed._replace(mounts=mounts)
+
+    def nobodys(self, questions: Asked) -> Nobodys:
+        """Which of these uids nobody on this machine can have, by the account files of `/`."""
+        looker = Looker[Asked, Nobodys](
+            self._context.patience, self._nobodys, _ask_in_vain, key=lambda _: "accounts of /"
+        )
+        (found,) = looker.look_at([questions])
+        return found
+
+    def _nobodys(self, questions: Asked) -> Nobodys:
+        accounts = self._accounts_of("/")
+        nobodys, trouble = questions.accounts, ""
+        try:
+            nobodys = frozenset(it for it in nobodys if not accounts.has_uid(it))
+            nobodys |= {it for it in questions.heirs if not accounts.can_be(it)}
+        except VolumeError as error:
+            trouble = error.fault.message
+        except OSError as error:
+            trouble = f"{error.filename or 'an account file'}: {error.strerror}"
+        return Nobodys(nobodys, trouble)
 
     def _see_top(self, target: str) -> None:
         if top := top_at(target):
@@ -220,16 +241,13 @@ class Resolver:
         if volume.recursive and target.startswith(f"{source.path.rstrip('/')}/"):
             raise VolumeError(faults.target_in_source(target))
         is_read_only = flags.read_only or own.is_fs_read_only
-        root = Root(stored, seen, found.mode, own.idmap, is_read_only, own.flags.nosuid)
+        root = Root(stored, seen, found.mode, own.idmap, is_read_only)
         idmap, fault = idmap_here(volume, root, user)
-        if (
-            idmap
-            and user
-            and gives_root_away(volume, root, user)
-            and not (user.uid == ROOT and not self._accounts_of("/").has_uid(seen.uid))
-        ):
-            raise VolumeError(idmap_faults.root_owned(seen, user.uid))
         owner = volume.owner or stored
+        views = [View(own.device, root_at(source.mount, source.path), is_read_only)]
+        submounts = self._opener.submounts(source) if volume.recursive else {}
+        views += (view for below in submounts.values() for view in _views(below, volume))
+        is_writable = not all(view.is_read_only for view in views)
         mount = DesiredMount(
             volume=volume,
             source=volume.source if volume.type else source.path,
@@ -249,10 +267,11 @@ class Resolver:
             through_idmap=source.idmap,
             through=source.through,
             superblock=own.device,
-            root=root_at(source.mount, source.path),
-            submounts=self._opener.submounts(source) if volume.recursive else (),
-            notes=notes_on(idmap, owner, user),
+            root=views[0].root,
+            submounts=(*submounts,),
+            notes=notes_on(idmap, owner, user, is_writable=is_writable),
             rule=rule_for(volume, root, user),
+            views=(*views,),
         )
         if idmap:
             fault = self._why_refused(mount, source.fd, own)
@@ -317,6 +336,18 @@ class Resolver:
         if not volume.create:
             raise VolumeError(faults.no_target(volume.target))
         return path, None
+
+
+def _views(mounts: Sequence[ObservedMount], volume: Volume) -> Iterator[View]:
+    """What a recursive volume shows of these, which are mounted below its source."""
+    for each in mounts:
+        is_read_only = each.flags.read_only if volume.read_only is None else volume.read_only
+        root = each.root.removesuffix("//deleted")
+        yield View(each.device, root, is_read_only or each.is_fs_read_only)
+
+
+def _ask_in_vain(questions: Asked) -> Nobodys:
+    return Nobodys(questions.accounts, f"/etc/passwd doesn't answer within {PATIENCE:g} s")
 
 
 def _give_up(volume: Volume) -> _Answer:

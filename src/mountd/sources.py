@@ -89,19 +89,22 @@ class Sources:
             if below.id in self._managed and self._is_ours(below, target):
                 raise VolumeError(faults.foreign_mount(target, top.fs_type, covers=True))
 
-    def submounts(self, source: Source) -> tuple[str, ...]:
-        """The paths from the source of what is mounted below it, those above before those below."""
+    def submounts(self, source: Source) -> dict[str, list[ObservedMount]]:
+        """What is mounted below the source, by the path from there; those above come first.
+
+        Several at one path cover each other; a clone of the source has them all.
+        """
         mounts = self._observed.mounts
         root = source.path.rstrip("/")
-        found = set()
+        found: dict[str, list[ObservedMount]] = {}
         for mount in mounts.values():
             if mount.point.startswith(f"{root}/") and mount.point != source.path:
                 above = mount
                 while above.id != source.mount.id and above.parent in mounts:
                     above = mounts[above.parent]
                 if above.id == source.mount.id:
-                    found.add(mount.point[len(root) + 1 :])
-        return tuple(sorted(found, key=lambda path: (path.count("/"), path)))
+                    found.setdefault(mount.point[len(root) + 1 :], []).append(mount)
+        return dict(sorted(found.items(), key=lambda it: (it[0].count("/"), it[0])))
 
     def _in_filesystem(self, volume: Volume, filesystem: Filesystem) -> tuple[Fd, str]:
         base = self._bases[filesystem]

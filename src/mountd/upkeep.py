@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from time import monotonic
 from typing import NamedTuple
 
+from mountd.core.exposure import guarded
 from mountd.core.faults import keeps_being_undone
 from mountd.core.fight import Fight, undone
 from mountd.core.model import Fault, Flags, Managed, Outcome
@@ -50,6 +51,8 @@ class Upkeep:
         """Ids of mounts that are ours, and of some that were."""
         self._paths: set[str] = set()
         """The volumes' sources and targets, and the folders above."""
+        self._guarded: set[int] = set()
+        """The devices of filesystems of which another mount could make somebody root."""
         self._fights: dict[str, Fight] = {}
         self._held: dict[str, Fault] = {}
         """Volumes that have to wait until their fight allows another repair."""
@@ -63,6 +66,7 @@ class Upkeep:
         self._left.clear()
         self.files.clear()
         self._paths.clear()
+        self._guarded.clear()
         self.stuck = tuple(each for each in result.outcomes if _is_stuck(each))
         self._learn(manifest, result.outcomes)
         self._ours &= self._table.mounts.keys()
@@ -142,8 +146,13 @@ class Upkeep:
     def concerns(self, changes: Iterable[Change]) -> bool:
         """Whether what others mounted or took off may mean something for a volume."""
         foreign = []
+        left = {each.id for each in self._left.values()} if self._guarded else set()
         for before, now in changes:
             mount = now or before
+            if mount and mount.device in self._guarded:
+                is_writable_now = before and before.is_fs_read_only and not mount.is_fs_read_only
+                if mount.id not in left or is_writable_now:  # ours are repaired, as they were left
+                    return True
             if mount and mount.id not in self._ours:
                 foreign += [each.point for each in (before, now) if each]
             elif before and not now:
@@ -231,11 +240,13 @@ class Upkeep:
         by_target = self._newest(manifest, {each.action.target for each in outcomes})
         for outcome in outcomes:
             action = outcome.action
-            if action.verb == "unmount":
+            if action.is_departure:
                 continue
             slim = action if action.refused else action._replace(mount=None, old=None)
             self.outcomes[action.volume] = outcome._replace(action=slim)  # a MiB for 1,000
             self._left.pop(action.volume, None)
+            if action.mount:
+                self._guarded |= guarded(action.mount)
             managed = by_target.get(action.target)
             if managed and action.mount and not outcome.fault:
                 left = _Left(managed.id, action.target, action.mount.flags)
@@ -248,4 +259,4 @@ class Upkeep:
 
 
 def _is_stuck(outcome: Outcome) -> bool:
-    return outcome.action.verb == "unmount" and outcome.fault is not None
+    return outcome.action.is_departure and outcome.fault is not None

@@ -29,6 +29,7 @@ from mountd.record import state_folder
 from mountd.supervisor import Supervisor
 from mountd.upkeep import Upkeep
 
+_ABOUT_ROOT = {"/etc/passwd", "/etc/subuid", "/etc/subgid"}
 _RESYNC = 60.0
 _SETTLE = 0.05
 """Seconds from a foreign mount's coming or going to the pass that looks what it means."""
@@ -293,11 +294,15 @@ class Watch:
 
 
 def _accounts(manifest: Manifest, roots: Container[str]) -> set[str]:
-    """The files, of these roots, in which the users of volumes are looked up."""
+    """The files, of these roots, in which the users of volumes are looked up.
+
+    In those of `/` it is looked up too who could become root by a volume, wherever its user is.
+    """
     used = {volume.accounts for volume in manifest.volumes if volume.user}
-    return {
+    files = {
         f"{root.rstrip('/')}/etc/{name}"
         for root in used
         if root in roots
         for name in ("passwd", "group")
     }
+    return files | (_ABOUT_ROOT if used and "/" in roots else set())

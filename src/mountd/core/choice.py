@@ -30,7 +30,6 @@ class Root(NamedTuple):
     mode: int
     idmap: Idmapping | None
     is_read_only: bool
-    is_nosuid: bool
 
 
 def chosen_idmap(
@@ -81,20 +80,6 @@ def _may_read(root: Root, user: User) -> bool:
     wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(root.mode) else 0)
     shift = 6 if user.uid == root.seen.uid else 3 if user.gid == root.seen.gid else 0
     return (root.mode >> shift) & wanted == wanted
-
-
-def gives_root_away(volume: Volume, root: Root, user: User) -> bool:
-    """Whether the swap lets whoever is seen as the other id leave setuid files that are root's.
-
-    They would be reached through the source's own path, where our nosuid has no say. Harmless where
-    the source's mount is nosuid, out of reach or the volume read-only, and where the manifest
-    vouches for the owner. Where root is the user it takes an account of the owner's, too.
-    """
-    if volume.owner or volume.type or root.is_read_only or root.is_nosuid:
-        return False
-    swapped = {root.seen.uid, user.uid}
-    roots = {ROOT} | ({shown_owner(Ids(ROOT, ROOT), root.idmap).uid} if root.idmap else set())
-    return len(swapped) > 1 and bool(swapped & roots)
 
 
 def shown_owner(stored: Ids, idmap: Idmapping | None) -> Ids:

@@ -16,15 +16,44 @@ def idmap_untrue(fs_type: str, wanted: Ids, found: Ids) -> Fault:
     )
 
 
-def root_owned(owner: Ids, user_uid: int) -> Fault:
-    other = owner.uid or user_uid
+def root_owned(other: int, owner: Ids, places: Sequence[str], trouble: str = "") -> Fault:
+    """Uid `other` is the one of the two that isn't root; `places` show the files without nosuid.
+
+    `trouble`: why it isn't known whether somebody here has that uid.
+    """
+    unknown = f", and who that is here can't be known ({trouble})" if trouble else ""
     return Fault(
         "failed",
         "root-owned",
-        f"uid {other} is swapped with root: it could leave setuid files of root's on the source",
-        "mount the source's filesystem nosuid, or set `read_only = true`, or, where you trust"
+        f"uid {other} is swapped with root{unknown}: it could leave setuid files of root's on the"
+        f" source, and {_together(places)} {_show(places)} them without nosuid",
+        f"have {_together(places)} mounted nosuid, or set `read_only = true`, or, where you trust"
         f' uid {other} with root, say so with `owner = "{owner}"`',
     )
+
+
+def stays_on(why: Fault, trouble: Fault) -> Fault:
+    """Of a mount that should have come off."""
+    message = f"{why.message}; what is mounted can't be taken off: {trouble.message}"
+    return why._replace(message=message, hint=trouble.hint or why.hint)
+
+
+def accounts_shared(owner: int, user: int, places: Sequence[str]) -> str:
+    """A note, for that is often what is wanted: both uids may be accounts of this machine."""
+    return (
+        f"uid {user} and uid {owner}, an account of this machine, could leave setuid files of each"
+        f" other's on the source, and {_together(places)} {_show(places)} them without nosuid;"
+        " if they shouldn't, mount the source's filesystem nosuid"
+    )
+
+
+def _together(places: Sequence[str]) -> str:
+    more = len(places) - 3
+    return _listed([*places[:3], f"{more} more"] if more > 0 else places)
+
+
+def _show(places: Sequence[str]) -> str:
+    return "shows" if len(places) == 1 else "show"
 
 
 def source_is_idmapped(path: str) -> Fault:

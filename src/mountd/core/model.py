@@ -4,6 +4,7 @@ They are named tuples: frozen, printable, comparable, and a third of a dataclass
 pass over a thousand volumes pays a thousand times.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from mountd.core.idmapping import Idmapping
@@ -153,6 +154,14 @@ class Refused(NamedTuple):
     fault: Fault
 
 
+class View(NamedTuple):
+    """What a mount shows: this `root` of the filesystem whose superblock has this `device`."""
+
+    device: int
+    root: str
+    is_read_only: bool
+
+
 class DesiredMount(NamedTuple):
     """The mount that a volume means on this machine now.
 
@@ -162,7 +171,9 @@ class DesiredMount(NamedTuple):
     the source's own mount has it (or has none): that is `source_idmap`. `through_idmap` is what the
     mount has by which the source was reached: in place, once it is there, that is ours, `through`.
     `superblock` and `root` are those of the new mount, as mountinfo will have them. `submounts` are
-    the paths of the mounts below a recursive volume's source, from there.
+    the paths of the mounts below a recursive volume's source, from there. `views` are what the
+    new mount shows, and each that comes with it from below the source. `shared`: a note on accounts
+    that could become each other by it.
     """
 
     volume: Volume
@@ -188,6 +199,8 @@ class DesiredMount(NamedTuple):
     refused: Refused | None = None
     notes: tuple[str, ...] = ()
     rule: Rule = "swap"
+    views: tuple[View, ...] = ()
+    shared: str = ""
 
     @property
     def is_in_place(self) -> bool:
@@ -247,11 +260,22 @@ class Top(NamedTuple):
     owner: Ids
 
 
+class Nobodys(NamedTuple):
+    """Of the uids that were asked for, those that nobody on this machine can have.
+
+    `trouble` may have kept the account files from being read: then that is known of none.
+    """
+
+    uids: frozenset[int] = frozenset()
+    trouble: str = ""
+
+
 class Observed(NamedTuple):
     """The mounts of this namespace by id, and the topmost at each target that has one.
 
-    Before Linux 6.15 the kernel does not tell idmappings: then the record's word counts. Before
-    that it can't give a clone another idmapping either, and before 6.5 not mount beneath a mount.
+    `raw` are our own raw mounts of filesystems, which root alone can reach. Before Linux 6.15 the
+    kernel does not tell idmappings: then the record's word counts. Before that it can't give a
+    clone another idmapping either, and before 6.5 not mount beneath a mount.
     """
 
     mounts: dict[int, ObservedMount]
@@ -259,6 +283,8 @@ class Observed(NamedTuple):
     tells_idmaps: bool
     can_remap: bool = True
     can_go_beneath: bool = True
+    raw: frozenset[int] = frozenset()
+    nobodys: Nobodys = Nobodys()
 
 
 class Managed(NamedTuple):
@@ -323,7 +349,8 @@ class Action(NamedTuple):
     wanted; `old` is the managed mount that the step replaces, adjusts, takes off, or keeps: then it
     is as the record shall have it. `beneath` it lies ours too, where a replacement was interrupted.
     `carried` are our mounts right below the target, by where they are, which come along. `after`:
-    what must be in place, or gone, before this volume can be looked at.
+    what must be in place, or gone, before this volume can be looked at. `lazily`: it comes off
+    whoever is inside, for it lets somebody become root.
     """
 
     volume: str
@@ -341,12 +368,34 @@ class Action(NamedTuple):
     drift: tuple[Drift, ...] = ()
     notes: tuple[str, ...] = ()
     fault: Fault | None = None
+    lazily: bool = False
+
+    @property
+    def is_departure(self) -> bool:
+        """Whether a mount leaves from where no volume means one; a volume's own has a fault."""
+        return self.verb == "unmount" and self.fault is None
 
     @property
     def refused(self) -> Refused | None:
         """Why the mount has, or will have, raw ids."""
         mount = self.mount or self.old
         return mount.refused if mount and not self.fault and self.verb != "unmount" else None
+
+
+class Judgement(NamedTuple):
+    """What is wrong with swaps of ids, as all mounts are at once.
+
+    `refused`: why a volume's isn't made; `waits`: what has to go before it may be, by a volume's
+    name or a mount point; `notes` by volume; `exposed`: managed mounts that have to come off.
+    """
+
+    refused: Mapping[str, Fault] = {}
+    waits: Mapping[str, tuple[str, ...]] = {}
+    notes: Mapping[str, str] = {}
+    exposed: Mapping[int, Fault] = {}
+
+
+NO_JUDGEMENT = Judgement()
 
 
 class Outcome(NamedTuple):

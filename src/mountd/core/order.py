@@ -43,15 +43,16 @@ def in_order(
     found = {each.volume: each for each in actions}
     if scene.leaving:
         for name, (source, target) in places.items():
-            if name not in progress.done:
+            if name not in progress.done and not found[name].lazily:
                 found[name] = _after_departures(found[name], source, target, scene)
     while names := circle(needed):
         for name in names:
             needed.pop(name)
-            found[name] = _in_circle(found[name], names)
+            if not found[name].lazily:
+                found[name] = halted(found[name], faults.in_circle(names), scene)
     order = [name for name in TopologicalSorter(needed).static_order() if name in needed]
     for name in order:
-        if name in progress.done:
+        if name in progress.done or found[name].lazily:
             continue
         others = {each: found[each] for each in needed[name]}
         found[name] = _after_others(found[name], places[name][0], others, scene, progress)
@@ -66,9 +67,23 @@ def _places(desired: Desired) -> tuple[str | None, str]:
     return source, desired.target
 
 
-def _in_circle(action: Action, names: tuple[str, ...]) -> Action:
-    fault = faults.in_circle(names)
-    return action._replace(verb=None, state=fault.state, mount=None, after=(), fault=fault)
+def halted(action: Action, fault: Fault, scene: Scene) -> Action:
+    """The action of a volume for which nothing can be done now, but to close what it leaves open.
+
+    What lets somebody become root doesn't stay, whatever else is in the volume's way.
+    """
+    action = action._replace(verb=None, mount=None, after=(), fault=fault)
+    is_first = scene.claims[action.target] == action.volume
+    if not (is_first and (exposed := scene.exposed_at(action.target))):
+        return action._replace(state=fault.state)
+    old, *below = exposed
+    carried = scene.carried(action.target, old.id)
+    fault = scene.judgement.exposed[old.id]
+    return action._replace(
+        verb="unmount", state=fault.state, old=old, beneath=next(iter(below), None),
+        carried=carried, notes=("what is mounted there comes off, also if someone is inside",),
+        fault=fault, lazily=True,
+    )  # fmt: skip
 
 
 def _after_others(
@@ -81,10 +96,10 @@ def _after_others(
     """The action, where other volumes have to be in place before it."""
     after: list[str] = []
     for name, other in others.items():
-        fault = progress.done.get(name, other.fault)
-        if fault and not scene.shows_ours(other.target):  # else what it has is good enough
-            why = faults.waits_for(name, fault)
-            return action._replace(verb=None, state=why.state, mount=None, after=(), fault=why)
+        fault = other.fault or progress.done.get(name)
+        is_gone = other.lazily or not scene.shows_ours(other.target)
+        if fault and is_gone:  # else what it has is good enough
+            return halted(action, faults.waits_for(name, fault), scene)
         is_changing = name not in progress.done and (other.verb in BUILDS or other.after)
         is_source = source is not None and other.target in (source, *folders_above(source))
         if is_changing and (is_source or action.verb != "keep" or other.beneath):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mountd.core import faults
 from mountd.core.drift import differences, record_entry
+from mountd.core.exposure import judge
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import (
     Action,
@@ -21,7 +22,7 @@ from mountd.core.model import (
     Verb,
     is_same,
 )
-from mountd.core.order import BUILDS, Progress, absence, in_order, put_off
+from mountd.core.order import BUILDS, Progress, absence, halted, in_order, put_off
 from mountd.core.scene import Scene, claims_of, near, scene_of, submounts_of
 from mountd.core.targets import folders_above
 
@@ -41,6 +42,24 @@ def plan(
     below or above a target that gets a new mount goes first. What has an `after` can't be carried
     out now: once the other actions have been, another plan tells.
     """
+    record = [*record]
+    actions = _plan(desired, observed, record, manifest, progress, waits=True)
+    if actions and all(each.after for each in actions):  # for each other, so nothing would end
+        return _plan(desired, observed, record, manifest, progress, waits=False)
+    return actions
+
+
+def _plan(
+    desired: Sequence[Desired],
+    observed: Observed,
+    record: Sequence[Managed],
+    manifest: str,
+    progress: Progress,
+    *,
+    waits: bool,
+) -> list[Action]:
+    """The plan; whether swaps that may be made once something else is gone wait for that."""
+    everywhere = record, observed
     if progress.is_part:
         observed, record = near(desired, observed, record)
     alive, gone = _parted(record, observed)
@@ -50,11 +69,16 @@ def plan(
     if progress.is_part:
         volumes = {each.volume.name for each in desired}
         leaving = [managed for managed in leaving if managed.volume in volumes]
+    judgement = judge(desired, *everywhere, leaving, manifest, progress.done, waits=waits)
+    exposed = judgement.exposed.keys() - progress.stuck if progress.removes else set()
+    judgement = judgement._replace(exposed={it: judgement.exposed[it] for it in exposed})
+    known = {managed.id for managed in leaving}
+    leaving += [each for each in alive if each.id in exposed and each.id not in known]
     while True:
-        scene = scene_of(desired, observed, alive, leaving, lost, manifest)
+        scene = scene_of(desired, observed, alive, leaving, lost, manifest, judgement)
         actions = in_order(
             [
-                _stopped(each, scene, None)
+                _done(each, scene, progress.done[each.volume.name])
                 if each.volume.name in progress.done
                 else _action(each, scene)
                 for each in desired
@@ -65,11 +89,15 @@ def plan(
         )
         blocked = {each.volume for each in actions if each.fault}
         blocked |= {name for name, fault in progress.done.items() if fault}
-        staying = [managed for managed in leaving if managed.volume in blocked]
+        staying = [
+            managed
+            for managed in leaving
+            if managed.volume in blocked and managed.id not in exposed
+        ]
         if not staying:
             break  # else what stays until it can be where it should be may be in others' way
         leaving = [managed for managed in leaving if managed not in staying]
-    todo = [each for each in actions if each.volume not in progress.done]
+    todo = [each for each in actions if each.volume not in progress.done or each.lazily]
     first, last = _departures(todo, leaving, scene)
     return first + todo + last
 
@@ -87,6 +115,7 @@ def _departures(
 ) -> tuple[list[Action], list[Action]]:
     """Those before the volumes' actions, and those behind them."""
     reused = {each.old.id for each in actions if each.verb and each.old and not each.after}
+    reused |= {each.beneath.id for each in actions if each.lazily and each.beneath}
     covered = {action.target for action in actions if action.verb in BUILDS}
     waiting = {action.volume for action in actions if action.after}
     awaited = {after for action in actions for after in action.after}
@@ -121,6 +150,13 @@ def _action(desired: Desired, scene: Scene) -> Action:
         return _stopped(desired, scene, faults.same_target(target, scene.claims[target]))
     if isinstance(desired, Unready):
         return _stopped(desired, scene, desired.fault)
+    if fault := scene.judgement.refused.get(desired.volume.name):
+        return _stopped(desired, scene, fault)
+    if awaited := scene.judgement.waits.get(desired.volume.name):
+        return put_off(_stopped(desired, scene, None), [*awaited])
+    if note := scene.judgement.notes.get(desired.volume.name):
+        assert isinstance(desired, DesiredMount), "others mean no swap yet"
+        desired = desired._replace(notes=(*desired.notes, note), shared=note)
     if isinstance(desired, Later):
         what = absence(target) if desired.over else f"{desired.volume.type} is mounted"
         return put_off(_stopped(desired, scene, None), [what])
@@ -224,11 +260,22 @@ def _stopped(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
     volume = desired.volume
     old = next(iter(scene.mine(desired.target)), None)
     mount = scene.observed.mounts[old.id] if old else None
-    return Action(
-        volume.name, volume.source, desired.target, volume.required, None,
-        fault.state if fault else "unmounted", mount.idmap if mount else None, old=old,
-        fault=fault, notes=("what is mounted there stays",) if old else (),
+    action = Action(
+        volume.name, volume.source, desired.target, volume.required, None, "unmounted",
+        mount.idmap if mount else None, old=old,
+        notes=("what is mounted there stays",) if old else (),
     )  # fmt: skip
+    return halted(action, fault, scene) if fault else action
+
+
+def _done(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
+    """Nothing more, unless what was mounted in an earlier round is exposed by a later one's."""
+    action = _stopped(desired, scene, None)
+    exposed = scene.exposed_at(desired.target)
+    is_exposed = fault is None and scene.claims[desired.target] == desired.volume.name
+    if not (exposed and is_exposed):
+        return action
+    return halted(action, scene.judgement.exposed[exposed[0].id], scene)
 
 
 def _obstacle(desired: DesiredMount, scene: Scene, old: int | None) -> Fault | None:
@@ -296,6 +343,7 @@ def _departure(managed: Managed, scene: Scene) -> Action:
     return Action(
         managed.volume, managed.source, mount.point, True, "unmount", "mounted", mount.idmap,
         old=managed, carried=carried, notes=(_gap_of(carried),) if carried else (),
+        lazily=managed.id in scene.judgement.exposed,
     )  # fmt: skip
 
 

@@ -3,7 +3,15 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from mountd.core.model import Desired, DesiredMount, Managed, Observed, ObservedMount
+from mountd.core.model import (
+    NO_JUDGEMENT,
+    Desired,
+    DesiredMount,
+    Judgement,
+    Managed,
+    Observed,
+    ObservedMount,
+)
 from mountd.core.targets import folders_above
 
 
@@ -27,10 +35,21 @@ class Scene(NamedTuple):
     """Mounts on whose root another one lies."""
     lost: set[str]
     """Targets whose recorded mount is gone."""
+    judgement: Judgement
+    """What is wrong with the swaps of volumes, and of mounts that are there."""
 
     def mine(self, target: str) -> list[Managed]:
         """The manifest's recorded mounts for a target, wherever they are now."""
         return [each for each in self.by_target.get(target, ()) if each.manifest == self.manifest]
+
+    def exposed_at(self, target: str) -> list[Managed]:
+        """The manifest's mounts at a target that have to come off, the topmost first."""
+        found = [
+            each
+            for each in self.by_target.get(target, ())
+            if each.id in self.judgement.exposed and self.point(each) == target
+        ]
+        return sorted(found, key=lambda each: each.id in self.covered)
 
     def shows_ours(self, target: str) -> bool:
         """Whether a target shows the mount that this manifest has for it."""
@@ -71,6 +90,7 @@ def scene_of(
     leaving: Sequence[Managed],
     lost: set[str],
     manifest: str,
+    judgement: Judgement = NO_JUDGEMENT,
 ) -> Scene:
     """The scene, where of the `alive` recorded mounts these are `leaving`."""
     going = {managed.id for managed in leaving}
@@ -99,6 +119,7 @@ def scene_of(
             if each.parent in observed.mounts and observed.mounts[each.parent].point == each.point
         },
         lost,
+        judgement,
     )
 
 

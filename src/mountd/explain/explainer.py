@@ -93,7 +93,7 @@ class _Explainer:
         """The ids of the volume's mount, and of those that it includes."""
         self._has_accounts = False
         self._notes: list[str] = []
-        if outcome.action.verb == "unmount":
+        if outcome.action.is_departure:
             self._notes.append("it is no longer in the manifest: the next pass takes it off")
 
     def explain(self, place: str, spec: str | None) -> Explanation:

@@ -22,6 +22,7 @@ from mountd.kernel.probe import has_mount_setattr
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
     MNT_DETACH,
+    MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     RESOLVE_NO_SYMLINKS,
     mount_setattr,
@@ -133,11 +134,13 @@ def cover(
         _attach_all(carried, places)
 
 
-def uncover(spot: Spot, mount: int, submounts: Sequence[int], carried: list[Carried]) -> None:
+def uncover(
+    spot: Spot, mount: int, submounts: Sequence[int], carried: list[Carried], *, lazily: bool
+) -> None:
     """Take our mount off from under others of ours, which go on where they were."""
     _take_off(carried)
     try:
-        unmount(spot, mount, submounts)
+        unmount(spot, mount, submounts, lazily=lazily)
     finally:
         put_back(carried)
 
@@ -229,10 +232,11 @@ def adjust(spot: Spot, mount: int, flags: Flags) -> None:
             raise VolumeError(fault) from error
 
 
-def unmount(spot: Spot, mount: int, submounts: Sequence[int] = ()) -> None:
+def unmount(spot: Spot, mount: int, submounts: Sequence[int] = (), *, lazily: bool = False) -> None:
     """Take our mount off, unless someone is inside: then `busy`, and who it is.
 
-    Its submounts go first, the deepest before those above; all of them, or none.
+    Its submounts go first, the deepest before those above; all of them, or none. `lazily`: all at
+    once, whoever is inside and whatever else is mounted on it.
     """
     try:
         _expect(mount, spot)
@@ -240,6 +244,9 @@ def unmount(spot: Spot, mount: int, submounts: Sequence[int] = ()) -> None:
         if is_mounted(mount):
             raise
         return  # it went along with another: a peer's, whose copy it was
+    if lazily:
+        _shut(spot, recursive=bool(submounts))
+        return
     below = [each for each in reversed(descendants_of(mount)) if each.id in submounts]
     for each in [*below, observe_mount(mount)] if below else ():
         if holders := list(processes_in(each.id)):
@@ -249,6 +256,22 @@ def unmount(spot: Spot, mount: int, submounts: Sequence[int] = ()) -> None:
             _expect(each.id, found)
             _umount(found, each.id)
     _umount(spot, mount)
+
+
+def _shut(spot: Spot, *, recursive: bool) -> None:
+    """Take what is at the spot off. Whoever is inside can't write any more, unless to open files.
+
+    A mount that is detached lazily stays as it is for who is in it (umount2(2)).
+    """
+    try:
+        umount2(spot.folder, spot.name, 0)
+    except OSError as error:
+        if error.errno != EBUSY:
+            raise
+        root = openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS)
+        with root, suppress(OSError):  # EBUSY where a file is open for writing
+            mount_setattr(root, set_=MOUNT_ATTR_RDONLY, recursive=recursive)
+        umount2(spot.folder, spot.name, MNT_DETACH)
 
 
 def _umount(spot: Spot, mount: int) -> None:
