@@ -125,9 +125,30 @@ def test_a_mount_of_other_files_or_with_nosuid_does_not(world: World, fs: Path) 
     suid_elsewhere(world, fs / "src", "other")
     (world / "too").mkdir()
     run("mount", "--bind", str(fs / "src"), str(world / "too"))
-    world.volumes(v=swapped(world, fs / "src"))
+    run("umount", "--lazy", str(fs))
+    world.volumes(v=swapped(world, world / "too"))
     world.reconcile()
     assert attack(world, world / "t", world / "too") == 1000
+
+
+def test_a_mount_counts_to_which_the_files_can_be_moved(world: World, fs: Path) -> None:
+    """By rename(2) in any mount that shows both, nosuid or not."""
+    suid_elsewhere(world, fs / "src", "other")
+    (fs / "other").chmod(0o777)
+    world.volumes(v=swapped(world, fs / "src", owner="0:0"))
+    world.reconcile()
+    assert attack(world, world / "t", fs / "src") == 1000
+    world.as_user(1000, "chmod", "777", str(world / "t"))
+    world.as_user(1000, "mv", str(fs / "src/evil"), str(fs / "other/evil"))
+    assert world.as_user(1000, str(world / "elsewhere/evil"), "-u").out == "0\n"
+    world.volumes(v=swapped(world, fs / "src"))
+    refused(world.reconcile(status=1))
+    run("mount", "-o", "remount,bind,ro,nosuid", str(fs))
+    (world / "src").mkdir()
+    run("mount", "--bind", str(fs / "src"), str(world / "src"))
+    run("mount", "-o", "remount,bind,rw,nosuid", str(world / "src"))
+    world.volumes(v=swapped(world, world / "src"))
+    world.reconcile()
 
 
 def test_a_nosuid_mount_of_a_folder_that_is_suid_under_its_own_path_is_no_way_out(
@@ -581,11 +602,16 @@ def test_what_overlaps_is_found_among_many(seed: int) -> None:
 
     mounts = tuple(there(number, f"/m{number}", root().rstrip("/") or "/") for number in range(8))
     view = View(7, root().rstrip("/") or "/", is_read_only=False)
+
+    def is_below(root: str, top: str) -> bool:
+        return f"{root.rstrip('/')}/".startswith(f"{top.rstrip('/')}/")
+
+    tops = [each.root for each in mounts if is_below(view.root, each.root)]
     wanted = {
         each.point
         for each in mounts
-        if f"{each.root.rstrip('/')}/".startswith(f"{view.root.rstrip('/')}/")
-        or f"{view.root.rstrip('/')}/".startswith(f"{each.root.rstrip('/')}/")
+        if is_below(view.root, each.root)
+        or any(is_below(each.root, top) for top in (view.root, *tops))
     }
     fault = judged(meant(views=(view,)), mounts=mounts).refused.get("v")
     said = fault.message if fault else ""
@@ -620,6 +646,8 @@ def test_a_chain_of_volumes_shows_what_its_first_one_shows() -> None:
     )
     assert judged(last, meant(), first).refused.keys() == {"v"}
     elsewhere = last._replace(volume=last.volume._replace(source="/y/other"))
+    assert judged(elsewhere, meant(), first).refused, "files can be moved there by the first"
+    first = first._replace(volume=first.volume._replace(read_only=True))
     assert not judged(elsewhere, meant(), first).refused
 
 

@@ -304,21 +304,28 @@ class _Sights:
         done: Mapping[str, Fault | None],
     ) -> None:
         self._found: dict[int, dict[str, list[_Sight]]] = {}
+        self._writable: dict[int, set[str]] = {}
         by_target = {each.target: each for each in claimed.values()}
         ends = _ends(by_target, record, observed, leaving, manifest, done)
         for mount in observed.mounts.values():
-            if not mount.flags.nosuid and mount.id not in observed.raw:
+            if mount.id in observed.raw:
+                continue
+            if not mount.flags.nosuid:
                 sight = _Sight(mount.point, ends.get(mount.id))
                 self._add(mount.device, _root(mount), sight)
+            if not (mount.flags.read_only or mount.is_fs_read_only):
+                self._writable.setdefault(mount.device, set()).add(_root(mount))
         foreseen: dict[str, tuple[int, str] | None] = {}
         for name, each in claimed.items():
-            if each.volume.nosuid:
-                continue
-            sight = _Sight(f"volume `{name}`", None)
-            for view in each.views if isinstance(each, DesiredMount) else ():
-                self._add(view.device, view.root, sight)
+            views = each.views if isinstance(each, DesiredMount) else ()
+            pieces = {(it.device, it.root) for it in views}
             if piece := _foreseen(each, by_target, foreseen):
-                self._add(*piece, sight)
+                pieces.add(piece)
+            for device, root in pieces:
+                if not each.volume.nosuid:
+                    self._add(device, root, _Sight(f"volume `{name}`", None))
+                if not each.volume.read_only:
+                    self._writable.setdefault(device, set()).add(root)
         self._roots = {device: sorted(found) for device, found in self._found.items()}
 
     def _add(self, device: int, root: str, sight: _Sight) -> None:
@@ -337,17 +344,32 @@ class _Sights:
         return tuple(sorted(places)), tuple(sorted({each.until for each in sights if each.until}))
 
     def _overlapping(self, view: View) -> Iterator[_Sight]:
-        """One root is at, above or below the other."""
+        """One root is at, above or below the other, or both are below a third that is writable.
+
+        In a mount of the third, nosuid or not, files can be moved from the one to the other: by
+        rename(2) it takes no more than a folder on either side that one may write.
+        """
         found = self._found.get(view.device)
         if not found:
             return
-        for root in {view.root, *folders_above(view.root), "/"}:
+        above = dict.fromkeys(("/", *reversed(folders_above(view.root)), view.root))
+        for root in above:
             yield from found.get(root, ())
-        roots, start = self._roots[view.device], view.root.rstrip("/") + "/"
-        for index in range(bisect_left(roots, start), len(roots)):
-            if not roots[index].startswith(start):
+        writable = self._writable.get(view.device, set())
+        top = next((root for root in above if root in writable), view.root).rstrip("/") + "/"
+        below, roots = view.root.rstrip("/") + "/", self._roots[view.device]
+        for index in range(bisect_left(roots, top), len(roots)):
+            root = roots[index]
+            if not root.startswith(top):
                 break
-            yield from found[roots[index]]
+            if root in above:
+                continue
+            is_shown = root.startswith(below)
+            for each in found[root]:
+                yield each if is_shown else each._replace(place=f"{each.place} ({_MOVED})")
+
+
+_MOVED = "to which they can be moved"
 
 
 def _ends(
