@@ -19,7 +19,7 @@ from mountd.core.model import Action, DesiredMount, Fault, Managed, Observed, Ou
 from mountd.core.plan import needs_gap_in_place
 from mountd.kernel import tree
 from mountd.kernel.clone import Tree, build
-from mountd.kernel.observe import observe_mount, top_at
+from mountd.kernel.observe import descendants_of, observe_mount, top_at
 from mountd.kernel.paths import Spot, UnsafeLinkError, made, open_path, spot
 from mountd.kernel.probe import why_no_namespace
 from mountd.kernel.syscalls import Fd, statx
@@ -319,7 +319,7 @@ class Applier:
 
     def _record_submounts(self, mount: int) -> None:
         """All that came with it, also what was covered as it was built."""
-        below = {each.id for each in tree.descendants_of(mount)}
+        below = {each.id for each in descendants_of(mount)}
         managed = self._record.managed[mount]
         self._record.add(managed._replace(submounts=tuple(below - {*self._record.managed})))
 

@@ -4,7 +4,9 @@ Each look is bounded in entries and in time, and a server that hangs costs its o
 """
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from time import monotonic
 from typing import NamedTuple
 
@@ -22,8 +24,9 @@ from mountd.core.model import (
     ObservedMount,
     Person,
     User,
+    parents_of,
 )
-from mountd.core.targets import folders_above
+from mountd.core.targets import Places, folders_above, is_within
 from mountd.filesystems import mounted_filesystems
 from mountd.kernel.access import can_act_as_others, first_closed
 from mountd.kernel.contents import names_in
@@ -109,13 +112,11 @@ class _Doubter:
     def __init__(self, actions: Sequence[Action], state_dir: str) -> None:
         observed = observe()
         self._mounts = observed.mounts
-        self._below: dict[str, list[ObservedMount]] = {}
-        for mount in self._mounts.values():
-            for folder in (*folders_above(mount.point), "/"):
-                self._below.setdefault(folder, []).append(mount)
+        self._by_point = sorted(self._mounts.values(), key=lambda each: each.point)
         targets = [each.target for each in actions]
-        self._ways = {folder for each in targets for folder in (each, *folders_above(each))}
-        self._changing = {each.target for each in actions if each.verb not in ("keep", "adjust")}
+        self._targets = Places(targets)
+        changing = (each.target for each in actions if each.verb not in ("keep", "adjust"))
+        self._changing = Places(changing)
         volumes = [each.mount.volume for each in actions if each.mount]
         bases: dict[Filesystem, str | Fault | None] = mounted_filesystems(
             volumes, self._mounts, state_dir
@@ -151,14 +152,14 @@ class _Doubter:
         except PermissionError:
             yield doubt.closed_to_us(action.volume, "target", target)
             return
-        names = sorted(each for each in names if f"{target}/{each}" not in self._ways)
+        names = sorted(each for each in names if not self._targets.lie_within(f"{target}/{each}"))
         if names:
             count = len(names) if len(names) < _MOST_NAMES else None
             yield doubt.hides(action.volume, target, names, count)
 
     def _is_later(self, path: str) -> bool:
         """Whether it lies below a target at which something else is mounted first."""
-        return any(folder in self._changing for folder in folders_above(path))
+        return next(self._changing.above(path), None) is not None
 
     def _about_user(self, mount: DesiredMount) -> Iterator[Doubt]:
         volume, user = mount.volume, mount.user
@@ -186,11 +187,9 @@ class _Doubter:
         """The folder above the target through which the user can't go."""
         if not self._can_act_as_others or user.uid == 0:
             return
-        ways = ["/"]
-        for folder in reversed(folders_above(mount.target)):
-            if folder in self._changing:
-                break  # what comes there decides
-            ways.append(folder)
+        # what comes at the first of these decides
+        first = min(self._changing.above(mount.target), key=len, default=mount.target)
+        ways = ["/", *reversed(folders_above(first))]
         gid = user.gid or 0  # as for an OCI image's user without a group
         person = Person(user.uid, gid, tuple(sorted(accounts.groups_of(user.uid))))
         key = ways[-1], person
@@ -220,20 +219,18 @@ class _Doubter:
             return
         points = {
             each.point
-            for each in self._below.get(source.path, ())
-            if not f"{each.point}/".startswith(f"{mount.target}/")
-            and self._lies_on(each, source.mount.id)
+            for each in self._below(source.path)
+            if not is_within(each.point, mount.target)
+            and any(it.id == source.mount.id for it in parents_of(each.id, self._mounts))
         }
         if points:
             yield doubt.left_out(mount.volume.name, source.path, sorted(points))
 
-    def _lies_on(self, mount: ObservedMount, below: int) -> bool:
-        """Whether it lies on the mount with the id `below`, or on one that does."""
-        while mount.parent != below:
-            if mount.parent not in self._mounts or mount.parent == mount.id:
-                return False
-            mount = self._mounts[mount.parent]
-        return True
+    def _below(self, path: str) -> Iterator[ObservedMount]:
+        """The mounts whose points lie below a path."""
+        begin = f"{path.rstrip('/')}/"
+        first = bisect_left(self._by_point, begin, key=lambda each: each.point)
+        return takewhile(lambda it: it.point.startswith(begin), self._by_point[first:])
 
     def _unmapped(self, mount: DesiredMount, source: Source) -> Iterator[Doubt]:
         """Ids of files that the extents leave out."""

@@ -8,12 +8,14 @@ from mountd.core import faults, filesystem_faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import (
+    TOO_DEEP,
     Fault,
     Filesystem,
     Managed,
     Observed,
     ObservedMount,
     Volume,
+    parents_of,
     root_at,
 )
 from mountd.kernel.observe import observe_mount
@@ -99,10 +101,8 @@ class Sources:
         found: dict[str, list[ObservedMount]] = {}
         for mount in mounts.values():
             if mount.point.startswith(f"{root}/") and mount.point != source.path:
-                above = mount
-                while above.id != source.mount.id and above.parent in mounts:
-                    above = mounts[above.parent]
-                if above.id == source.mount.id:
+                above = (mount, *parents_of(mount.id, mounts))
+                if any(each.id == source.mount.id for each in above):
                     found.setdefault(mount.point[len(root) + 1 :], []).append(mount)
         return dict(sorted(found.items(), key=lambda it: (it[0].count("/"), it[0])))
 
@@ -139,7 +139,7 @@ class Sources:
     def shows_what_it_covers(self, mount: ObservedMount) -> bool:
         """Whether a mount's root is the very folder that it lies on, as ours in place is."""
         parent = self._observed.mounts.get(mount.parent)
-        if parent is None:
+        if parent is None or mount.root == TOO_DEEP:
             return False
         return (mount.device, mount.root) == (parent.device, root_at(parent, mount.point))
 

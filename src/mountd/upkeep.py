@@ -8,7 +8,7 @@ from mountd.core.exposure import guarded
 from mountd.core.faults import keeps_being_undone
 from mountd.core.fight import Fight, undone
 from mountd.core.model import Fault, Flags, Managed, Outcome
-from mountd.core.targets import folders_above
+from mountd.core.targets import Places, is_within
 from mountd.journal import Journal
 from mountd.kernel.syscalls import st_dev
 from mountd.kernel.table import Change, MountTable
@@ -50,7 +50,9 @@ class Upkeep:
         self._ours: set[int] = set()
         """Ids of mounts that are ours, and of some that were."""
         self._paths: set[str] = set()
-        """The volumes' sources and targets, and the folders above."""
+        """The volumes' sources and targets."""
+        self._places = Places(())
+        """The same; made anew where it has fewer."""
         self._guarded: set[int] = set()
         """The devices of filesystems of which another mount could make somebody root."""
         self._fights: dict[str, Fight] = {}
@@ -66,6 +68,7 @@ class Upkeep:
         self._left.clear()
         self.files.clear()
         self._paths.clear()
+        self._places = Places(())
         self._guarded.clear()
         self.stuck = tuple(each for each in result.outcomes if _is_stuck(each))
         self._learn(manifest, result.outcomes)
@@ -161,7 +164,9 @@ class Upkeep:
                     foreign.append(before.point)
         if any(each.fault for each in self.outcomes.values()) and foreign:
             return True
-        return not self._paths.isdisjoint(foreign)
+        if len(self._places) != len(self._paths):
+            self._places = Places(self._paths)
+        return any(map(self._places.lie_within, foreign))
 
     def status(self) -> str:
         """A line: how the volumes are, and what is wrong with the first that isn't well."""
@@ -180,10 +185,10 @@ class Upkeep:
     def _stands_alone(self, name: str) -> bool:
         """Whether what a volume needs is there, so that it can be planned without the others."""
         action = self.outcomes[name].action
-        above = {*folders_above(action.target), action.source, *folders_above(action.source)}
-        return not any(
-            each.fault and each.action.target in above for each in self.outcomes.values()
-        )
+        faulty = {each.action.target for each in self.outcomes.values() if each.fault}
+        if any(is_within(action.source, each) for each in faulty):
+            return False
+        return not any(is_within(action.target, each) for each in faulty - {action.target})
 
     def _hold(self, name: str, fight: Fight) -> None:
         before = self.outcomes[name]
@@ -253,9 +258,9 @@ class Upkeep:
                 self._left[action.volume] = left
                 if action.mount.kind == "file" and not action.mount.volume.type:
                     self.files[action.source] = st_dev(action.mount.device), action.mount.inode
-            for path in (action.source, action.target):
-                if path.startswith("/"):
-                    self._paths.update((path, *folders_above(path)))
+            self._paths.update(
+                each for each in (action.source, action.target) if each.startswith("/")
+            )
 
 
 def _is_stuck(outcome: Outcome) -> bool:

@@ -13,6 +13,7 @@ from mountd.core import idmap_faults
 from mountd.core.choice import ROOT, shown_owner
 from mountd.core.idmapping import Idmapping, seen_as
 from mountd.core.model import (
+    TOO_DEEP,
     Desired,
     DesiredMount,
     Fault,
@@ -26,7 +27,7 @@ from mountd.core.model import (
     is_same,
 )
 from mountd.core.order import absence
-from mountd.core.targets import folders_above
+from mountd.core.targets import Places, folders_above
 
 
 class Asked(NamedTuple):
@@ -327,6 +328,10 @@ class _Sights:
                 if not each.volume.read_only:
                     self._writable.setdefault(device, set()).add(root)
         self._roots = {device: sorted(found) for device, found in self._found.items()}
+        self._places = {
+            device: Places((*found, *self._writable.get(device, ())))
+            for device, found in self._found.items()
+        }
 
     def _add(self, device: int, root: str, sight: _Sight) -> None:
         self._found.setdefault(device, {}).setdefault(root, []).append(sight)
@@ -352,7 +357,9 @@ class _Sights:
         found = self._found.get(view.device)
         if not found:
             return
-        above = dict.fromkeys(("/", *reversed(folders_above(view.root)), view.root))
+        if view.root == TOO_DEEP:
+            view = view._replace(root="/")
+        above = dict.fromkeys(("/", *reversed([*self._places[view.device].from_(view.root)])))
         for root in above:
             yield from found.get(root, ())
         writable = self._writable.get(view.device, set())
@@ -395,7 +402,8 @@ def _ends(
 
 
 def _root(mount: ObservedMount) -> str:
-    return mount.root.removesuffix("//deleted") or "/"
+    """Where it begins, as far down as is known: else it may show any file there is."""
+    return "/" if mount.root == TOO_DEEP else mount.root.removesuffix("//deleted") or "/"
 
 
 def _foreseen(

@@ -6,7 +6,7 @@ idmappings and of filesystems are in modules of their own.
 
 import errno as _errno
 
-from mountd.core.model import Fault, Kind, Reason
+from mountd.core.model import Fault, Ids, Kind, Reason
 
 
 class VolumeError(Exception):
@@ -28,6 +28,18 @@ MOUNTED_LATER = "the first pass that finds it mounts the volume"
 def no_target(path: str) -> Fault:
     hint = "make it, or leave `create = false` out"
     return Fault("pending", "no-target", f"there is no {path}, and `create` is false", hint)
+
+
+def not_as_owner(folder: str, owner: Ids, missing: list[str]) -> Fault:
+    message = f"the target can't be made: {folder} belongs to {owner}, as whom mountd can't act: "
+    if missing:
+        names = " and ".join(missing)
+        message += f"{names} {'is' if len(missing) == 1 else 'are'} missing"
+        hint = f"make the target by hand, or give the unit or the container {names}"
+    else:
+        message += "this user namespace doesn't know these ids"
+        hint = "make the target by hand, or map these ids into the container"
+    return Fault("failed", "not-privileged", message, hint, _errno.EPERM)
 
 
 def not_writable_by_owner(folder: str, uid: int) -> Fault:
@@ -74,6 +86,13 @@ def forbidden_target(path: str, why: str) -> Fault:
 def moved_meanwhile(path: str) -> Fault:
     hint = "a folder above it was renamed just now; the next pass looks anew"
     return Fault("failed", "unsafe-path", f"{path} led elsewhere while it was being mounted", hint)
+
+
+def too_deep() -> Fault:
+    message = "this volume's mount can't be reached: a folder above it was moved to where its path"
+    message += " is longer than 1 MiB"
+    hint = "move that folder back; /proc/self/mountinfo has its path"
+    return Fault("failed", "unsafe-path", message, hint, _errno.ENAMETOOLONG)
 
 
 def covered_above(target: str) -> Fault:
@@ -172,12 +191,18 @@ def same_target(target: str, volume: str) -> Fault:
 
 
 def mount_below(point: str, fs_type: str) -> Fault:
+    hint = f"`umount {point}`, or choose another target"
+    if len(point) >= _PATH_MAX:
+        hint = "choose another target: its path is longer than umount(8) takes"
     return Fault(
         "conflict",
         "foreign-mount",
         f"a mount lies below the target, at {point} ({fs_type}), and would be buried",
-        f"`umount {point}`, or choose another target",
+        hint,
     )
+
+
+_PATH_MAX = 4096
 
 
 def busy(target: str, holders: list[str]) -> Fault:

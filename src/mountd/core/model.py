@@ -4,7 +4,7 @@ They are named tuples: frozen, printable, comparable, and a third of a dataclass
 pass over a thousand volumes pays a thousand times.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from mountd.core.idmapping import Idmapping
@@ -251,6 +251,34 @@ class ObservedMount(NamedTuple):
     """Told by every kernel that can idmap, and truly for a source, which has no record."""
 
 
+TOO_DEEP = "(a path of more than 1 MiB)"
+"""Where a mount is, if its path is longer: it is equal to no path, and below none."""
+_LONGEST = 1 << 20
+
+
+def bounded(path: str) -> str:
+    """A mount's path, unless it is longer than anything that is worth looking at.
+
+    A user may make it as long as she has room for folders.
+    """
+    return path if len(path) <= _LONGEST else TOO_DEEP
+
+
+def parents_of(mount_id: int, mounts: Mapping[int, ObservedMount]) -> Iterator[ObservedMount]:
+    """What a mount lies on, what that lies on, and so on, as far as the table tells.
+
+    The root of a namespace may be its own parent; and of ids that are used again a table that was
+    read while mounts came and went may tell a circle.
+    """
+    mount = mounts.get(mount_id)
+    for _ in range(len(mounts)):
+        above = mounts.get(mount.parent) if mount else None
+        if above is None or above is mount:
+            return
+        yield above
+        mount = above
+
+
 class Top(NamedTuple):
     """What is seen at a target on which something is mounted: the topmost mount's id and root."""
 
@@ -323,6 +351,8 @@ def is_same(managed: Managed, mount: ObservedMount) -> bool:
 
 def root_at(mount: ObservedMount, path: str) -> str:
     """The root that a clone has which is made of a path on this mount."""
+    if mount.root == TOO_DEEP:
+        return TOO_DEEP
     root = mount.root.removesuffix("//deleted").rstrip("/")
     return root + path.removeprefix(mount.point.rstrip("/")) or "/"
 

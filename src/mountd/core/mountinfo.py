@@ -6,7 +6,7 @@ A space alone parts the words: names may hold any other white space, and a sourc
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mountd.core.model import Atime, Flags, ObservedMount
+from mountd.core.model import Atime, Flags, ObservedMount, bounded
 
 
 class Line(NamedTuple):
@@ -43,6 +43,23 @@ def parse_children(text: str, mount_id: int) -> Iterator[ObservedMount]:
         at = text.find(word, at + 1)
 
 
+def parse_user(text: str, mount_id: int) -> int | None:
+    """Whose the server of this mount is, None where the machine itself mounted it.
+
+    FUSE alone tells a `user_id`, which fusermount(1) sets; virtiofs doesn't. Raises LookupError
+    where the mount isn't there.
+    """
+    start = f"\n{text}".find(f"\n{mount_id} ")
+    if start < 0:
+        raise LookupError(mount_id)
+    words = text[start : text.index("\n", start)].split(" ")
+    fs_type, _, options = words[words.index("-", 6) + 1 :][:3]
+    if fs_type.partition(".")[0] not in ("fuse", "fuseblk"):
+        return None
+    users = [int(each[8:]) for each in options.split(",") if each.startswith("user_id=")]
+    return next((user for user in users if user), None)
+
+
 def unescape(word: str) -> str:
     r"""A word as it was: the kernel writes space, tab, newline, `#` and `\` as `\` and octal."""
     first, *others = word.split("\\")
@@ -58,8 +75,8 @@ def _parse(line: str) -> Line:
     mount = ObservedMount(
         int(id_),
         int(parent),
-        unescape(point),
-        unescape(root),
+        bounded(unescape(point)),
+        bounded(unescape(root)),
         unescape(fs_type).partition(".")[0],  # of `fuse.sshfs` the part that the kernel knows
         _device_number(int(major), int(minor)),
         Flags("ro" in words, "nosuid" in words, "nodev" in words, "noexec" in words, _atime(words)),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-from mountd.core.targets import folders_above
+from mountd.core.targets import Places
 
 
 def needs(places: Mapping[str, tuple[str | None, str]]) -> dict[str, tuple[str, ...]]:
@@ -16,10 +16,11 @@ def needs(places: Mapping[str, tuple[str | None, str]]) -> dict[str, tuple[str, 
     for name, (_, target) in places.items():
         volumes.setdefault(target, name)
 
+    targets = Places(volumes)
+
     @cache  # many volumes lie in few folders
     def over(folder: str) -> tuple[str, ...]:
-        above = (folder, *folders_above(folder)) if folder else ()
-        return tuple(volumes[each] for each in above if each in volumes)
+        return tuple(volumes[each] for each in targets.from_(folder))
 
     found: dict[str, tuple[str, ...]] = {}
     for name, (source, target) in places.items():

@@ -13,7 +13,7 @@ from mountd.core.model import (
 )
 from mountd.core.nesting import circle, needs
 from mountd.core.scene import Scene
-from mountd.core.targets import folders_above
+from mountd.core.targets import is_within
 
 BUILDS = ("mount", "replace")
 """The actions that put a new mount somewhere."""
@@ -101,7 +101,7 @@ def _after_others(
         if fault and is_gone:  # else what it has is good enough
             return halted(action, faults.waits_for(name, fault), scene)
         is_changing = name not in progress.done and (other.verb in BUILDS or other.after)
-        is_source = source is not None and other.target in (source, *folders_above(source))
+        is_source = source is not None and is_within(source, other.target)
         if is_changing and (is_source or action.verb != "keep" or other.beneath):
             after.append(name)
     return put_off(action, after) if after else action
@@ -109,9 +109,10 @@ def _after_others(
 
 def _after_departures(action: Action, source: str | None, target: str, scene: Scene) -> Action:
     """The action, where mounts that leave have to be gone before it."""
-    above = [*folders_above(target)] if action.verb != "keep" else []
-    above += [source, *folders_above(source)] if source else []
-    gone = [absence(path) for path in above if path in scene.leaving]
+    leaving = scene.leaving_places
+    above = [*leaving.above(target)] if action.verb != "keep" else []
+    above += leaving.from_(source) if source else ()
+    gone = [absence(path) for path in above]
     return put_off(action, gone) if gone else action
 
 

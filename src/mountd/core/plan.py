@@ -21,10 +21,11 @@ from mountd.core.model import (
     Unready,
     Verb,
     is_same,
+    parents_of,
 )
 from mountd.core.order import BUILDS, Progress, absence, halted, in_order, put_off
 from mountd.core.scene import Scene, claims_of, near, scene_of, submounts_of
-from mountd.core.targets import folders_above
+from mountd.core.targets import Places
 
 _NO_PROGRESS = Progress()
 
@@ -120,6 +121,7 @@ def _departures(
     waiting = {action.volume for action in actions if action.after}
     awaited = {after for action in actions for after in action.after}
     urgent = {point for point in scene.leaving if absence(point) in awaited}
+    disturbed = Places(covered | urgent)
     first: list[Action] = []
     last: list[Action] = []
     held: dict[int, list[str]] = {}
@@ -128,18 +130,15 @@ def _departures(
             continue
         point = scene.point(managed)
         action = _departure(managed, scene)
-        above = folders_above(point)
-        if point in urgent or any(each in covered or each in urgent for each in above):
+        if point in urgent or next(disturbed.above(point), None) is not None:
             first.append(action)
         else:
             if managed.volume in waiting:  # it is mounted at its new place before it leaves this
                 held.setdefault(managed.id, []).append(managed.volume)
             after = tuple(dict.fromkeys(held.get(managed.id, ())))
             if after:  # and what it lies on can't leave before either
-                parent = scene.observed.mounts[managed.id].parent
-                while parent in scene.observed.mounts:
-                    held.setdefault(parent, []).extend(after)
-                    parent = scene.observed.mounts[parent].parent
+                for parent in parents_of(managed.id, scene.observed.mounts):
+                    held.setdefault(parent.id, []).extend(after)
             last.append(action._replace(after=after))
     return first, last
 

@@ -1,6 +1,6 @@
 """What the plan for one volume depends on besides the volume itself."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mountd.core.model import (
@@ -11,8 +11,9 @@ from mountd.core.model import (
     Managed,
     Observed,
     ObservedMount,
+    parents_of,
 )
-from mountd.core.targets import folders_above
+from mountd.core.targets import Places
 
 
 class Scene(NamedTuple):
@@ -27,10 +28,12 @@ class Scene(NamedTuple):
     by_id: dict[int, Managed]
     leaving: dict[str, Managed]
     """Mounts of ours that go in this pass, by where they are."""
+    leaving_places: Places
+    """The same places."""
     strangers: dict[str, list[ObservedMount]]
-    """Mounts below this folder that aren't ours: a mount over the folder would bury them."""
+    """Mounts below this target that aren't ours: a mount over the folder would bury them."""
     ours: dict[str, list[tuple[str, Managed]]]
-    """Mounts of ours below this folder that stay, and where they are."""
+    """Mounts of ours below this target, or what leaves, that stay, and where they are."""
     covered: set[int]
     """Mounts on whose root another one lies."""
     lost: set[str]
@@ -62,25 +65,19 @@ class Scene(NamedTuple):
 
     def carried(self, path: str, under: int | None = None) -> tuple[tuple[str, Managed], ...]:
         """Our mounts right below a path, but not those below these; `under` a mount, if given."""
+        below = [each for each in self.ours.get(path, ()) if self.is_under(each[1].id, under)]
+        places = Places(point for point, _ in below)
         found: dict[str, Managed] = {}
-        for point, managed in sorted(self.ours.get(path, ()), key=lambda each: each[0].count("/")):
-            above = folders_above(point)
-            if not any(folder in found for folder in above) and self.is_under(managed.id, under):
+        for point, managed in sorted(below, key=lambda each: each[0].count("/")):
+            if next(places.above(point), None) is None:
                 found.setdefault(point, managed)
         return tuple(found.items())
 
     def is_under(self, mount_id: int, ancestor: int | None) -> bool:
         """Whether a mount lies on another, or on one that does."""
-        mounts = self.observed.mounts
-        while ancestor is not None and mount_id != ancestor:
-            if mount_id not in mounts:
-                return False
-            mount_id = mounts[mount_id].parent
-        return True
-
-    def leaving_above(self, path: str) -> Iterator[Managed]:
-        """Mounts of ours that go from here, or from a folder above."""
-        return (self.leaving[each] for each in (path, *folders_above(path)) if each in self.leaving)
+        if ancestor is None or mount_id == ancestor:
+            return True
+        return any(each.id == ancestor for each in parents_of(mount_id, self.observed.mounts))
 
 
 def scene_of(
@@ -93,7 +90,9 @@ def scene_of(
     judgement: Judgement = NO_JUDGEMENT,
 ) -> Scene:
     """The scene, where of the `alive` recorded mounts these are `leaving`."""
-    going = {managed.id for managed in leaving}
+    going = {managed.id: observed.mounts[managed.id].point for managed in leaving}
+    claims = claims_of(desired)
+    places = Places([*claims, *going.values()])
     ours: dict[str, list[tuple[str, Managed]]] = {}
     by_target: dict[str, list[Managed]] = {}
     by_id: dict[int, Managed] = {}
@@ -102,16 +101,17 @@ def scene_of(
         by_target.setdefault(managed.target, []).append(managed)
         if managed.id not in going:
             point = observed.mounts[managed.id].point
-            for folder in folders_above(point):
+            for folder in places.above(point):
                 ours.setdefault(folder, []).append((point, managed))
     return Scene(
         observed,
         manifest,
-        claims_of(desired),
+        claims,
         by_target,
         by_id,
-        {observed.mounts[managed.id].point: managed for managed in leaving},
-        _strangers(observed, by_id),
+        {going[managed.id]: managed for managed in leaving},
+        Places(going.values()),
+        _strangers(observed, by_id, Places(claims)),
         ours,
         {
             each.parent
@@ -130,16 +130,19 @@ def near(
 
     That is what lies above or below them or at their own places.
     """
-    places = [each.target for each in desired]
-    places += [each.source for each in desired if isinstance(each, DesiredMount)]
-    above = {"/", *places, *(folder for place in places for folder in folders_above(place))}
-    below = tuple(f"{place}/" for place in places)
-    managed = [each for each in record if each.target in above or each.target.startswith(below)]
+    paths = [each.target for each in desired]
+    paths += [each.source for each in desired if isinstance(each, DesiredMount)]
+    places = Places(paths)
+
+    def matters(path: str) -> bool:
+        return places.lie_within(path) or next(places.above(path), None) is not None
+
+    managed = [each for each in record if matters(each.target)]
     ids = {each.id for each in managed}
     mounts = {
         number: mount
         for number, mount in observed.mounts.items()
-        if mount.point in above or number in ids or mount.point.startswith(below)
+        if mount.point == "/" or number in ids or matters(mount.point)
     }
     return observed._replace(mounts=mounts), managed
 
@@ -152,8 +155,10 @@ def claims_of(desired: Iterable[Desired]) -> dict[str, str]:
     return claims
 
 
-def _strangers(observed: Observed, by_id: dict[int, Managed]) -> dict[str, list[ObservedMount]]:
-    """By folder; a recursive mount's own submounts count only where that stays."""
+def _strangers(
+    observed: Observed, by_id: dict[int, Managed], targets: Places
+) -> dict[str, list[ObservedMount]]:
+    """By target; a recursive mount's own submounts count only where that stays."""
     within = {each: managed for managed in by_id.values() for each in managed.submounts}
     found: dict[str, list[ObservedMount]] = {}
     for mount in observed.mounts.values():
@@ -161,7 +166,7 @@ def _strangers(observed: Observed, by_id: dict[int, Managed]) -> dict[str, list[
             continue
         top = within.get(mount.id)
         limit = len(observed.mounts[top.id].point) if top else 0
-        for folder in folders_above(mount.point):
+        for folder in targets.above(mount.point):
             if len(folder) > limit:
                 found.setdefault(folder, []).append(mount)
     return found
@@ -172,11 +177,9 @@ def submounts_of(mount: DesiredMount, top: int, observed: Observed) -> tuple[int
     if not mount.submounts:
         return ()
     points = {f"{mount.target}/{path}" for path in mount.submounts}
-    found = []
-    for each in observed.mounts.values():
-        above = each
-        while each.point in points and above.id != top and above.parent in observed.mounts:
-            above = observed.mounts[above.parent]
-        if each.point in points and above.id == top:
-            found.append(each.id)
-    return tuple(found)
+    return tuple(
+        each.id
+        for each in observed.mounts.values()
+        if each.point in points
+        and any(above.id == top for above in parents_of(each.id, observed.mounts))
+    )

@@ -20,6 +20,7 @@ from mountd.kernel.syscalls import (
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     Fd,
+    look,
     mount_setattr,
     open_tree,
     open_tree_attr,
@@ -69,7 +70,7 @@ def _submounts(tree: Fd, paths: Iterable[str]) -> Iterator[int]:
     """Their ids, as far as they show: one may be covered, or have been left out as unbindable."""
     for path in paths:
         with suppress(FileNotFoundError, NotADirectoryError):
-            found = statx(tree, path, flags=AT_STATX_DONT_SYNC)
+            found = look(tree, path)
             if found.is_mount_root:
                 yield found.mount
 

@@ -9,10 +9,9 @@ from errno import ENOENT
 
 from mountd.core.idmapping import Idmapping, parsed_text
 from mountd.core.model import Atime, Flags, Ids, Observed, ObservedMount, Top
-from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo
+from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo, parse_user
 from mountd.kernel.statmount import HAS_STATMOUNT, MountStat, listmount, statmount
 from mountd.kernel.syscalls import (
-    AT_STATX_DONT_SYNC,
     MOUNT_ATTR__ATIME,
     MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NOATIME,
@@ -22,7 +21,7 @@ from mountd.kernel.syscalls import (
     MOUNT_ATTR_RDONLY,
     MOUNT_ATTR_STRICTATIME,
     SB_RDONLY,
-    statx,
+    look,
 )
 
 ATIMES: dict[Atime, int] = {
@@ -68,6 +67,24 @@ def is_mounted(mount_id: int) -> bool:
     return True
 
 
+def user_behind(mount_id: int) -> int | None:
+    """Whose FUSE server a mount's files are told by; None: nobody's, or the machine's own.
+
+    What such a server says of owners and modes proves nothing. ENOENT as of `observe_mount`.
+    """
+    number = mount_id
+    if HAS_STATMOUNT:
+        found = statmount(mount_id)
+        if found.fs_type not in ("fuse", "fuseblk"):
+            return None
+        number = found.reusable_id  # that options come by statmount(2) too is news of Linux 6.11
+    try:
+        return parse_user(mountinfo(), number)
+    except LookupError as error:
+        said = f"mountinfo: {os.strerror(ENOENT)} (mount {mount_id})"
+        raise FileNotFoundError(ENOENT, said) from error
+
+
 def children_of(mount_id: int) -> list[ObservedMount]:
     """The mounts that lie right on this one, stacked ones too; by mountinfo that reads it all."""
     if not HAS_STATMOUNT:
@@ -76,10 +93,25 @@ def children_of(mount_id: int) -> list[ObservedMount]:
     return [mount for mount in below if mount.parent == mount_id]
 
 
+def descendants_of(mount_id: int) -> list[ObservedMount]:
+    """All that is mounted on a mount, or on what is, each before what is mounted on it."""
+    if HAS_STATMOUNT:
+        mounts = [*map(_observed, _stats(listmount(mount_id)))]
+    else:
+        mounts = [mount for mount, _ in parse_mountinfo(mountinfo())]
+    children: dict[int, list[ObservedMount]] = {}
+    for mount in mounts:
+        children.setdefault(mount.parent, []).append(mount)
+    found = children.pop(mount_id, [])
+    for each in found:  # which grows
+        found += children.pop(each.id, ())
+    return found
+
+
 def is_at(path: str, mount_id: int) -> bool:
     """Whether it is this mount that a path leads to."""
     try:
-        return statx(None, path, flags=AT_STATX_DONT_SYNC).mount == mount_id
+        return look(None, path).mount == mount_id
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -91,7 +123,7 @@ def top_at(path: str) -> Top | None:
     one known.
     """
     try:
-        found = statx(None, path, flags=AT_STATX_DONT_SYNC)
+        found = look(None, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if not found.is_mount_root:

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from errno import ELOOP
+from errno import ELOOP, ENAMETOOLONG
 from typing import Literal, NamedTuple, TypeVar
 
 from mountd.core.acl import AclEntry
@@ -23,6 +23,7 @@ from mountd.kernel.syscalls import (
 )
 
 _Answer = TypeVar("_Answer")
+_PATH_MAX = 4096
 _MOST_LINKS = 40  # as the kernel's own walk (path_resolution(7))
 
 
@@ -70,7 +71,10 @@ def walk(path: str, covers: Mapping[str, Fd], asker: Asker | None) -> Route:
     """
     with ExitStack() as held:
         walker = _Walker(covers, asker, held)
-        walker.walk([each for each in reversed(path.split("/")) if each])
+        if len(os.fsencode(path)) < _PATH_MAX:
+            walker.walk([each for each in reversed(path.split("/")) if each])
+        else:  # nobody gets there by its path
+            walker.error = path, ENAMETOOLONG
     said = 0
     if asker and not walker.is_covered and not (walker.missing or walker.error):
         said = asker.ask(lambda: reach(path))

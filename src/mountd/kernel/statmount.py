@@ -8,6 +8,7 @@ from errno import EOVERFLOW
 from struct import Struct
 from typing import NamedTuple
 
+from mountd.core.model import TOO_DEEP, bounded
 from mountd.kernel.binding import bind, is_there
 
 STATMOUNT_SB_BASIC = 0x01
@@ -50,18 +51,31 @@ def statmount(mount: int) -> MountStat:
 
     The ids seen in its maps are translated into the caller's user namespace.
     """
-    request = _MNT_ID_REQ.pack(_MNT_ID_REQ.size, 0, mount, _STATMOUNT_ALL)
-    size = 8192
+    return _mount_stat(_answer(mount, _STATMOUNT_ALL).raw)
+
+
+def _answer(
+    mount: int, mask: int, buffer: ctypes.Array[ctypes.c_char] | None = None
+) -> ctypes.Array[ctypes.c_char]:
+    """What is told of a mount, in this buffer or, where that is too small, in a larger one.
+
+    A mount's paths may be longer than PATH_MAX. One of more than 2 MiB isn't asked for.
+    """
+    request = _MNT_ID_REQ.pack(_MNT_ID_REQ.size, 0, mount, mask)
+    buffer = buffer or ctypes.create_string_buffer(8192)
     while True:
-        buffer = ctypes.create_string_buffer(size)
         try:
-            _statmount(request, buffer, size, 0)
+            _statmount(request, buffer, len(buffer), 0)
         except OSError as error:
             if error.errno != EOVERFLOW:
                 raise
-            size *= 8
         else:
-            return _mount_stat(buffer.raw)
+            return buffer
+        if len(buffer) > _MOST_BYTES:
+            mask &= ~(STATMOUNT_MNT_ROOT | STATMOUNT_MNT_POINT)
+            request = _MNT_ID_REQ.pack(_MNT_ID_REQ.size, 0, mount, mask)
+        else:
+            buffer = ctypes.create_string_buffer(len(buffer) * 8)
 
 
 def _mount_stat(raw: bytes) -> MountStat:
@@ -69,6 +83,8 @@ def _mount_stat(raw: bytes) -> MountStat:
         mask, major, minor, sb_flags, fs_type, id_, parent, reusable_id, attributes, root, point,
         supported, uids, uids_at, gids, gids_at,
     ) = _STATMOUNT.unpack_from(raw)  # fmt: skip
+
+    untold = TOO_DEEP if len(raw) > _MOST_BYTES else ""
 
     def text(offset: int) -> bytes:
         start = _STATMOUNT_STRINGS + offset
@@ -83,8 +99,8 @@ def _mount_stat(raw: bytes) -> MountStat:
         reusable_id,
         attributes,
         sb_flags,
-        os.fsdecode(text(root)) if mask & STATMOUNT_MNT_ROOT else "",
-        os.fsdecode(text(point)) if mask & STATMOUNT_MNT_POINT else "",
+        bounded(os.fsdecode(text(root))) if mask & STATMOUNT_MNT_ROOT else untold,
+        bounded(os.fsdecode(text(point))) if mask & STATMOUNT_MNT_POINT else untold,
         os.fsdecode(text(fs_type)),
         os.makedev(major, minor),
         lines(uids, uids_at) if mask & STATMOUNT_MNT_UIDMAP else None,
@@ -94,6 +110,7 @@ def _mount_stat(raw: bytes) -> MountStat:
 
 
 _PATH_MAX = 4096
+_MOST_BYTES = 2 << 20
 _SIZE = Struct("=I")
 _MNT_ID_REQ = Struct("=IIQQ")
 _STATMOUNT_ALL = (
@@ -117,13 +134,12 @@ def fingerprints(mounts: Iterable[int]) -> Iterator[tuple[int, int]]:
     Its idmapping and root can't change. It costs a third of what `statmount` does.
     """
     buffer = (ctypes.c_char * (_STATMOUNT_STRINGS + _PATH_MAX))()
-    view = memoryview(buffer)
     for mount in mounts:
-        request = _MNT_ID_REQ.pack(_MNT_ID_REQ.size, 0, mount, _STATMOUNT_CHANGING)
         try:
-            _statmount(request, buffer, len(view), 0)
+            found = _answer(mount, _STATMOUNT_CHANGING, buffer)
         except FileNotFoundError:
             continue
+        view = memoryview(found)
         yield mount, hash(view[: _SIZE.unpack_from(view)[0]].tobytes())
 
 

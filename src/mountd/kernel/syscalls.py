@@ -2,8 +2,8 @@
 
 Constants, structs and arguments have their names from the man pages: open_tree(2), move_mount(2),
 fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2), openat2(2), statx(2), umount2(2),
-faccessat2(2), setgroups(2), setresuid(2). Descriptors are close-on-exec. Each call raises OSError
-with `strerror` naming the call and its object.
+faccessat2(2), setgroups(2), setresuid(2), setfsuid(2). Descriptors are close-on-exec. Each call
+raises OSError with `strerror` naming the call and its object.
 """
 
 import ctypes
@@ -72,6 +72,8 @@ _NUMBERS = {  # those of before 5.1 differ from one architecture to another
         "setgroups": 116,
         "setresuid": 117,
         "setresgid": 119,
+        "setfsuid": 122,
+        "setfsgid": 123,
         "mount": 165,
         "umount2": 166,
         "statx": 332,
@@ -82,6 +84,8 @@ _NUMBERS = {  # those of before 5.1 differ from one architecture to another
         "setgroups": 159,
         "setresuid": 147,
         "setresgid": 149,
+        "setfsuid": 151,
+        "setfsgid": 152,
         "mount": 40,
         "umount2": 39,
         "statx": 291,
@@ -104,6 +108,8 @@ _umount2 = bind("umount2", _NUMBERS["umount2"], c_char_p, c_int)
 _setgroups = bind("setgroups", _NUMBERS["setgroups"], c_size_t, c_void_p)
 _setresuid = bind("setresuid", _NUMBERS["setresuid"], c_uint, c_uint, c_uint)
 _setresgid = bind("setresgid", _NUMBERS["setresgid"], c_uint, c_uint, c_uint)
+_setfsuid = bind("setfsuid", _NUMBERS["setfsuid"], c_uint)
+_setfsgid = bind("setfsgid", _NUMBERS["setfsgid"], c_uint)
 
 
 class Fd:
@@ -226,6 +232,27 @@ def openat2(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
 
 
 _OPEN_HOW = Struct("=3Q")
+FAR = 1000
+"""Characters from which on a path may have PATH_MAX bytes, and is walked in pieces."""
+
+
+def open_folder(base: Fd | None, path: str) -> Fd:
+    """An O_PATH descriptor of the folder at a path that has no links, however long that is.
+
+    The path is absolute, or goes on from `base`. Raises OSError as openat2(2) does. No call takes
+    more than 4,095 bytes at once (PATH_MAX), but a user's rename can give a folder any path.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY
+    start = 0
+    with ExitStack() as held:
+        while len(path) - start >= FAR:
+            end = path.rfind("/", start + 1, start + FAR)
+            if end < 0:
+                break  # a name that is too long, which the kernel says
+            inner = openat2(base, path[start:end], flags, RESOLVE_NO_SYMLINKS)
+            held.close()
+            base, start = held.enter_context(inner), end + 1
+        return openat2(base, path[start:] or ".", flags, RESOLVE_NO_SYMLINKS)
 
 
 def faccessat2(file: Fd | None, path: str, mode: int) -> None:
@@ -250,6 +277,21 @@ def setresuid(uid: int) -> None:
 def setresgid(gid: int) -> None:
     """The same for its group."""
     _setresgid(gid, gid, gid)
+
+
+def setfsuid(uid: int) -> bool:
+    """Have this thread, and no other, look at files and make them as this user; whether it took.
+
+    The call itself never fails: it answers with the id that was in force (setfsuid(2)).
+    """
+    _setfsuid(uid)
+    return _setfsuid(uid) == uid
+
+
+def setfsgid(gid: int) -> bool:
+    """The same for its group."""
+    _setfsgid(gid)
+    return _setfsgid(gid) == gid
 
 
 class Stat(NamedTuple):
@@ -285,6 +327,15 @@ def statx(folder: Fd | None, path: str = "", *, flags: int = 0) -> Stat:
     _statx(number, os.fsencode(path), flags, _STATX_MASK, buffer)
     found = Stat._make(_STATX.unpack_from(buffer))
     return found if found.mount else _with_mount(found, number, path)
+
+
+def look(base: Fd | None, path: str) -> Stat:
+    """Stat a path as it is given to `open_folder`, of any length; no server is waited for."""
+    if len(path) < FAR:
+        return statx(base, path, flags=AT_STATX_DONT_SYNC)
+    above, _, name = path.rpartition("/")
+    with open_folder(base, above) as folder:
+        return statx(folder, name, flags=AT_STATX_DONT_SYNC)
 
 
 def _with_mount(found: Stat, folder: int, path: str) -> Stat:

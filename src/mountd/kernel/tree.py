@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from mountd.core import faults
 from mountd.core.faults import VolumeError
-from mountd.core.model import Flags, Kind, ObservedMount
+from mountd.core.model import Flags, Kind
 from mountd.kernel.clone import ALL_FLAGS, Tree, attributes
 from mountd.kernel.holders import holders_of, processes_in
-from mountd.kernel.observe import children_of, is_at, is_mounted, observe_mount
+from mountd.kernel.observe import descendants_of, is_at, is_mounted, observe_mount
 from mountd.kernel.paths import Spot, made, make, spot_below
 from mountd.kernel.paths import spot as find
 from mountd.kernel.probe import has_mount_setattr
@@ -25,6 +25,7 @@ from mountd.kernel.syscalls import (
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     RESOLVE_NO_SYMLINKS,
+    look,
     mount_setattr,
     move_mount,
     open_tree,
@@ -158,20 +159,12 @@ def clone_of(spot: Spot, mount: int) -> Carried:
         for each in descendants_of(mount):
             path = each.point[len(spot.whole_path.rstrip("/")) + 1 :]
             with suppress(FileNotFoundError, NotADirectoryError):  # below one that covers it
-                ids[each.id] = statx(tree, path, flags=AT_STATX_DONT_SYNC).mount
+                ids[each.id] = look(tree, path).mount
     except BaseException:
         tree.close()
         raise
     kind: Kind = "folder" if stat.S_ISDIR(found.mode) else "file"
     return Carried(spot.whole_path, Tree(tree, found.mount), kind, ids)
-
-
-def descendants_of(mount: int) -> list[ObservedMount]:
-    """All that is mounted on a mount, or on what is, each before what is mounted on it."""
-    found = children_of(mount)
-    for each in found:  # which grows
-        found += children_of(each.id)
-    return found
 
 
 def _places_in(tree: Tree, target: str, carried: Iterable[Carried], held: ExitStack) -> list[Spot]:
