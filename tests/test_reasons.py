@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
+from fuse_server import served
 from old_kernel import DEBIAN_13, FILTERED, NO_IDMAPPING, Kernel
+from test_deep_paths import FARTHEST, deep
 from test_fallback import filesystem, reconcile_while_the_owner_changes
 from test_safety import Server
 from world import MOUNTD, Result, World, mount_idmapped, run, running
@@ -69,7 +71,8 @@ def work_by(world: World, *words: str, **keys: Any) -> Result:
     table = {"source": world / "source", "target": world / "work", "user": "1000:1000"}
     if not (world / "source").exists():
         world.folder("source")
-    world.volumes(work={**table, "fallback": "fail", **keys})
+    keys = {**table, "fallback": "fail", **keys}
+    world.volumes(work={key: value for key, value in keys.items() if value is not None})
     state = ["--manifest", world.manifest, "--state-dir", world.state]
     return world.run([*words, MOUNTD, "reconcile", *state])
 
@@ -172,6 +175,40 @@ def user_not_in_the_image(world: World, _: ExitStack) -> Result:
 @scene("no-group")
 def group_not_there_yet(world: World, _: ExitStack) -> Result:
     return work(world, user="1000:ghosts")
+
+
+@scene("unsafe-path")
+def link_in_a_sticky_folder(world: World, _: ExitStack) -> Result:
+    world.folder("source")
+    place = world.folder("tmp", owner=(0, 0), mode=0o1777)
+    (place / "link").symlink_to(world / "source")
+    return work(world, source=place / "link")
+
+
+@scene("unsafe-path")
+def link_on_a_server_of_a_users(world: World, held: ExitStack) -> Result:
+    world.folder("source")
+    files = {"/link": {"to": f"{world.path}/source"}}
+    held.enter_context(served(world.folder("home", owner=(1000, 1000)), files))
+    return work(world, source=world / "home/link")
+
+
+@scene("unsafe-path")
+def mount_that_was_moved_out_of_reach(world: World, _: ExitStack) -> Result:
+    (world / "home/up").mkdir(parents=True)
+    work(world, target=world / "home/up/work")
+    there = os.open(world / "home", os.O_RDONLY)
+    with deep(world / "home", *FARTHEST) as here:
+        os.rename("up", "up", src_dir_fd=there, dst_dir_fd=here)
+    os.close(there)
+    return work(world, target=world / "home/up/work")
+
+
+@scene("not-privileged")
+def target_that_takes_another_capability(world: World, _: ExitStack) -> Result:
+    world.folder("home", owner=(1000, 1000))
+    drop = ["setpriv", "--bounding-set=-setuid,-setgid", "--inh-caps=-setuid,-setgid"]
+    return work_by(world, *drop, target=world / "home/work", user=None, fallback=None)
 
 
 @scene("unsafe-path")

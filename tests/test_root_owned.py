@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from test_deep_paths import FARTHEST, deep
 from watcher import eventually, watch
 from world import Result, World, disks, owner, record_of, run, running
 
@@ -715,3 +716,20 @@ def test_a_mount_that_is_there_is_judged_by_what_it_is(
         nobodys=Nobodys(frozenset(nobodys)),
     )  # fmt: skip
     assert bool(found.exposed) == is_exposed
+
+
+@pytest.mark.parametrize("shape", [(25, "d" * 200), FARTHEST], ids=["deep", "out of reach"])
+def test_a_suid_mount_counts_however_far_down_its_folder_was_moved(
+    world: World, fs: Path, shape: tuple[int, str]
+) -> None:
+    """Whose path is longer than one looks at may show anything."""
+    (fs / "src/up").mkdir()
+    (world / "suid").mkdir()
+    run("mount", "--bind", str(fs / "src/up"), str(world / "suid"))
+    run("mount", "-o", "remount,bind,suid", str(world / "suid"))
+    there = os.open(fs / "src", os.O_RDONLY)
+    with deep(fs / "src", *shape) as here:
+        os.rename("up", "up", src_dir_fd=there, dst_dir_fd=here)
+    os.close(there)
+    world.volumes(v=swapped(world, fs / "src"))
+    assert "/mnt/suid" in refused(world.reconcile(status=1))["error"]["message"]

@@ -81,8 +81,12 @@ UNSAFE = {
     "a user's link in a sticky folder": (1000, (0, 0), 0o1777),
     "root's link in a user's sticky folder": (0, (1000, 0), 0o1777),
 }
-SAFE = {
+STICKY = {
     "in a sticky folder": (0, (0, 0), 0o1777),
+    "in a group's sticky folder": (0, (0, 1000), 0o1775),
+}
+SAFE = {
+    "in a sticky folder that only root can write": (0, (0, 0), 0o1755),
     "in a folder that root's group can write": (0, (0, 0), 0o775),
 }
 
@@ -112,7 +116,7 @@ def linked(world: World, case: tuple[int, tuple[int, int], int]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", UNSAFE.values(), ids=UNSAFE)
+@pytest.mark.parametrize("case", (UNSAFE | STICKY).values(), ids=UNSAFE | STICKY)
 def test_a_link_that_someone_else_could_have_made_is_refused_and_named(
     world: World, case: tuple[int, tuple[int, int], int]
 ) -> None:

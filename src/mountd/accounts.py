@@ -116,7 +116,7 @@ class Accounts:
         path = self._path(name)
         try:
             if self.root == "/":
-                file, distrusts = open_trusted(path)
+                file, distrusts = open_trusted(path, may_lead_through_sticky=False)
             else:
                 root, _ = open_path(self.root)
                 with root:

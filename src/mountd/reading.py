@@ -31,7 +31,8 @@ def read_saved_manifest(file: str) -> Reading:
 
 def _read(file: str, *, sees_savers: bool) -> Reading:
     try:
-        opened, distrusts = open_trusted(file)
+        # through a ConfigMap's folder, say, which is 1777
+        opened, distrusts = open_trusted(file, may_lead_through_sticky=True)
         with opened, _unwritten(opened) if sees_savers else nullcontext():
             return Reading(read_bounded(opened, MOST_BYTES), tuple(distrusts))
     except UnsafeLinkError as error:

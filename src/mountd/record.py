@@ -24,7 +24,7 @@ from mountd.core.model import (
     Refused,
     is_same,
 )
-from mountd.kernel.paths import UnsafeLinkError, open_path, spot
+from mountd.kernel.paths import UnsafeLinkError, open_path, spot, why_no_proof
 from mountd.kernel.syscalls import Fd
 from mountd.lock import StateError, locked
 
@@ -229,6 +229,10 @@ def read_record(state_dir: str) -> Record:
         nothing.damage = None if error.errno in (ENOENT, ENOTDIR) else error.strerror
         return nothing
     with folder:
+        if why := why_no_proof(folder):
+            nothing = Record(None, state_dir)
+            nothing.damage = f"{state_dir} {why}"
+            return nothing
         return Record(folder, state_dir)
 
 
@@ -266,6 +270,9 @@ def state_folder(path: str) -> Fd:
         raise StateError(f"the state directory can't be used: {said}") from error
     except OSError as error:
         raise StateError(f"the state directory can't be used: {error.strerror}") from error
+    if why := why_no_proof(folder):
+        folder.close()
+        raise StateError(f"the state directory can't be used: {path} {why}")
     found_mode = os.fstat(folder.number)
     if not stat.S_ISDIR(found_mode.st_mode) or _others_may_write(found_mode):
         folder.close()

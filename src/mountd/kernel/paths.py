@@ -1,39 +1,48 @@
 """Walking a path safely: by descriptor, from the root, through no link that a user could have made.
 
-A link is followed only where root alone could have made it: it is root's, in a folder that only
-root can write. Elsewhere it may be swapped at any moment, by someone who then has mountd act on
-whatever he likes.
+A link is followed only where root alone could have put it: it is root's, in a folder that only root
+can write, and so is every folder above. Elsewhere it may be swapped at any moment, by someone who
+then has mountd act on whatever he likes. In a sticky folder too: into that anyone may rename a link
+of root's out of a folder of her own. And what a user's FUSE server says of owners proves nothing.
 """
 
-import ctypes
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from errno import EACCES, EINVAL, ELOOP, ENOENT
 from typing import Self
 
 from mountd.core import faults
 from mountd.core.faults import VolumeError
-from mountd.core.model import Kind
-from mountd.kernel.observe import observe_mount
+from mountd.core.model import TOO_DEEP, Ids, Kind
+from mountd.kernel.observe import observe_mount, user_behind
+from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
+    FAR,
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     Fd,
     Stat,
+    open_folder,
     openat2,
+    setfsgid,
+    setfsuid,
     statx,
 )
 
-_libc = ctypes.CDLL(None)
 ROOT = 0
+_PATH_MAX = 4096
 _MOST_LINKS = 40  # as the kernel's own walk (path_resolution(7))
 _LINK = (ELOOP, EACCES)
 """What openat2 says of a link: EACCES where fs.protected_symlinks forbids it (proc_sys_fs(5))."""
+
+
+_ACL = "system.posix_acl_access"
+_DEFAULT_ACL = "system.posix_acl_default"
 
 
 class UnsafeLinkError(OSError):
@@ -79,13 +88,16 @@ class Spot:
 def spot(path: str) -> Spot:
     """Find an absolute, normalised path's end, which need not exist, and keep its folder open.
 
-    Raises UnsafeLinkError, or OSError as openat2(2) does.
+    It may be longer than PATH_MAX, for a mount's can. Raises UnsafeLinkError, or OSError as
+    openat2(2) does.
     """
     above, _, name = path.rpartition("/")
+    if path == TOO_DEEP:
+        raise VolumeError(faults.too_deep())
     try:
-        folder = openat2(None, above or "/", os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
+        folder = open_folder(None, above or "/")
     except OSError as error:
-        if error.errno not in (*_LINK, ENOENT):
+        if error.errno not in (*_LINK, ENOENT) or len(path) > _PATH_MAX:
             raise
     else:
         there = _stat(folder, name)
@@ -131,13 +143,14 @@ def made(path: str, kind: Kind) -> Spot:
 def make(found: Spot, kind: Kind) -> None:
     """Make what is missing at a path's end.
 
-    Each is 0755 (our umask permitting) and belongs to whom the nearest existing folder belongs to,
-    for it is made as that user: nothing has to be given away by name afterwards.
+    Each is 0755 and belongs to whom the nearest existing folder belongs to, for it is made as that
+    user: nothing has to be given away by name afterwards.
     """
     with ExitStack() as held, _acting_as(statx(found.folder), found.path):
         folder = found.folder
         for name in found.names[:-1]:
             os.mkdir(name, 0o755, dir_fd=folder.number)
+            _open_up(folder, name)
             flags = os.O_PATH | os.O_DIRECTORY
             folder = held.enter_context(openat2(folder, name, flags, RESOLVE_NO_SYMLINKS))
         if kind == "folder":
@@ -145,20 +158,45 @@ def make(found: Spot, kind: Kind) -> None:
         else:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(found.name, flags, 0o755, dir_fd=folder.number))
+        _open_up(folder, found.name)
+
+
+def _open_up(folder: Fd, name: str) -> None:
+    """Make what was made just now 0755, which the folder's default ACL may have kept it from.
+
+    Where all can write, somebody may have put another file of root's in its place: only one that is
+    empty is touched. Some filesystems have no modes of their own, and stay as they are.
+    """
+    if not _has_acl(folder, _DEFAULT_ACL):
+        return
+    with suppress(OSError), openat2(folder, name, os.O_PATH, RESOLVE_NO_SYMLINKS) as new:
+        path = f"/proc/self/fd/{new.number}"
+        found = os.fstat(new.number)
+        is_folder = stat.S_ISDIR(found.st_mode)
+        if found.st_uid == ROOT and (os.listdir(path) if is_folder else found.st_size):
+            return
+        if _has_acl(new):
+            os.removexattr(path, _ACL)
+        os.chmod(path, stat.S_IMODE(found.st_mode) & stat.S_ISGID | 0o755)  # noqa: S103
 
 
 @contextmanager
 def _acting_as(owner: Stat, path: str) -> Iterator[None]:
-    """Have this thread, and no other, make files as the owner of `path` does (setfsuid(2))."""
-    _libc.setfsgid(owner.gid)
-    _libc.setfsuid(owner.uid)
+    """Have this thread, and no other, make files as the owner of `path` does (setfsuid(2)).
+
+    Raises VolumeError where it can't, before anything is made.
+    """
     try:
-        yield
-    except PermissionError as error:
-        raise VolumeError(faults.not_writable_by_owner(path, owner.uid)) from error
+        if not (setfsgid(owner.gid) and setfsuid(owner.uid)):
+            missing = missing_capabilities(["CAP_SETUID", "CAP_SETGID"])
+            raise VolumeError(faults.not_as_owner(path, Ids(owner.uid, owner.gid), missing))
+        try:
+            yield
+        except PermissionError as error:
+            raise VolumeError(faults.not_writable_by_owner(path, owner.uid)) from error
     finally:
-        _libc.setfsuid(ROOT)
-        _libc.setfsgid(ROOT)
+        setfsuid(ROOT)
+        setfsgid(ROOT)
 
 
 def open_path(path: str) -> tuple[Fd, str]:
@@ -181,7 +219,11 @@ def open_below(root: Fd, path: str) -> Fd:
     Raises UnsafeLinkError where there is a link on the way.
     """
     try:
-        return openat2(root, path, os.O_PATH, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+        if len(path) < FAR:
+            return openat2(root, path, os.O_PATH, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+        above, _, name = path.rpartition("/")
+        with open_folder(root, above) as folder:
+            return openat2(folder, name, os.O_PATH, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
     except OSError as error:
         if error.errno != ELOOP:
             raise
@@ -197,12 +239,13 @@ def is_plain_folder(path: str) -> bool:
     return True
 
 
-def open_trusted(path: str) -> tuple[Fd, list[str]]:
+def open_trusted(path: str, *, may_lead_through_sticky: bool) -> tuple[Fd, list[str]]:
     """Open a file for reading, and tell who but root could have written it: a sentence for each.
 
-    A sticky folder's root-owned entry counts as root's alone, and so does a read-only mount.
+    A sticky folder's root-owned entry counts as root's alone, and so does a read-only mount; not
+    what a link in a sticky folder leads to, if those are followed.
     """
-    walk = _Walk(path)
+    walk = _Walk(path, may_lead_through_sticky=may_lead_through_sticky)
     with walk.folder as folder:
         name = walk.rest[0]
         try:
@@ -213,7 +256,7 @@ def open_trusted(path: str) -> tuple[Fd, list[str]]:
         if not stat.S_ISREG(found.mode):
             raise NotAFileError(EINVAL, kind_in_words(found.mode), path)
         file = openat2(folder, name, os.O_RDONLY | os.O_NONBLOCK, RESOLVE_NO_SYMLINKS)
-        if (writers := _writers(file, found)) and not _is_read_only(found):
+        if (writers := _writers(file, found)) and not walk.is_read_only(found):
             walk.distrusts.append(f"{path} can be written by {writers}")
         return file, walk.distrusts
 
@@ -244,18 +287,27 @@ def _writers(file: Fd, found: Stat) -> str | None:
     return None
 
 
-def _has_acl(file: Fd) -> bool:
+def _has_acl(file: Fd, which: str = _ACL) -> bool:
     try:
-        os.getxattr(f"/proc/self/fd/{file.number}", "system.posix_acl_access")
+        os.getxattr(f"/proc/self/fd/{file.number}", which)
     except OSError:
         return False
     return True
 
 
-def _is_read_only(found: Stat) -> bool:
-    """Whether it was reached through a read-only mount, or lies on a read-only filesystem."""
-    mount = observe_mount(found.mount)
-    return mount.flags.read_only or mount.is_fs_read_only
+def why_no_proof(file: Fd) -> str | None:
+    """Why an open file's owner and mode prove nothing: a user's server tells them."""
+    return _of_server(statx(file, flags=AT_STATX_DONT_SYNC).mount)
+
+
+def _of_server(mount: int) -> str | None:
+    try:
+        user = user_behind(mount)
+    except FileNotFoundError:  # it was taken off just now: by whom, and what was it?
+        return "lies on a mount that has gone meanwhile"
+    if user is None:
+        return None
+    return f"lies on a FUSE mount of uid {user}, whose server may say anything"
 
 
 def _stat(folder: Fd, name: str) -> Stat | None:
@@ -281,18 +333,24 @@ def open_in_root(root: Fd, path: str) -> Fd:
 class _Walk:
     """The walk name by name: slower than one openat2(2), but it may follow root's links."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, may_lead_through_sticky: bool = False) -> None:
         self.path = "/"
         self.folder = openat2(None, "/", os.O_PATH, 0)
         self.rest: tuple[str, ...] = ()
         self.distrusts: list[str] = []
+        self._follows_moved = may_lead_through_sticky
+        self._has_followed_moved = False
+        self._unsafe_above: str | None = None
+        self._servers: dict[int, str | None] = {}
         try:
+            # The root's own mount is the machine's, and in a chroot may be in no table.
+            self._servers[statx(self.folder).mount] = None
             self._walk([name for name in reversed(path.split("/")) if name])
         except BaseException:
             self.folder.close()
             raise
 
-    def _walk(self, todo: list[str]) -> None:  # noqa: C901 - one loop, a case for each kind of name
+    def _walk(self, todo: list[str]) -> None:
         """Go down the names in `todo`, the next one last; a link's own names join them."""
         links = 0
         while todo:
@@ -308,17 +366,18 @@ class _Walk:
                     raise
                 self.rest = (name, *reversed(todo))
                 return
-            why = self._distrust(found)
+            unsafe = self._distrust(found, is_link_safe=True)
+            why = self._distrust(found) if unsafe else None
             if stat.S_ISLNK(found.mode):
                 links += 1
                 if links > _MOST_LINKS:
                     raise OSError(ELOOP, f"openat2: {os.strerror(ELOOP)} ({here})")
-                if why:
+                if why := why if self._follows_moved else unsafe or self._unsafe_above:
                     raise UnsafeLinkError(ELOOP, why, here)
+                self._has_followed_moved |= unsafe == _MOVED
                 todo += self._names_in_link(name)
                 continue
-            if why:
-                self.distrusts.append(f"{here} {why}")
+            self._keep_in_mind(found, here, why, unsafe)
             if todo:
                 self._enter(name, here)
             else:
@@ -328,6 +387,14 @@ class _Walk:
             self._enter("..", above or "/")
             self.rest = (name,)
 
+    def _keep_in_mind(self, found: Stat, path: str, why: str | None, unsafe: str | None) -> None:
+        if found.is_mount_root:
+            self._unsafe_above = None
+        if why:
+            self.distrusts.append(f"{path} {why}")
+        if unsafe and not self._unsafe_above:
+            self._unsafe_above = f"lies below {path}, which {unsafe}"
+
     def _names_in_link(self, name: str) -> list[str]:
         """Where a link leads, the first name last; if it is absolute, the walk is at the root."""
         with openat2(self.folder, name, os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_MAGICLINKS) as link:
@@ -336,20 +403,56 @@ class _Walk:
             self._enter("/", "/")
         return [each for each in reversed(leads_to.split("/")) if each not in ("", ".")]
 
-    def _distrust(self, entry: Stat) -> str | None:
-        """Who but root could have put this entry here, or could swap it for another."""
+    def _distrust(self, entry: Stat, *, is_link_safe: bool = False) -> str | None:
+        """Who but root could have put this entry here, or could swap it for another.
+
+        `is_link_safe`: asked for the sake of links here or below, which a read-only mount doesn't
+        make safer (its files may be written by another), nor being root's in a sticky folder. A
+        mount does: whoever can write the folder that it lies on can't rename it.
+        """
         folder = statx(self.folder)
-        if entry.uid != ROOT and not _is_read_only(entry):
+        if why := self._of_server(entry):
+            return why
+        if entry.uid != ROOT and not self.is_read_only(entry, is_link_safe):
             return f"belongs to uid {entry.uid}"
-        if folder.uid != ROOT and not _is_read_only(folder):
+        if is_link_safe and entry.is_mount_root:
+            return None
+        if why := self._of_server(folder):
+            return why
+        if folder.uid != ROOT and not self.is_read_only(folder, is_link_safe):
             return f"lies in a folder of uid {folder.uid}"
-        is_kept = folder.mode & stat.S_ISVTX and entry.uid == ROOT
-        if (writers := _writers(self.folder, folder)) and not is_kept and not _is_read_only(folder):
-            return f"lies in a folder that {writers} can write"
-        return None
+        writers = _writers(self.folder, folder)
+        if not writers or self.is_read_only(folder, is_link_safe):
+            return None
+        if folder.mode & stat.S_ISVTX and entry.uid == ROOT:
+            return _MOVED if is_link_safe and _is_movable(entry) else None
+        return f"lies in a folder that {writers} can write"
+
+    def is_read_only(self, found: Stat, fs_alone: bool = False) -> bool:
+        """Whether it was reached through a read-only mount, or lies on a read-only filesystem."""
+        if self._has_followed_moved:
+            return False  # a user has chosen what it is
+        mount = observe_mount(found.mount)
+        return mount.is_fs_read_only or (mount.flags.read_only and not fs_alone)
+
+    def _of_server(self, found: Stat) -> str | None:
+        if found.mount not in self._servers:
+            self._servers[found.mount] = _of_server(found.mount)
+        return self._servers[found.mount]
 
     def _enter(self, name: str, path: str) -> None:
         folder = None if name.startswith("/") else self.folder
         inner = openat2(folder, name, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
         self.folder.close()
         self.folder, self.path = inner, path
+
+
+_MOVED = "lies in a sticky folder, into which a user may have moved it"
+
+
+def _is_movable(entry: Stat) -> bool:
+    """Whether a user may have renamed root's entry of a sticky folder into that from elsewhere.
+
+    Not a folder that she can't write: to rename one into another takes that (fs/namei.c).
+    """
+    return not stat.S_ISDIR(entry.mode) or bool(entry.mode & (stat.S_IWGRP | stat.S_IWOTH))
