@@ -13,6 +13,7 @@ from mountd.core import faults
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import ID_COUNT
 from mountd.core.model import Ids, User
+from mountd.kernel.cause import fault_of
 from mountd.kernel.paths import (
     NotAFileError,
     UnsafeLinkError,
@@ -134,7 +135,7 @@ class Accounts:
         except NotAFileError as error:
             raise VolumeError(faults.not_a_file(path, error.strerror or "")) from error
         except OSError as error:
-            raise VolumeError(faults.from_kernel(error, f"read {path}")) from error
+            raise VolumeError(fault_of(error, f"read {path}")) from error
 
 
 class _Passwd:

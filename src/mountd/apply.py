@@ -18,6 +18,7 @@ from mountd.core.faults import VolumeError
 from mountd.core.model import Action, DesiredMount, Fault, Managed, Observed, Outcome
 from mountd.core.plan import needs_gap_in_place
 from mountd.kernel import tree
+from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree, build
 from mountd.kernel.observe import descendants_of, observe_mount, top_at
 from mountd.kernel.paths import Spot, UnsafeLinkError, made, open_path, spot
@@ -340,7 +341,7 @@ def _attempt(action: Action, step: Callable[[Action], _T]) -> _T | Fault:
     except UserNamespaceError as error:
         return why_no_namespace(error)
     except OSError as error:
-        return faults.from_kernel(error, f"{action.verb} {action.target}")
+        return fault_of(error, f"{action.verb} {action.target}")
 
 
 def _give_up(action: Action) -> Fault:

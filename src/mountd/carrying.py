@@ -10,6 +10,7 @@ from mountd.core import faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import Fault, Managed
 from mountd.kernel import tree
+from mountd.kernel.limits import hint_of
 from mountd.kernel.observe import is_mounted
 from mountd.kernel.paths import spot
 from mountd.kernel.tree import Carried
@@ -80,5 +81,5 @@ def write_record(record: Record, *, always: bool = False) -> Fault | None:
     try:
         record.write(always=always)
     except OSError as error:
-        return faults.unwritable_record(error)
+        return faults.unwritable_record(error, hint_of(error))
     return None

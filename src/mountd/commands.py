@@ -12,6 +12,7 @@ from mountd.core.model import Action, Outcome
 from mountd.core.printable import printable
 from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
 from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
+from mountd.kernel.limits import hint_of
 from mountd.kernel.privileges import missing_capabilities
 from mountd.lock import LockedError, StateError
 from mountd.manifest.layers import manifest_id
@@ -108,7 +109,7 @@ class _Command:
             hint = "mend that, or choose another by --state-dir DIR"
             return self._stopped(FAILED, [_problem(str(error), hint)])
         except OSError as error:
-            return self._stopped(FAILED, [_problem(_said(error))])
+            return self._stopped(FAILED, [_problem(_said(error), hint_of(error))])
 
     def _reconcile(self) -> int:
         if self._is_acting:

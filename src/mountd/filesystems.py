@@ -7,14 +7,16 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from mountd.core import faults, filesystem_faults
+from mountd.core import filesystem_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import Base, Fault, Filesystem, ObservedMount, Volume
 from mountd.kernel import tree
+from mountd.kernel.cause import fault_of
+from mountd.kernel.clone import Tree
 from mountd.kernel.filesystem import make_filesystem
 from mountd.kernel.observe import top_at
 from mountd.kernel.paths import made, spot
-from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, move_mount, statx
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, statx
 from mountd.patience import PATIENCE, Looker, Patience
 from mountd.record import Record
 
@@ -94,7 +96,7 @@ def _make(filesystem: Filesystem) -> Fd | Fault:
     except VolumeError as error:
         return error.fault
     except OSError as error:
-        return faults.from_kernel(error, f"mount the {filesystem.type} of {filesystem.source}")
+        return fault_of(error, f"mount the {filesystem.type} of {filesystem.source}")
 
 
 def _give_up(filesystem: Filesystem) -> Fault:
@@ -121,11 +123,11 @@ def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -
             with made(os.path.dirname(path), "folder") as folder:
                 os.chmod(folder.name, 0o700, dir_fd=folder.folder.number)
             with made(path, "folder") as found:
-                move_mount(mount, found.folder, found.name)
+                tree.move(Tree(mount, mount_id), found)
     except VolumeError as error:
         return error.fault
     except OSError as error:
-        return faults.from_kernel(error, f"attach the {filesystem.type} of {filesystem.source}")
+        return fault_of(error, f"attach the {filesystem.type} of {filesystem.source}")
     return path
 
 

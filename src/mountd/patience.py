@@ -4,14 +4,14 @@ Such a call can't be interrupted, but the thread that makes it can be left behin
 isn't looked at again until that thread comes back, however many passes there are meanwhile.
 """
 
-import os
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from errno import EAGAIN
 from threading import Event, Lock
 from time import monotonic
 from typing import Generic, TypeVar
+
+from mountd.kernel.limits import NoThreadError
 
 PATIENCE = 3.0
 """Seconds for one look."""
@@ -102,8 +102,7 @@ class Looker(Generic[_Item, _Answer]):
             except RuntimeError as error:
                 if stalled:
                     return  # what has begun will come, or be given up
-                said = f"no thread can be started: {os.strerror(EAGAIN)}"
-                raise OSError(EAGAIN, said) from error
+                raise NoThreadError from error
             with round_.lock:
                 if not round_.todo:
                     return

@@ -39,6 +39,7 @@ from mountd.core.model import (
 )
 from mountd.core.targets import why_forbidden
 from mountd.idmaps import idmap_here, notes_on
+from mountd.kernel.cause import fault_of
 from mountd.kernel.observe import is_mounted, top_at
 from mountd.kernel.paths import (
     UnsafeLinkError,
@@ -206,7 +207,7 @@ class Resolver:
             return faults.unsafe_link(error.filename, error.strerror or "")
         if isinstance(error, PermissionError) and not self._context.is_acting:
             return faults.not_visible(error)
-        return faults.from_kernel(error, f"look at {volume.source} or {volume.target}")
+        return fault_of(error, f"look at {volume.source} or {volume.target}")
 
     def _has_to_go(self, source: Source, user: User | None) -> bool:
         """Whether our own mount hides what the source in place is.

@@ -5,6 +5,7 @@ idmappings and of filesystems are in modules of their own.
 """
 
 import errno as _errno
+from typing import NamedTuple
 
 from mountd.core.model import Fault, Ids, Kind, Reason
 
@@ -15,6 +16,19 @@ class VolumeError(Exception):
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
         self.fault = fault
+
+
+class Limit(NamedTuple):
+    """What sets a limit, and the number that is in force here; None where it can't be read."""
+
+    knob: str
+    value: int | None
+
+
+def raising(*limits: Limit) -> str:
+    """The hint to raise a limit; of several, one of which was reached, any may be it."""
+    each = (knob if value is None else f"{knob}, which is {value}" for knob, value in limits)
+    return f"raise {', or '.join(each)}"
 
 
 def no_source(path: str) -> Fault:
@@ -253,15 +267,16 @@ CODES: dict[int, Reason] = {
 }
 
 
-def from_kernel(error: OSError, trying: str) -> Fault:
+def from_kernel(error: OSError, trying: str, limit: str | None) -> Fault:
     """What the kernel said to something that has no sentence of its own.
 
-    `trying` completes "can't …"; the error's text names the call and its object.
+    `trying` completes "can't …"; the error's text names the call and its object. `limit`: what to
+    raise, where a limit was reached. Callers go by kernel/cause.py, which knows that.
     """
-    code = CODES.get(error.errno or 0, "io")
+    code = "limit" if limit else CODES.get(error.errno or 0, "io")
     if error.errno in (_errno.EPERM, _errno.EACCES):
         code = "not-privileged"
-    hint = _HINTS.get(error.errno or 0, _ANY_HINT)
+    hint = limit or _HINTS.get(error.errno or 0, _ANY_HINT)
     said = error.strerror or str(error)
     name = error.filename
     where = f" ({name})" if name and str(name) not in trying else ""
@@ -269,18 +284,22 @@ def from_kernel(error: OSError, trying: str) -> Fault:
 
 
 _ANY_HINT = "`mountd check --system` tells what is allowed here, and `dmesg` may say more"
+_NO_ROOM = "make room on the filesystem (`df` and `df -i` show it), or raise the quota there"
 _HINTS = {
     _errno.EROFS: "choose a place that can be written, or make it there beforehand",
-    _errno.EMFILE: "raise the limit on open files (`ulimit -n`, LimitNOFILE=)",
-    _errno.ENFILE: "raise the sysctl fs.file-max",
+    _errno.ENOSPC: _NO_ROOM,
+    _errno.EDQUOT: _NO_ROOM,
     _errno.ENOTCONN: "the server behind it is gone: unmount it, and start the server again",
 }
 
 
-def unwritable_record(error: OSError) -> Fault:
+def unwritable_record(error: OSError, limit: str | None) -> Fault:
+    """`limit`: what to raise, where one was reached that is none of the filesystem's."""
     said = error.strerror or str(error)
-    code = "limit" if error.errno == _errno.ENOSPC else CODES.get(error.errno or 0, "io")
-    hint = "nothing is mounted that can't be recorded; make room or mend the state directory"
+    is_full = error.errno in (_errno.ENOSPC, _errno.EDQUOT)
+    code = "limit" if is_full else CODES.get(error.errno or 0, "io")
+    mend = limit or "make room or mend the state directory"
+    hint = f"nothing is mounted that can't be recorded; {mend}"
     return Fault("failed", code, f"the record can't be written: {said}", hint, error.errno or 0)
 
 
@@ -303,7 +322,8 @@ def keeps_being_undone(target: str) -> Fault:
     )
 
 
-def mount_limit(target: str) -> Fault:
+def mount_limit(target: str, limit: str) -> Fault:
+    """`limit`: what to raise."""
     # ENOSPC of move_mount has nothing to do with disks
     message = f"{target}: this mount namespace has as many mounts as the kernel allows"
-    return Fault("failed", "limit", message, "raise the sysctl fs.mount-max", _errno.ENOSPC)
+    return Fault("failed", "limit", message, limit, _errno.ENOSPC)

@@ -4,6 +4,7 @@ import errno as _errno
 from collections.abc import Sequence
 from typing import Literal
 
+from mountd.core.faults import Limit, raising
 from mountd.core.model import Fault, Ids
 
 
@@ -215,16 +216,22 @@ def unknown_owner(kind: Literal["uid", "gid"], id_: int) -> Fault:
     )
 
 
-def namespaces_used_up(limit: int | None) -> Fault:
+def namespaces_used_up(limit: Limit) -> Fault:
     """`limit` as the sysctl reads here; another may hold in a user namespace around ours."""
-    if limit == 0:
-        message = "the sysctl user.max_user_namespaces is 0, and an idmapping needs a namespace"
+    if limit.value == 0:
+        message = f"{limit.knob} is 0, and an idmapping needs a namespace"
     else:
         message = "the kernel has no more user namespaces to give, and an idmapping needs one"
-    hint = "raise the sysctl user.max_user_namespaces"
-    if limit:
-        hint += f", {limit} here, or that of the user namespace around"
+    hint = raising(limit)
+    if limit.value:
+        hint += " here, or that of the user namespace around"
     return Fault("failed", "limit", message, hint, _errno.ENOSPC)
+
+
+def no_process(limit: str) -> Fault:
+    """`limit`: what to raise."""
+    message = "no process can be started, and an idmapping needs one for a moment"
+    return Fault("failed", "limit", message, limit, _errno.EAGAIN)
 
 
 def in_chroot() -> Fault:

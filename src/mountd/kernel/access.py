@@ -3,13 +3,14 @@
 import os
 from _thread import start_new_thread
 from collections.abc import Callable, Sequence
-from errno import EAGAIN, ENOSYS, EPERM
+from errno import ENOSYS, EPERM
 from queue import SimpleQueue
 from struct import iter_unpack
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from mountd.core.acl import AclEntry, AclTag
 from mountd.core.model import Person
+from mountd.kernel.limits import NoThreadError
 from mountd.kernel.paths import ROOT
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.syscalls import Fd, faccessat2, setgroups, setresgid, setresuid
@@ -47,8 +48,7 @@ class Deputy:
         try:
             start_new_thread(self._work, ())
         except RuntimeError as error:
-            said = f"no thread can be started: {os.strerror(EAGAIN)}"
-            raise OSError(EAGAIN, said) from error
+            raise NoThreadError from error
         self.ask(lambda: _become(person))
 
     def __enter__(self) -> Self:

@@ -51,15 +51,6 @@ def why_no_mount() -> Fault | None:
     return None
 
 
-def max_user_namespaces() -> int | None:
-    """The sysctl of our own user namespace, where it can be read."""
-    try:
-        with open("/proc/sys/user/max_user_namespaces") as file:
-            return int(file.read())
-    except OSError:
-        return None
-
-
 def is_in_chroot() -> bool:
     """Whether our root is certain not to be the mount namespace's."""
     root = statx(None, "/")

@@ -6,7 +6,7 @@ says is only why one isn't: the kernel is too old, or a seccomp filter stops it.
 
 import ctypes
 import os
-from errno import EINVAL, ENOSPC, ENOSYS, EPERM
+from errno import EAGAIN, EINVAL, ENOSPC, ENOSYS, EPERM
 from functools import cache
 from itertools import takewhile
 from typing import Literal, NamedTuple
@@ -15,11 +15,11 @@ from mountd.core import faults, idmap_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import Fault
 from mountd.kernel.binding import AT_FDCWD
+from mountd.kernel.limits import hint_on, limits_on
 from mountd.kernel.observe import observe_mount
 from mountd.kernel.privileges import (
     is_filtered,
     is_in_chroot,
-    max_user_namespaces,
     missing_capabilities,
     why_no_mount,
 )
@@ -216,7 +216,9 @@ def _is_idmapped(source: Fd) -> bool:
 def why_no_namespace(error: OSError) -> Fault:
     """Why `make_user_namespace` raised this UserNamespaceError, as far as can be seen."""
     if error.errno == ENOSPC:
-        return idmap_faults.namespaces_used_up(max_user_namespaces())
+        return idmap_faults.namespaces_used_up(limits_on("user namespaces")[0])
+    if error.errno == EAGAIN:
+        return idmap_faults.no_process(hint_on("threads"))
     if error.errno == EPERM:
         if is_in_chroot():
             return idmap_faults.in_chroot()

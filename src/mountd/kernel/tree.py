@@ -15,6 +15,7 @@ from mountd.core.faults import VolumeError
 from mountd.core.model import Flags, Kind
 from mountd.kernel.clone import ALL_FLAGS, Tree, attributes
 from mountd.kernel.holders import holders_of, processes_in
+from mountd.kernel.limits import hint_on
 from mountd.kernel.observe import descendants_of, is_at, is_mounted, observe_mount
 from mountd.kernel.paths import Spot, made, make, spot_below
 from mountd.kernel.paths import spot as find
@@ -61,7 +62,7 @@ def attach(tree: Tree, spot: Spot, flags: Flags, onto: tuple[int, int] | None) -
 
 
 def _put(tree: Tree, spot: Spot, flags: Flags) -> None:
-    _move(tree, spot, beneath=False)
+    move(tree, spot)
     try:
         _see(tree, spot)
         if not has_mount_setattr():
@@ -79,7 +80,7 @@ def replace(tree: Tree, spot: Spot, old: int, flags: Flags, carried: Sequence[Ca
     """
     with ExitStack() as held:
         places = _places_in(tree, spot.whole_path, carried, held)
-        _move(tree, spot, beneath=True)
+        move(tree, spot, beneath=True)
         _attach_all(carried, places)
     detach(spot, old)
     _see(tree, spot)
@@ -102,7 +103,7 @@ def swap(
             _put(tree, spot, flags)
             _attach_all(carried, places)
     except BaseException:
-        _move(spare.tree, spot, beneath=False)
+        move(spare.tree, spot)
         raise
 
 
@@ -182,7 +183,7 @@ def _places_in(tree: Tree, target: str, carried: Iterable[Carried], held: ExitSt
 
 def _attach_all(carried: Iterable[Carried], places: Iterable[Spot]) -> None:
     for each, place in zip(carried, places, strict=True):
-        _move(each.tree, place, beneath=False)
+        move(each.tree, place)
 
 
 def _take_off(carried: Iterable[Carried]) -> None:
@@ -195,7 +196,7 @@ def put_back(carried: Iterable[Carried]) -> None:
     """Attach clones where what they are clones of was."""
     for each in carried:
         with made(each.point, each.kind) as found:
-            _move(each.tree, found, beneath=False)
+            move(each.tree, found)
 
 
 def detach(spot: Spot, mount: int) -> None:
@@ -276,13 +277,14 @@ def _umount(spot: Spot, mount: int) -> None:
         raise VolumeError(faults.busy(spot.whole_path, holders_of(mount))) from error
 
 
-def _move(tree: Tree, spot: Spot, *, beneath: bool) -> None:
+def move(tree: Tree, spot: Spot, *, beneath: bool = False) -> None:
+    """Attach it there, or beneath what is there. Raises VolumeError at the limit on mounts."""
     try:
         move_mount(tree.fd, spot.folder, spot.name, beneath=beneath)
     except OSError as error:
         if error.errno != ENOSPC:
             raise
-        raise VolumeError(faults.mount_limit(spot.whole_path)) from error
+        raise VolumeError(faults.mount_limit(spot.whole_path, hint_on("mounts"))) from error
 
 
 def _expect(mount: int, spot: Spot) -> None:
