@@ -83,10 +83,11 @@ def load_manifest(
         problems += rule_problems(MergedDocuments(files.documents), is_whole=not files.withheld)
     tables = []
     for document in files.documents:
+        values, names = _with_short_names(document.values)
         try:
-            tables.append(ManifestTable.model_validate(document.values, context=reserved))
+            tables.append(ManifestTable.model_validate(values, context=reserved))
         except ValidationError as error:
-            problems += problems_in(document, error.errors(include_url=False))
+            problems += problems_in(document, error.errors(include_url=False), names)
     if problems:
         raise ManifestError(problems, layers.files + layers.credentials)
     withheld = [f"{each}; so nothing is unmounted in this pass" for each in files.withheld]
@@ -98,6 +99,25 @@ def load_manifest(
         not withheld,
         reserved,
     )
+
+
+def _with_short_names(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values with stand-ins for volumes' names that are far too long, and whose each is.
+
+    pydantic copies a table's name for each thing that is wrong in it, and one may be as long as the
+    manifest. A stand-in is no name for a volume either.
+    """
+    volumes = values.get("volumes")
+    if not isinstance(volumes, dict):
+        return values, {}
+    long = {name: f"\0{n}" for n, name in enumerate(volumes) if len(name) > _LONG_NAME}
+    if not long:
+        return values, {}
+    short = {long.get(name, name): table for name, table in volumes.items()}
+    return {**values, "volumes": short}, {each: name for name, each in long.items()}
+
+
+_LONG_NAME = 256
 
 
 def read_documents(layers: Layers, read: Callable[[str], Reading]) -> MergedDocuments:

@@ -1,6 +1,7 @@
 """The documents of a manifest as one, which knows the document that each value came from."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from mountd.manifest.document import Document
@@ -53,10 +54,9 @@ class MergedDocuments:
     def lines(self, *paths: KeyPath) -> Iterator[tuple[str, int, str]]:
         """File, line (from 1) and that line's text for each of these key paths that is there."""
         for path in paths:
-            if any(_has(each.values, path) for each in self.documents):
-                origin = self._origin(path)
+            if (origin := self._origins.get(path[:_KEY])) and _has(origin.values, path):
                 line = origin.line_of(path)
-                yield origin.file, line, origin.text.split("\n")[line - 1].strip()
+                yield origin.file, line, origin.text_of_line(line)
 
     def place(self, path: KeyPath, beside: KeyPath) -> str:
         """Where a value is, for a sentence in the document that another one is from."""
@@ -65,10 +65,23 @@ class MergedDocuments:
         return line if origin is self._origin(beside) else f"{origin.file}, {line}"
 
     def _origin(self, path: KeyPath) -> Document:
-        having = [each for each in self.documents if _has(each.values, path)]
-        if len(path) > 2 or path[0] == "defaults":
-            return having[-1]
-        return having[0]
+        return self._origins[path[:_KEY]]
+
+    @cached_property
+    def _origins(self) -> dict[KeyPath, Document]:
+        """For the table of a volume the first document that has it, for what is in it the last."""
+        found: dict[KeyPath, Document] = {}
+        for document in self.documents:
+            defaults, volumes = _tables(document.values)
+            found |= {("defaults", key): document for key in defaults}
+            for name, table in volumes.items():
+                found.setdefault(("volumes", name), document)
+                found |= {("volumes", name, key): document for key in table}
+        return found
+
+
+_KEY = 3
+"""As many parts lead to a value that merging replaces whole."""
 
 
 def _tables(values: Mapping[str, Any]) -> Tables:

@@ -1,10 +1,12 @@
 """What is wrong with a manifest, where, and how a person is told."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from mountd.core.printable import printable
-from mountd.manifest.positions import Span, line_and_column
+from mountd.manifest.positions import Span
 
 _WIDEST = 70
 
@@ -48,7 +50,10 @@ class ManifestError(Exception):
             key=lambda each: (order.get(each.file or "", -1), each.line or 0, each.column or 0),
         )
         self.files = tuple(files)
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
 
     @property
     def is_missing(self) -> bool:
@@ -56,18 +61,36 @@ class ManifestError(Exception):
         return all(each.is_missing for each in self.problems)
 
 
-def problem_at(file: str, text: str, span: Span, message: str, hint: str | None = None) -> Problem:
-    """A problem with the line that it is in and a caret below the characters that are wrong."""
-    line, column = line_and_column(text, span.start)
-    begin = span.start - column + 1
-    end = text.find("\n", begin)
-    source = text[begin : end if end >= 0 else len(text)].rstrip("\r").replace("\t", " ")
-    source = "".join(each if each.isprintable() else "�" for each in source)
-    length = max(1, min(span.end, begin + len(source)) - span.start)
-    cut = max(
-        0, min(column - 1 - 10, len(source) - _WIDEST)
-    )  # a long line: what is round the caret
-    shown, at = source[cut : cut + _WIDEST], column - 1 - cut
-    carets = "^" * max(1, min(length, len(shown) - at))
-    excerpt = f"{line:5} | {shown}\n      | {' ' * at}{carets}"
-    return Problem(file, line, column, message, hint, excerpt)
+class Lines:
+    """A text by its lines: where each begins is looked up once, however much is wrong with it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._starts = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
+
+    def offset(self, line: int, column: int) -> int:
+        """Where this column of this line is, both from 1."""
+        return min(self._starts[line - 1] + column - 1, len(self._text))
+
+    def number(self, offset: int) -> int:
+        """The line that an offset is in, from 1."""
+        return bisect_right(self._starts, offset)
+
+    def problem(self, file: str, span: Span, message: str, hint: str | None = None) -> Problem:
+        """A problem with its line and a caret below the characters that are wrong.
+
+        Of a long line only what is round the caret is shown, or looked at.
+        """
+        line = self.number(span.start)
+        begin = self._starts[line - 1]
+        end = self._starts[line] - 1
+        if self._text.endswith("\r", begin, end):
+            end -= 1
+        at = span.start - begin
+        cut = max(0, min(at - 10, end - begin - _WIDEST))
+        shown = self._text[begin + cut : min(begin + cut + _WIDEST, end)].replace("\t", " ")
+        if not shown.isprintable():
+            shown = "".join(each if each.isprintable() else "�" for each in shown)
+        carets = "^" * max(1, min(span.end - span.start, len(shown) - at + cut))
+        excerpt = f"{line:5} | {shown}\n      | {' ' * (at - cut)}{carets}"
+        return Problem(file, line, at + 1, message, hint, excerpt)

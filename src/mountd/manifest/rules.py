@@ -54,12 +54,12 @@ def _place_problems(
     places: dict[str, tuple[str | None, str]] = {}
     for name, own in volumes.items():
         source, target = own.get("source"), own.get("target")
-        if not isinstance(target, str) or not target.startswith("/"):
-            continue
+        if not isinstance(target, str) or why_no_path(target):
+            continue  # it is told beside its value
         target = normalised_path(target)
         if first.setdefault(target, name) != name:
             yield _same_target(merged, target, name, first[target])
-        if merged.has_type(own) or not isinstance(source, str):
+        if merged.has_type(own) or not isinstance(source, str) or why_no_path(source):
             places[name] = None, target
             continue
         source = normalised_path(source)

@@ -7,11 +7,16 @@ not: this looks there. An error that isn't known here keeps tomli's words.
 import re
 from typing import NamedTuple
 
-import tomli
+from mountd.manifest.positions import (
+    Span,
+    dotted,
+    lexemes,
+    line_and_column,
+    locate,
+    statement_start,
+)
 
-from mountd.manifest.positions import KeyPath, Position, Span, dotted, line_and_column, locate
-
-_MOST_LINES = 400  # of one value, that are looked back over
+_MOST_SHOWN = 60
 _TOKEN = re.compile(r"[^\s,\[\]{}#=]+")
 _BOOLEANS = {"true", "yes", "on", "false", "no", "off"}  # small or not
 _BLANK = " \t\r\n"
@@ -26,10 +31,39 @@ class SyntaxFault(NamedTuple):
     hint: str | None = None
 
 
-def explain_syntax(  # noqa: C901, PLR0911, PLR0912 - a case for each of the parser's errors
+def explain_syntax(text: str, said: str, offset: int) -> SyntaxFault:
+    """What tomli said when it gave up at this offset, as it is to be understood."""
+    fault = _explained(text, said, offset)
+    return fault._replace(message=f"not TOML: {fault.message}")
+
+
+def explain_excess(text: str) -> SyntaxFault:
+    """What is beyond what the parser takes, and where: it doesn't say."""
+    start = dots = 0
+    outermost = Span(0, 1)
+    for lexeme in lexemes(text):
+        if lexeme.is_bare and (found := _LONG_NUMBER.search(text, *lexeme.span)):
+            return SyntaxFault(Span(*found.span()), "a number of so many digits can't be read")
+        if lexeme.starts_statement:
+            start, dots = lexeme.span.start, 0
+        if lexeme.depth == 1 and text[lexeme.span.start] in "[{":
+            outermost = lexeme.span
+        if lexeme.depth > _DEEP:
+            return SyntaxFault(outermost, "what is nested so deeply can't be read")
+        if lexeme.is_bare and (not lexeme.depth or text[start] == "["):  # of a key, or a header
+            dots += text.count(".", *lexeme.span)
+        if dots > _DEEP:
+            return SyntaxFault(Span(start, start + 1), "a key of so many parts can't be read")
+    return SyntaxFault(Span(0, 1), "this is TOML that can't be read")
+
+
+_LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z_])[0-9][0-9_]{4000,}")
+_DEEP = 100  # no parser minds that much
+
+
+def _explained(  # noqa: C901, PLR0911, PLR0912 - a case for each of the parser's errors
     text: str, said: str, offset: int
 ) -> SyntaxFault:
-    """What tomli said when it gave up at this offset, as it is to be understood."""
     is_at_end = not text[offset:].strip(_BLANK)
     at = len(text.rstrip(_BLANK)) if is_at_end else offset  # not on an empty line far below
     char = text[at : at + 1].strip(_BLANK)
@@ -105,7 +139,12 @@ def _unquoted(text: str, token: Span) -> SyntaxFault:
         return SyntaxFault(token, f"a boolean is `true` or `false`, not {_shown(word)}")
     if '"' in word or "'" in word:
         return SyntaxFault(token, f"{_shown(word)} is no value")
-    return SyntaxFault(token, f"{_shown(word)} is no value", f'if it is a string, write "{word}"')
+    hint = (
+        f'if it is a string, write "{word}"'
+        if len(word) <= _MOST_SHOWN
+        else "a string stands in quotes"
+    )
+    return SyntaxFault(token, f"{_shown(word)} is no value", hint)
 
 
 def _unclosed(text: str, at: int, what: str, missing: str) -> SyntaxFault:
@@ -115,23 +154,17 @@ def _unclosed(text: str, at: int, what: str, missing: str) -> SyntaxFault:
 
 
 def _begins(text: str, at: int, what: str, missing: str) -> SyntaxFault:
-    start = _statement(text, at)
-    if start is None:
-        return SyntaxFault(Span(at, at + 1), f"the text ends in a {what} that isn't closed")
     message = f"the {what} that begins here isn't closed: {missing} missing at its end"
-    return SyntaxFault(_span(_line(text, start)), message)
+    return SyntaxFault(_span(_line(text, statement_start(text, at))), message)
 
 
 def _twice(text: str, at: int) -> SyntaxFault:
     """A name that was given before, with the place where that was."""
-    start = _statement(text, at)
-    if start is None:
-        return SyntaxFault(Span(at, at + 1), "a name is given twice here")
+    start = statement_start(text, at)
     before, after = locate(text[:start]), locate(text[:at])
-    added = [path for path in after if after[path].key.start >= start]
-    added.sort(key=lambda path: after[path].key.start)
+    added = after.named_from(start)
     is_header = text[start:at].lstrip(_BLANK).startswith("[")
-    above = 0 if is_header else len(_open_table(before))  # that is no obstacle to its own keys
+    above = 0 if is_header else len(before.last_header())  # that is no obstacle to its own keys
     for path in added:
         for end in range(len(path), above, -1):
             first = before.get(path[:end])
@@ -143,26 +176,6 @@ def _twice(text: str, at: int) -> SyntaxFault:
                     hint = f"`{dotted(path[:end])}` has its value in line {line}: add it there"
                 return SyntaxFault(after[path].key, message, hint)
     return SyntaxFault(after[added[-1]].key, f"`{dotted(added[-1])}` is given twice")
-
-
-def _open_table(found: dict[KeyPath, Position]) -> KeyPath:
-    """The table of the last header."""
-    headers = [path for path, each in found.items() if each.value.start < each.key.start]
-    return max(headers, key=lambda path: found[path].value.start, default=())
-
-
-def _statement(text: str, at: int) -> int | None:
-    """Where the statement begins that this offset is in: what is before it is TOML."""
-    start = at
-    for _ in range(_MOST_LINES):
-        start = text.rfind("\n", 0, start) + 1
-        try:
-            tomli.loads(text[:start])
-        except (ValueError, RecursionError):
-            start -= 1
-            continue
-        return start
-    return None
 
 
 def _token(text: str, at: int) -> Span:
@@ -189,4 +202,5 @@ def _span(line: slice) -> Span:
 def _shown(piece: str) -> str:
     if len(piece) == 1 and not piece.isprintable():
         return f"U+{ord(piece):04X}"
-    return "space" if piece == " " else f"`{piece if len(piece) <= 60 else piece[:59] + '…'}`"
+    cut = piece if len(piece) <= _MOST_SHOWN else f"{piece[: _MOST_SHOWN - 1]}…"
+    return "space" if piece == " " else f"`{cut}`"

@@ -37,7 +37,7 @@ def why_no_path(text: str) -> str | None:
     """What is wrong with an absolute path, to follow its key's name."""
     if not text.startswith("/"):
         return f"must be an absolute path, not `{_short(text)}`"
-    if ".." in text or not text.isprintable():  # both are rare
+    if ".." in text or not text.isprintable() or len(text) > _LONG:  # all are rare
         return _why_unsafe(text)
     return None
 
@@ -50,7 +50,13 @@ def why_no_fs_source(text: str) -> str | None:
 def _why_unsafe(path: str) -> str | None:
     if ".." in path and ".." in path.split("/"):
         return "must have no `..` in it"
+    if len(path) > _LONG and (size := len(path.encode())) > _MOST_BYTES:
+        return f"is {size} bytes long, and the kernel takes paths of {_MOST_BYTES} at most"
     return _why_unprintable(path)
+
+
+_LONG = 255
+_MOST_BYTES = 4095  # PATH_MAX without the final NUL
 
 
 def _why_unprintable(text: str) -> str | None:
@@ -98,8 +104,20 @@ def _user(value: str) -> str:
     return value
 
 
+def number_in_words(number: int) -> str:
+    """An integer as a sentence shows it: Python writes none of more than 4,300 digits."""
+    return str(number) if abs(number) < 10**_MOST_DIGITS else "a number of so many digits"
+
+
+_MOST_DIGITS = 40
+
+
 def _number_as_text(value: Any) -> Any:
-    return str(value) if type(value) is int else value
+    if type(value) is not int:
+        return value
+    if abs(value) >= 10**_MOST_DIGITS:
+        refuse(f"must have ids from 0 to {ID_COUNT - 1}, not {number_in_words(value)}")
+    return str(value)
 
 
 def _owner(value: str) -> str:

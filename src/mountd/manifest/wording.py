@@ -1,8 +1,10 @@
 """pydantic's errors in the words of a person who writes TOML."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from mountd.core.idmapping import Refusal
@@ -16,7 +18,7 @@ from mountd.manifest.schema import (
     ManifestTable,
     VolumeTable,
 )
-from mountd.manifest.values import OURS
+from mountd.manifest.values import OURS, number_in_words
 
 _TYPES: dict[type, str] = {
     str: "a string",
@@ -37,13 +39,20 @@ _WANTED = {
 }
 
 
-def problems_in(document: Document, errors: list[ErrorDetails]) -> Iterator[Problem]:
-    """The problems that a validation found."""
+def problems_in(
+    document: Document, errors: list[ErrorDetails], names: Mapping[str, str]
+) -> Iterator[Problem]:
+    """The problems that a validation found; `names`: what names in it stand for others."""
+    speller = _Speller()
     for error in errors:
-        path = _real_path(document.values, error["loc"])
+        loc = error["loc"]
+        if names:
+            loc = tuple(names.get(each, each) if isinstance(each, str) else each for each in loc)
+        path = _real_path(document.values, loc)
         kind, context = error["type"], error.get("ctx", {})
         if kind == "extra_forbidden":
-            yield _unknown_key(document, path)
+            message = f"unknown key `{dotted(path)}`"
+            yield document.problem(path, message, speller.hint(path), at_key=True)
         elif kind == "string_pattern_mismatch":  # the one pattern is that of names
             message = f"`{dotted(path)}` is no name for a volume"
             hint = "at most 64 of A-Z, a-z, 0-9, `_` and `-`, the first a letter or digit"
@@ -71,7 +80,7 @@ def _predicate(path: KeyPath, kind: str, value: Any, context: Mapping[str, Any])
         return "must be 1, the one version there is"
     if kind in ("greater_than_equal", "less_than", "less_than_equal"):
         ids = "1 to 4294967295" if path[-1] == "count" else "0 to 4294967294"
-        return f"must be from {ids}, not {value}"
+        return f"must be from {ids}, not {number_in_words(value)}"
     return None
 
 
@@ -90,27 +99,46 @@ def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
     return tuple(path)
 
 
-def _unknown_key(document: Document, path: KeyPath) -> Problem:
-    from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
+class _Speller:
+    """Knows the nearest known key for one that isn't known."""
 
-    known = _known_keys(path)
-    near = get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
-    hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
-    return document.problem(path, f"unknown key `{dotted(path)}`", hint, at_key=True)
+    def __init__(self) -> None:
+        self._hints: dict[tuple[str, type[BaseModel]], str] = {}
+
+    def hint(self, path: KeyPath) -> str:
+        """What to say of the unknown key in which a path ends."""
+        asked = str(path[-1]), _table_of(path)
+        if asked not in self._hints and len(self._hints) < _MOST_NEAR:
+            self._hints[asked] = self._hint(*asked)
+        return self._hints.get(asked) or f"known here: {', '.join(_known_keys(asked[1]))}"
+
+    def _hint(self, key: str, table: type[BaseModel]) -> str:
+        from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
+
+        near = get_close_matches(key[:100], _known_keys(table), n=1, cutoff=0.6)
+        return f"did you mean `{near[0]}`?" if near else ""
 
 
-def _known_keys(path: KeyPath) -> list[str]:
+_MOST_NEAR = 1000
+"""Of so many keys the nearest is looked for: each takes longer than all else that is said of it."""
+
+
+def _table_of(path: KeyPath) -> type[BaseModel]:
+    """The model of the table in which a key is."""
     match path[:-1]:
         case ():
-            table: Any = ManifestTable
+            return ManifestTable
         case ("defaults",):
-            table = DefaultsTable
+            return DefaultsTable
         case ("volumes", _):
-            table = VolumeTable
+            return VolumeTable
         case (*_, "idmap"):
-            table = IdmapTable
-        case _:
-            table = ExtentTable
+            return IdmapTable
+    return ExtentTable
+
+
+@cache
+def _known_keys(table: type[BaseModel]) -> list[str]:
     return sorted(table.model_fields)
 
 
