@@ -6,6 +6,7 @@ accepted it, and so judges nothing: it only has to tell names, values and bracke
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
 
@@ -252,18 +253,18 @@ _MOST = 200  # characters of a key path in a sentence
 
 def dotted(path: KeyPath) -> str:
     """A key path as people write it: `volumes.cache.idmap.uids[1].count`."""
-    text = ""
-    for part in path:
-        if len(text) > _MOST:
-            break
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            part = part[: _MOST + 1]  # noqa: PLW2901 - a name may be as long as the manifest
-            bare = part.replace("-", "").replace("_", "")
-            quoted = part if bare.isascii() and bare.isalnum() else f'"{part}"'
-            text += f".{quoted}" if text else quoted
+    parts = [
+        f"[{part}]" if isinstance(part, int) else f".{_quoted(part[: _MOST + 1])}"
+        for part in path[:_MOST]
+    ]
+    text = "".join(parts).removeprefix(".")
     return printable(text if len(text) <= _MOST else f"{text[: _MOST - 1]}…")
+
+
+@lru_cache(1024)  # what is wrong with one table may be told a hundred thousand times
+def _quoted(part: str) -> str:
+    bare = part.replace("-", "").replace("_", "")
+    return part if bare.isascii() and bare.isalnum() else f'"{part}"'
 
 
 def _header(text: str, start: int, root: _Node) -> tuple[_Node, int]:

@@ -81,16 +81,16 @@ class Lines:
 
         Of a long line only what is round the caret is shown, or looked at.
         """
-        line = self.number(span.start)
-        begin = self._starts[line - 1]
-        end = self._starts[line] - 1
+        start, stop = span
+        line = bisect_right(self._starts, start)
+        begin, end = self._starts[line - 1], self._starts[line] - 1
         if self._text.endswith("\r", begin, end):
             end -= 1
-        at = span.start - begin
+        at = start - begin
         cut = max(0, min(at - 10, end - begin - _WIDEST))
         shown = self._text[begin + cut : min(begin + cut + _WIDEST, end)].replace("\t", " ")
         if not shown.isprintable():
             shown = "".join(each if each.isprintable() else "�" for each in shown)
-        carets = "^" * max(1, min(span.end - span.start, len(shown) - at + cut))
+        carets = "^" * max(1, min(stop - start, len(shown) - at + cut))
         excerpt = f"{line:5} | {shown}\n      | {' ' * (at - cut)}{carets}"
         return Problem(file, line, at + 1, message, hint, excerpt)

@@ -91,7 +91,7 @@ def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
         if isinstance(values, list):
             is_there = isinstance(part, int)
         else:
-            is_there = isinstance(values, Mapping) and part in values
+            is_there = isinstance(values, dict) and part in values
         if is_there:
             values = values[part]
         if is_there or (part is loc[-1] and part not in ("[key]", "word", "table")):
