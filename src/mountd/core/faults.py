@@ -122,12 +122,20 @@ def just_mounted(target: str) -> Fault:
 
 
 def waits_for(volume: str, why: Fault) -> Fault:
-    message = f"volume `{volume}` has to be in place first: {why.message}"
-    return Fault("pending", why.code, message, f"mend what stops `{volume}`")
+    """`why` may itself be that the volume waits for another: a chain is told by its two ends."""
+    last, said = why.blocked_by or (volume, why.message)
+    behind = f", which waits for `{last}`" if last != volume else ""
+    message = f"volume `{volume}` has to be in place first{behind}: {said}"
+    hint = f"mend what stops `{last}`"
+    return Fault("pending", why.code, message, hint, blocked_by=(last, said))
+
+
+_MOST_NAMED = 10
 
 
 def in_circle(volumes: tuple[str, ...]) -> Fault:
-    names = ", ".join(f"`{each}`" for each in volumes)
+    names = ", ".join(f"`{each}`" for each in volumes[:_MOST_NAMED])
+    names += f" and {len(volumes) - _MOST_NAMED} more" * (len(volumes) > _MOST_NAMED)
     message = f"volumes {names} need each other in a circle, once links are followed"
     return Fault("conflict", "foreign-mount", message, "move one of their sources or targets")
 

@@ -142,6 +142,8 @@ class Fault(NamedTuple):
     message: str
     hint: str | None = None
     errno: int = 0
+    blocked_by: tuple[str, str] | None = None
+    """Where it waits for other volumes, the one that all wait for, and what is wrong with that."""
 
 
 class Refused(NamedTuple):

@@ -11,7 +11,7 @@ from mountd.core.model import (
     DesiredMount,
     Fault,
 )
-from mountd.core.nesting import circle, needs
+from mountd.core.nesting import circles, needs
 from mountd.core.scene import Scene
 from mountd.core.targets import is_within
 
@@ -45,11 +45,12 @@ def in_order(
         for name, (source, target) in places.items():
             if name not in progress.done and not found[name].lazily:
                 found[name] = _after_departures(found[name], source, target, scene)
-    while names := circle(needed):
-        for name in names:
-            needed.pop(name)
-            if not found[name].lazily:
-                found[name] = halted(found[name], faults.in_circle(names), scene)
+    while some := [*circles(needed)]:
+        for names in some:
+            for name in names:
+                needed.pop(name)
+                if not found[name].lazily:
+                    found[name] = halted(found[name], faults.in_circle(names), scene)
     order = [name for name in TopologicalSorter(needed).static_order() if name in needed]
     for name in order:
         if name in progress.done or found[name].lazily:
@@ -121,16 +122,21 @@ def absence(point: str) -> str:
     return f"{point} is taken off"
 
 
+_MOST_NAMED = 10
+
+
 def put_off(action: Action, after: list[str]) -> Action:
     """What this volume means can't be known before."""
     after = [*action.after, *(each for each in after if each not in action.after)]
-    notes = tuple(f"after {each}" for each in after)
+    notes = [f"after {each}" for each in after[:_MOST_NAMED]]
+    if len(after) > _MOST_NAMED:
+        notes.append(f"after {len(after) - _MOST_NAMED} more")
     return action._replace(
         verb="keep" if action.old else "mount",
         state="mounted" if action.old else "unmounted",
         mount=None,
         after=tuple(after),
         drift=(),
-        notes=notes,
+        notes=tuple(notes),
         fault=None,
     )
