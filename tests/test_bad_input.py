@@ -159,7 +159,7 @@ def test_every_command_tells_the_same(world: World, words: list[str], uid: int) 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n\n", b"# nothing\r\n", b"[volumes]\n", b"version = 1", b"[defaults]\nuser = 'a'"],
+    [b"\n\n", b"# nothing\r\n", b"[volumes]\n", b"version = 1", b"[defaults]\nuser = 'a'"],
 )
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "after a byte order mark"])
 def test_a_manifest_without_volumes_means_no_mounts(
@@ -248,7 +248,7 @@ def test_what_is_no_manifest_is_told_and_changes_nothing(
 def test_a_manifest_that_a_user_may_not_read(world: World, hidden: str) -> None:
     (world / "conf").mkdir()
     world.manifest = "/mnt/conf/mountd.toml"
-    world.write("")
+    world.write("version = 1")
     os.chmod(hidden, 0)
     for words in (["check"], ["reconcile", "-n"], ["status"]):
         result = world.mountd(*words, uid=1000)
@@ -305,7 +305,7 @@ def test_a_wrong_command_line(world: World, words: list[str], told: str) -> None
 
 
 def test_a_wrong_command_line_has_a_document_too(world: World) -> None:
-    world.write("")
+    world.write("version = 1")
     result = world.mountd("reconcile", "work", "--json")
     assert result.status == 64
     assert "takes no volumes" in result.document["errors"][0]["message"]

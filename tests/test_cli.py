@@ -55,7 +55,7 @@ def _missing(world: World) -> None:
 
 
 def _empty(world: World) -> None:
-    world.write("")
+    world.write("version = 1")
 
 
 # What it takes
@@ -403,7 +403,7 @@ def test_a_required_volume_that_left_and_is_busy_fails_the_run(world: World) -> 
         work={"source": world.folder("source"), "target": world / "work", "required": False}
     )
     world.reconcile()
-    world.write("")
+    world.write("version = 1")
     with subprocess.Popen(["cat"], cwd=world / "work", stdin=subprocess.PIPE):
         result = world.reconcile(status=1)
         assert result.volume("work")["reason"] == "busy"

@@ -138,7 +138,7 @@ def test_a_user_is_told_that_the_record_could_not_be_seen(world: World, mode: in
 
 
 def test_a_manifest_that_a_user_may_not_read_is_named(world: World) -> None:
-    world.write("")
+    world.write("version = 1")
     os.chmod(world.manifest, 0o600)
     result = world.reconcile("--dry-run", status=78, uid=1000)
     assert world.manifest in result.err
@@ -164,7 +164,7 @@ def _with_a_change(world: World) -> None:
 
 def _with_an_unmount(world: World) -> None:
     _with_nothing_to_do(world)
-    world.write("")
+    world.write("version = 1")
 
 
 def _with_a_pending_volume(world: World) -> None:

@@ -711,7 +711,7 @@ def test_a_volume_that_fails_is_explained_with_its_fault(machine: World) -> None
 
 def test_a_volume_that_has_left_the_manifest_is_explained(machine: World) -> None:
     machine.reconcile()
-    machine.write("")
+    machine.write("version = 1")
     told = explained(machine, "hello", "--user", "1000")
     assert told["ids"][0]["seen"] == {"uid": 1000, "gid": 1000}
     assert told["path"]["write"] is True

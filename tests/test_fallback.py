@@ -161,7 +161,7 @@ def test_nothing_is_said_of_a_fallback_that_left_or_is_not_used(
     with filesystem(world, "overlay"):
         volume(world)
         journal.mountd("reconcile")
-        world.write("")
+        world.write("version = 1")
         (left,) = journal.mountd("reconcile", "--json").document["volumes"]
         assert (left["action"], left["state"], left["fallback"]) == ("unmount", "unmounted", None)
         volume(world, idmap="never")

@@ -162,7 +162,7 @@ def refusals() -> list[Any]:
 def test_each_refusal_says_what_the_kernel_said(
     world: World, disk: Disk, attempt: str, said: str, pytestconfig: pytest.Config
 ) -> None:
-    world.write("")
+    world.write("version = 1")
     os.mknod(world / "undriven", 0o60600, os.makedev(250, 77))  # a number for local use
     (world / "user-link").symlink_to("/dev/null")
     os.chown(world / "user-link", 1000, 1000, follow_symlinks=False)

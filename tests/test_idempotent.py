@@ -89,7 +89,7 @@ def several(world: World, first: str = "work") -> None:
 
 
 def nothing(world: World) -> None:
-    world.write("")
+    world.write("version = 1")
 
 
 def optional_and_pending(world: World) -> None:

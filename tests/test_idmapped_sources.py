@@ -344,7 +344,7 @@ def test_a_file_that_was_saved_and_then_left_the_manifest_goes(world: World) -> 
     volume(world, source=file)
     world.reconcile()
     save(file, "two\n")
-    world.write("")
+    world.write("version = 1")
     world.reconcile()
     assert points(world) == []
 

@@ -378,7 +378,7 @@ def test_without_a_record_the_sources_own_mount_is_never_adopted(
         run("umount", str(share.path))
         Path(share.world.state, "record.json").unlink()
     share.pass_()
-    share.world.write("")
+    share.world.write("version = 1")
     assert share.world.reconcile().volume("share")["action"] == "unmount"
     assert share.world.mounts() == before
 

@@ -70,7 +70,7 @@ READ: Mapping[str, tuple[Files, list[str], str]] = {
     "the first place": ({ETC: A, RUN: B, USR: C}, [ETC], "a"),
     "the second place": ({RUN: B, USR: C}, [RUN], "b"),
     "the last place": ({USR: C}, [USR], "c"),
-    "an empty file hides": ({ETC: "", USR: C}, [ETC], ""),
+    "one without volumes hides": ({ETC: "version = 1", USR: C}, [ETC], ""),
     "a link to /dev/null hides": ({ETC: NULL, USR: C}, [ETC], ""),
     "drop-ins by name, whatever their place": (
         {f"{ETC}.d/30.toml": A, f"{RUN}.d/1.toml": B, f"{USR}.d/200.toml": C, USR: D},
@@ -283,7 +283,10 @@ WRONG: Mapping[str, tuple[Files, list[str]]] = {
         [f"{ETC}:1:1: error: volumes need each other in a circle: `a`, `b`, `a`\n"],
     ),
     "a drop-in too large": ({ETC: A, ONE: "#" * ((1 << 20) + 1)}, [f"{ONE}: error: it is larger"]),
-    "a dangling drop-in": ({ETC: A, ONE: "-> gone"}, [f"{ONE}: error: there is no {ETC}.d/gone"]),
+    "a dangling drop-in": (
+        {ETC: A, ONE: "-> gone"},
+        [f"{ONE}: error: it is a link, and there is no {ETC}.d/gone"],
+    ),
     "a folder as drop-in": ({ETC: A, f"{ONE}/x": ""}, [f"{ONE}: error: it is a folder"]),
     "a file as the folder": ({ETC: A, f"{ETC}.d": ""}, [f"{ETC}.d: error: the drop-ins in it"]),
     "a credential": ({f"{SYSTEM}/mountd.toml": "x"}, [f"{SYSTEM}/mountd.toml:1:1: error: not"]),
@@ -306,7 +309,7 @@ def test_an_error_points_into_its_own_file_and_nothing_changes(
 
 
 def test_a_fifo_as_drop_in_is_told_and_not_waited_for(machine: Machine) -> None:
-    machine.put({ETC: ""})
+    machine.put({ETC: "version = 1"})
     os.mkdir(f"{ETC}.d")
     os.mkfifo(ONE)
     assert machine.command("check").err.startswith(f"{ONE}: error: it is a FIFO")
@@ -316,7 +319,7 @@ def test_a_fifo_as_drop_in_is_told_and_not_waited_for(machine: Machine) -> None:
 def test_what_others_could_write_is_refused_where_root_would_act_and_else_warned_of(
     machine: Machine, loose: str
 ) -> None:
-    machine.put({ETC: "", ONE: "", f"{SERVICE}/mountd.toml": ""})
+    machine.put({ETC: "version = 1", ONE: "", f"{SERVICE}/mountd.toml": ""})
     os.chmod(loose, 0o777)
     file = SERVICE + "/mountd.toml" if SERVICE in loose else ONE
     acting, looking = machine.command("reconcile"), machine.command("check")
@@ -342,7 +345,9 @@ def test_credentials_that_cant_be_read_unmount_nothing_and_are_told(
     machine.put({f"{SYSTEM}/mountd.toml": A, ETC: B})
     assert machine.command("reconcile").status == 0
     spoil(SYSTEM)
-    machine.put({ETC: "", ONE: "[volumes.a]\nnoexec = true\n"})  # whose source is in a credential
+    machine.put(
+        {ETC: "version = 1", ONE: "[volumes.a]\nnoexec = true\n"}
+    )  # whose source is in a credential
     result = machine.command("reconcile")
     assert result.status == 0
     assert f"{SYSTEM}" in result.err and "so nothing is unmounted in this pass" in result.err

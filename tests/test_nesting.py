@@ -85,7 +85,7 @@ def test_targets_below_targets_are_mounted_in_any_order_of_the_file(
     assert [each["name"] for each in done["volumes"]] == [*names]
     see(world, usual())
     assert owner(world / "source/outer/inner") == owner(world / "source/inner/deep") == (501, 20)
-    world.write("")
+    world.write("version = 1")
     gone = world.reconcile().document
     assert [(each["action"], each["state"]) for each in gone["volumes"]] == (
         [("unmount", "unmounted")] * 3
@@ -290,7 +290,7 @@ def test_unmounting_a_parent_alone_leaves_its_children(world: World) -> None:
 def test_a_busy_child_stays_and_so_do_all_above_it(world: World, kernel: Kernel | None) -> None:
     world.volumes(**tables(world))
     world.reconcile(kernel=kernel)
-    world.write("")
+    world.write("version = 1")
     with running("sh", "-c", "echo; read go", cwd=world / "to/inner/deep") as inside:
         told = world.reconcile(status=1, kernel=kernel)
         for name in TARGETS:

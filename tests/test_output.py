@@ -349,7 +349,7 @@ def test_the_table_of_status_has_the_idmapping_that_the_kernel_has(world: World)
     _another_user(world)
     (row,) = (line for line in world.mountd("status").out.splitlines() if " drifted" in line)
     assert "501:20→1000:1000" in row
-    world.write("")
+    world.write("version = 1")
     (row,) = (line for line in world.mountd("status").out.splitlines() if " leaving" in line)
     assert "501:20→1000:1000" in row
 

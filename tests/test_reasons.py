@@ -282,7 +282,7 @@ def process_that_works_there(world: World, held: ExitStack) -> Result:
     work(world)
     words = [sys.executable, "-c", "print(flush=True); input()"]
     held.enter_context(running(*words, cwd=world / "work"))
-    world.write("")
+    world.write("version = 1")
     return world.mountd("reconcile")
 
 
@@ -292,7 +292,7 @@ def mount_that_lies_on_it(world: World, _: ExitStack) -> Result:
     world.folder("source/below")
     work(world)
     run("mount", "-t", "tmpfs", "tmpfs", str(world / "work/below"))
-    world.write("")
+    world.write("version = 1")
     return world.mountd("reconcile")
 
 

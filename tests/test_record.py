@@ -62,7 +62,7 @@ def test_the_record_holds_the_ids_of_what_is_mounted_and_forgets_what_left(mount
     (entry,) = record_of(mounted)
     assert (entry["id"], entry["target"], entry["volume"]) == (mount_id(work), str(work), "work")
     assert entry["manifest"] == mounted.manifest
-    mounted.write("")
+    mounted.write("version = 1")
     assert mounted.reconcile().volume("work")["action"] == "unmount"
     assert record_of(mounted) == []
 
@@ -98,7 +98,7 @@ def _become_a_link(file: Path) -> None:
 
 _DAMAGES: dict[str, Callable[[Path], None]] = {
     "truncated": _truncate,
-    "empty": _write(""),
+    "empty": _write("version = 1"),
     "garbage": _write(b"\xff\x00 garbage"),
     "nested without end": _write("[" * 200_000),
     "a list": _write("[]"),
@@ -174,7 +174,7 @@ _LOSSES = {
 def test_a_record_that_is_lost_or_void_unmounts_nothing(mounted: World, loss: str) -> None:
     mount = mount_id(mounted / "work")
     _LOSSES[loss](_file(mounted))
-    mounted.write("")
+    mounted.write("version = 1")
     document = mounted.reconcile().document
     assert (document["volumes"], document["changed"]) == ([], False)
     assert mounted.mountd("unmount", "--all").status == 0
@@ -217,7 +217,7 @@ def test_two_manifests_share_a_state_directory_and_leave_each_others_mounts(moun
     other.volumes(theirs=_work(mounted, "theirs"))
     assert [each["name"] for each in other.reconcile().document["volumes"]] == ["theirs"]
     assert {each["manifest"] for each in record_of(mounted)} == {mounted.manifest, other.manifest}
-    other.write("")
+    other.write("version = 1")
     other.reconcile()
     assert _count_at(mounted, "theirs") == 0
     assert other.mountd("unmount", "--all").status == 0
@@ -287,7 +287,7 @@ def test_eight_runs_at_once_leave_one_mount_at_each_target(world: World) -> None
 def test_while_another_pass_holds_the_lock_a_run_ends_with_75_and_names_it(
     mounted: World, command: tuple[str, ...]
 ) -> None:
-    mounted.write("")
+    mounted.write("version = 1")
     with _lock(mounted):
         locked = mounted.mountd(*command, "--json", "--wait", "0")
         assert locked.status == 75
@@ -324,7 +324,7 @@ def _stopped_with_the_lock(world: World) -> Iterator[Callable[[], tuple[int, str
 
 
 def test_a_run_keeps_any_other_out_until_it_ends(mounted: World) -> None:
-    mounted.write("")
+    mounted.write("version = 1")
     with _stopped_with_the_lock(mounted) as go_on:
         assert mounted.reconcile("--wait", "0", status=75).document["volumes"] == []
         assert _count_at(mounted, "work") == 1
@@ -333,7 +333,7 @@ def test_a_run_keeps_any_other_out_until_it_ends(mounted: World) -> None:
 
 
 def test_a_lock_whose_file_was_taken_away_meanwhile_is_not_a_lock(mounted: World) -> None:
-    mounted.write("")
+    mounted.write("version = 1")
     with _stopped_with_the_lock(mounted) as go_on:
         Path(mounted.state, "lock").unlink()
         with _lock(mounted):
@@ -470,7 +470,7 @@ def test_with_a_new_state_directory_that_is_read_only_nothing_is_mounted(world: 
 
 
 def test_a_missing_state_directory_is_made_for_root_alone_to_write(world: World) -> None:
-    world.write("")
+    world.write("version = 1")
     previous = os.umask(0)
     try:
         world.reconcile()

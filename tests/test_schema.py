@@ -116,7 +116,7 @@ def test_it_needs_no_manifest_and_no_privilege(world: World) -> None:
 
 
 def test_no_other_command_waits_for_it(world: World) -> None:
-    world.write("")
+    world.write("version = 1")
     code = f"import sys; sys.argv[1:] = ['check', '-f', '{world.manifest}']; main()"
     words = ["-X", "importtime", "-c", f"from mountd.cli import main; {code}"]
     imported = world.run([sys.executable, *words]).err

@@ -135,7 +135,7 @@ def test_the_status_follows_what_becomes_of_a_volume(place: World) -> None:
         comes_to_say(watcher, "1 of 2 mounted; late: ")
         place.folder("later")
         comes_to_say(watcher, "2 volumes mounted")
-        place.write("")
+        place.write("version = 1")
         comes_to_say(watcher, "0 volumes mounted")
 
 

@@ -111,7 +111,7 @@ class World:
         for name, table in tables.items():
             lines.append(f"[volumes.{name}]")
             lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
-        self.write("\n".join(lines))
+        self.write("\n".join(lines) or "version = 1")  # an empty file counts as missing
 
     def mountd(
         self,

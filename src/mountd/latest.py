@@ -89,7 +89,7 @@ class Latest:
         said = f"{problem.file}: {problem.message}"
         if self.manifest:
             message = f"{said}: the last good manifest stays in force, and nothing is unmounted"
-            hint = "to unmount all of it, make an empty file there"
+            hint = "to take its volumes off, put a file with `version = 1` alone in its place"
             self._journal.tell(printable(message) + f"\nhint: {hint}", "manifest-missing", WARNING)
         else:
             message = f"{said}; waiting for it"

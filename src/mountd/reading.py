@@ -3,10 +3,11 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from errno import EAGAIN, EFBIG
+from errno import EAGAIN, EFBIG, ELOOP, ENAMETOOLONG, ENOTCONN, ENOTDIR
 from fcntl import F_RDLCK, F_SETLEASE, F_SETSIG, F_UNLCK, fcntl
 from signal import SIGURG
 
+from mountd.kernel.limits import hint_of
 from mountd.kernel.paths import NotAFileError, UnsafeLinkError, open_trusted
 from mountd.kernel.syscalls import Fd
 from mountd.manifest.load import MOST_BYTES, Reading, UnreadableError
@@ -40,22 +41,44 @@ def _read(file: str, *, sees_savers: bool) -> Reading:
         raise UnreadableError(said, "put the file itself there") from error
     except NotAFileError as error:
         if os.path.realpath(file) == os.devnull:  # as systemd masks a file
-            return Reading(b"", ())
+            return Reading(b"", (), is_null=True)
         said = f"it is {error.strerror}, not a file"
-        raise UnreadableError(said, "put a TOML file there") from error
+        raise UnreadableError(said, "put a TOML file there, or take it away") from error
     except FileNotFoundError as error:
-        missing = error.filename
-        said = "there is no such file" if missing == file else f"there is no {missing}"
-        hint = "write it, or name another by --manifest FILE"
-        raise UnreadableError(said, hint, is_missing=True) from error
+        raise _missing(file, error.filename or file) from error
     except PermissionError as error:
-        hint = "run mountd as root"
+        hint = "run mountd as root" if os.geteuid() else _LET_ROOT_READ
         raise UnreadableError("you may not read it", hint, is_withheld=True) from error
     except OSError as error:
         if error.errno == EFBIG:
-            raise UnreadableError(f"it is {error.strerror}, which no manifest needs") from error
+            said = f"it is {error.strerror}, which no manifest needs"
+            raise UnreadableError(said, "put what belongs together into drop-ins") from error
         said = f"it can't be read: {os.strerror(error.errno or 0)}"
-        raise UnreadableError(said, is_withheld=True) from error
+        hint = hint_of(error) or _HINTS.get(error.errno or 0, _ANY_HINT)
+        raise UnreadableError(said, hint, is_withheld=True) from error
+
+
+_LET_ROOT_READ = (
+    "its server, or a security module, refuses root: let root read it, or put a copy elsewhere"
+)
+_ANY_HINT = "see whether its filesystem is as it should be (`dmesg` may say more), or remove it"
+_HINTS = {
+    ELOOP: "its links lead in a circle: put the file itself there, or remove the link",
+    ENOTDIR: "its link leads through what is no folder: mend that, or remove the link",
+    ENAMETOOLONG: "choose a shorter path",
+    ENOTCONN: "the server behind it is gone: unmount it, and start the server again",
+}
+
+
+def _missing(file: str, end: str) -> UnreadableError:
+    """`end`: what isn't there, where the path leads."""
+    if os.path.islink(file):
+        hint = f"make {end} anew, have the link lead to a file, or remove the link"
+        said = f"it is a link, and there is no {end}"
+        return UnreadableError(said, hint, is_missing=True, is_dangling=True)
+    said = "there is no such file" if end == file else f"there is no {end}"
+    hint = "write it, or name another by --manifest FILE"
+    return UnreadableError(said, hint, is_missing=True)
 
 
 @contextmanager

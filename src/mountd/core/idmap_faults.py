@@ -220,6 +220,7 @@ def namespaces_used_up(limit: Limit) -> Fault:
     """`limit` as the sysctl reads here; another may hold in a user namespace around ours."""
     if limit.value == 0:
         message = f"{limit.knob} is 0, and an idmapping needs a namespace"
+        limit = limit._replace(value=None)
     else:
         message = "the kernel has no more user namespaces to give, and an idmapping needs one"
     hint = raising(limit)

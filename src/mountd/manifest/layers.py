@@ -14,6 +14,7 @@ class Layers(NamedTuple):
 
     `places` are all files and folders that it is looked for in, which no target may cover.
     `problems` and `warnings` tell of folders of drop-ins and of credentials that can't be listed.
+    `main`: the file that is the main one; None where there is none, nor has to be.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Layers(NamedTuple):
     places: tuple[str, ...]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
+    main: str | None = None
 
 
 def find_layers(manifest: str | None) -> Layers:
@@ -41,8 +43,9 @@ def find_layers(manifest: str | None) -> Layers:
             message = f"the drop-ins in it can't be listed: {error.strerror}"
             problems.append(Problem(folder, None, None, message, "mend that, or remove it"))
     files = [drop_ins[name] for name in sorted(drop_ins, key=os.fsencode)]
-    if main or not (is_search_path or files or problems):
-        files.insert(0, main or mains[0])  # a file that is named and missing is told by reading it
+    if not (main or is_search_path or files or problems):
+        main = mains[0]  # a file that is named and missing is told by reading it
+    files = [main, *files] if main else files
     credentials, warnings = _credentials() if is_search_path else ([], [])
     folders = [*(f"{each}.d" for each in mains), *map(os.path.dirname, credentials[:1])]
     places = dict.fromkeys((*mains, *folders, *files, *credentials))
@@ -53,6 +56,7 @@ def find_layers(manifest: str | None) -> Layers:
         tuple(places),
         tuple(problems),
         tuple(warnings),
+        main,
     )
 
 

@@ -42,16 +42,21 @@ class Manifest(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A file's bytes, and a sentence for each way in which others than root could write them."""
+    """A file's bytes, and a sentence for each way in which others than root could write them.
+
+    `is_null`: it is a link to /dev/null, as systemd masks a file.
+    """
 
     content: bytes
     distrusts: tuple[str, ...]
+    is_null: bool = False
 
 
 class UnreadableError(Exception):
     """A file can't be read: why, in words, and what to do about it.
 
     `is_withheld`: it is there and may be as it should be, but this process doesn't get it.
+    `is_dangling`: of what is missing there is a link.
     """
 
     def __init__(
@@ -61,12 +66,14 @@ class UnreadableError(Exception):
         *,
         is_withheld: bool = False,
         is_missing: bool = False,
+        is_dangling: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.is_withheld = is_withheld
         self.is_missing = is_missing
+        self.is_dangling = is_dangling
 
 
 def load_manifest(
@@ -139,23 +146,35 @@ def _read(layers: Layers, read: Callable[[str], Reading], *, is_acting: bool) ->
     files = _Files([], [*layers.problems], [], [*layers.warnings])
     for file in layers.files + layers.credentials:
         try:
-            content, distrusts = read(file)
+            content, distrusts, is_null = read(file)
             if distrusts and is_acting:
                 files.problems.extend(_distrusted(file, each) for each in distrusts)
                 continue
             files.warnings.extend(f"{each}: a pass by root refuses that" for each in distrusts)
+            if file == layers.main and not content and not is_null:
+                files.problems.append(_empty(file))
+                continue
             files.documents.append(Document(file, content))
         except UnreadableError as error:
-            if error.is_withheld and file in layers.credentials:
+            if file in layers.credentials and (error.is_withheld or error.is_dangling):
                 files.withheld.append(f"the credential {file} can't be read: {error.message}")
             else:
+                # a drop-in that is listed is there, wherever its link leads
+                is_missing = error.is_missing and not (error.is_dangling and file != layers.main)
                 problem = Problem(file, None, None, error.message, error.hint)
-                files.problems.append(problem._replace(is_missing=error.is_missing))
+                files.problems.append(problem._replace(is_missing=is_missing))
         except ManifestError as error:
             files.problems.extend(error.problems)
     if not any(files):
         files.problems.append(_missing())
     return files
+
+
+def _empty(file: str) -> Problem:
+    """For a main file of zero bytes."""
+    message = "it is empty, as a full disk or a crash leaves a file, and counts as missing"
+    hint = "write it anew; `version = 1` alone is a manifest without volumes"
+    return Problem(file, None, None, message, hint, is_missing=True)
 
 
 def _missing() -> Problem:
