@@ -1,11 +1,16 @@
 """`user` in every form, looked up in the files of a root filesystem and nowhere else."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from world import Result, World, owner, run
+
+from mountd.accounts import _Group, _Passwd
 
 HIGHEST = 4294967294
 NODE = "node:x:1000:1000::/home/node:/bin/sh\n"
@@ -466,3 +471,78 @@ def test_each_volume_has_the_accounts_of_its_own_root(world: World) -> None:
     world.volumes(**volumes)
     world.reconcile()
     assert [owner(world / name) for name in ("one", "two")] == [(1000, 1000), (1001, 1001)]
+
+
+# A file may be a user's, who makes of it what she likes.
+
+HUGE: Mapping[str, bytes] = {
+    "accounts": b"u:x:1:1\n" * (2 << 20),
+    "colons": (b":" * 60 + b"\n") * (1 << 18),
+    "one line": b"x" * (16 << 20),
+    "a byte too many": b"#" * (1 << 20) + b"\n",
+}
+
+
+@pytest.mark.parametrize("content", HUGE.values(), ids=HUGE)
+def test_a_file_of_accounts_that_is_too_large_is_its_volumes_trouble_alone(
+    world: World, content: bytes
+) -> None:
+    root = world.rootfs(content)
+    source = world / "source"
+    keys = {"source": source, "accounts": root}
+    world.volumes(
+        name={**keys, "target": world / "name", "user": "node"},
+        uid={**keys, "target": world / "uid", "user": "1000"},
+        ids={**keys, "target": world / "ids", "user": "1000:1000"},
+        other={"source": source, "target": world / "other", "user": "1000:1000"},
+    )
+    result = world.reconcile(status=1)
+    for name in ("name", "uid"):
+        volume = result.volume(name)
+        assert (volume["state"], volume["reason"]) == ("failed", "limit")
+        assert volume["error"]["message"].startswith(f"{root}/etc/passwd is larger than 1 MiB")
+        assert "give `user` as `uid:gid`" in volume["error"]["hint"]
+    for name in ("ids", "other"):
+        assert result.volume(name)["state"] == "mounted"
+
+
+LINES = st.lists(
+    st.lists(
+        st.sampled_from(
+            [b"a", b"b", b"#", b"", b"1", b"02", b"4294967295", b"x y", b"\xff", b"a,b"]
+        ),
+        max_size=5,
+    ).map(b":".join),
+    max_size=6,
+).map(b"\n".join)
+
+
+def _rows(content: bytes, numbers: tuple[int, ...]) -> list[list[bytes]]:
+    """The well-formed lines, as passwd(5) and group(5) have them."""
+    rows = [line.split(b":") for line in content.split(b"\n")]
+    return [
+        row
+        for row in rows
+        if row[0][:1] not in (b"", b"#")
+        and len(row) > numbers[-1]
+        and all(row[each].isdigit() and int(row[each]) < 4294967295 for each in numbers)
+    ]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(LINES)
+def test_whatever_the_lines_are_the_first_well_formed_one_counts(content: bytes) -> None:
+    passwd, group = _rows(content, (2, 3)), _rows(content, (2,))
+    for name in (b"a", b"b", b"#", b"1", b"x y", b"\xff"):
+        ids = [(int(row[2]), int(row[3])) for row in passwd if row[0] == name]
+        assert _Passwd(content).ids_of(name) == next(iter(ids), None)
+        gids = [int(row[2]) for row in group if row[0] == name]
+        assert _Group(content).id_of(name) == next(iter(gids), None)
+        members = {int(row[2]) for row in group if len(row) > 3 and name in row[3].split(b",")}
+        assert _Group(content).with_member({name}) == members
+    for number in (1, 2):
+        found = [row for row in passwd if int(row[2]) == number]
+        assert [*_Passwd(content).names_of(number)] == [row[0] for row in found]
+        assert _Passwd(content).group_of(number) == next((int(row[3]) for row in found), None)
+        names = [row[0] for row in group if int(row[2]) == number]
+        assert _Group(content).name_of(number) == next(iter(names), None)

@@ -5,9 +5,12 @@ first that fits counts (passwd(5), group(5)); names are bytes, so a file need no
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator
-from errno import EINVAL
+from collections.abc import Set as AbstractSet
+from errno import EFBIG, EINVAL
+from itertools import islice
 
 from mountd.core import faults
 from mountd.core.faults import VolumeError
@@ -26,6 +29,8 @@ from mountd.kernel.syscalls import Fd
 from mountd.reading import read_bounded
 
 _MOST_BYTES = 16 << 20
+_MOST_BYTES_ELSEWHERE = 1 << 20
+"""Of a file that may be a user's, who could have a pass of root's read for as long as she likes."""
 
 
 class Accounts:
@@ -51,20 +56,20 @@ class Accounts:
         name, _, group = spec.partition(":")
         if _is_number(name):
             uid = _number(name)
-            gid = None if group else self.passwd.group_of.get(uid)
-        elif name.encode() in self.passwd.by_name:
-            uid, gid = self.passwd.by_name[name.encode()]
+            gid = None if group else self.passwd.group_of(uid)
+        elif ids := self.passwd.ids_of(name.encode()):
+            uid, gid = ids
         else:
             raise VolumeError(faults.no_user(name, self._path("passwd")))
         if group:
-            gid = _number(group) if _is_number(group) else self.group.by_name.get(group.encode())
+            gid = _number(group) if _is_number(group) else self.group.id_of(group.encode())
             if gid is None:
                 raise VolumeError(faults.no_group(group, self._path("group")))
         return User(uid, gid)
 
     def has_uid(self, uid: int) -> bool:
         """Whether there is an account with this uid."""
-        return uid in self.passwd.group_of
+        return self.passwd.group_of(uid) is not None
 
     def can_be(self, uid: int) -> bool:
         """Whether there is an account with this uid, or one that may use it as a subordinate."""
@@ -72,14 +77,17 @@ class Accounts:
 
     def groups_of(self, uid: int) -> set[int]:
         """The groups that have an account with this uid as a member."""
-        names = [name for name, ids in self.passwd.by_name.items() if ids[0] == uid]
-        return {gid for name in names for gid in self.group.with_member.get(name, ())}
+        return self.group.with_member({*self.passwd.names_of(uid)})
+
+    def some_names(self, most: int) -> list[str]:
+        """The names of accounts, `most` at most."""
+        return [os.fsdecode(each) for each in islice(self.passwd.names(), most)]
 
     def name_of(self, ids: Ids) -> str:
         """Who these ids are here: `node`, or `node:staff`; nothing where neither has a name."""
         uid, gid = ids
-        user = next((name for name, each in self.passwd.by_name.items() if each[0] == uid), None)
-        group = next((name for name, each in self.group.by_name.items() if each == gid), None)
+        user = next(self.passwd.names_of(uid), None)
+        group = self.group.name_of(gid)
         if user is None and group is None:
             return ""
         names = [
@@ -126,7 +134,9 @@ class Accounts:
                 if distrusts and self._is_acting:
                     raise VolumeError(faults.unsafe_file(distrusts[0]))
                 self.warnings += [f"{each}: a pass by root refuses that" for each in distrusts]
-                return _content(file, path)
+                return _content(
+                    file, path, _MOST_BYTES if self.root == "/" else _MOST_BYTES_ELSEWHERE
+                )
         except FileNotFoundError:
             self.missing.add(path)
             return b""
@@ -138,25 +148,87 @@ class Accounts:
             raise VolumeError(fault_of(error, f"read {path}")) from error
 
 
+# A file may be a user's, with as many lines as she likes: what is asked is looked for in its text,
+# and nothing is made of all its lines.
+
+
 class _Passwd:
+    """Lines are `name:password:uid:gid:…` (passwd(5))."""
+
     def __init__(self, content: bytes) -> None:
-        self.by_name: dict[bytes, tuple[int, int]] = {}
-        self.group_of: dict[int, int] = {}
-        for row in _rows(content, numbers=(2, 3)):
-            uid, gid = int(row[2]), int(row[3])
-            self.by_name.setdefault(row[0], (uid, gid))
-            self.group_of.setdefault(uid, gid)
+        self._content = content
+
+    def ids_of(self, name: bytes) -> tuple[int, int] | None:
+        """Those of the first account of this name."""
+        for line in _lines_of(name, self._content):
+            if (found := _ACCOUNT.match(line)) and _is_id(found[2]) and _is_id(found[3]):
+                return int(found[2]), int(found[3])
+        return None
+
+    def group_of(self, uid: int) -> int | None:
+        """The group of the first account with this uid."""
+        return next((gid for _, each, gid in self._rows() if each == uid), None)
+
+    def names_of(self, uid: int) -> Iterator[bytes]:
+        """The names of the accounts with this uid, in their order."""
+        return (name for name, each, _ in self._rows() if each == uid)
+
+    def names(self) -> Iterator[bytes]:
+        """The names of all accounts."""
+        return (name for name, _, _ in self._rows())
+
+    def _rows(self) -> Iterator[tuple[bytes, int, int]]:
+        for name, uid, gid in (each.groups() for each in _ACCOUNT.finditer(self._content)):
+            if _is_id(uid) and _is_id(gid):
+                yield name, int(uid), int(gid)
 
 
 class _Group:
+    """Lines are `name:password:gid:member,member…` (group(5))."""
+
     def __init__(self, content: bytes) -> None:
-        self.by_name: dict[bytes, int] = {}
-        self.with_member: dict[bytes, set[int]] = {}
-        for row in _rows(content, numbers=(2,)):
-            gid = int(row[2])
-            self.by_name.setdefault(row[0], gid)
-            for member in row[3].split(b",") if len(row) > 3 else ():
-                self.with_member.setdefault(member, set()).add(gid)
+        self._content = content
+
+    def id_of(self, name: bytes) -> int | None:
+        """That of the first group of this name."""
+        for line in _lines_of(name, self._content):
+            if (found := _GROUP.match(line)) and _is_id(found[2]):
+                return int(found[2])
+        return None
+
+    def name_of(self, gid: int) -> bytes | None:
+        """The name of the first group with this id."""
+        return next((name for name, each, _ in self._rows() if each == gid), None)
+
+    def with_member(self, names: AbstractSet[bytes]) -> set[int]:
+        """The groups that have one of these as a member."""
+        return {
+            gid
+            for _, gid, members in self._rows()
+            if members and not names.isdisjoint(members.split(b","))
+        }
+
+    def _rows(self) -> Iterator[tuple[bytes, int, bytes | None]]:
+        for name, gid, members in (each.groups() for each in _GROUP.finditer(self._content)):
+            if _is_id(gid):
+                yield name, int(gid), members
+
+
+_LINE = rb"^([^:#\n][^:\n]*):[^:\n]*:([0-9]+)"
+_ACCOUNT = re.compile(_LINE + rb":([0-9]+)(?=[:\n]|\Z)", re.MULTILINE)
+_GROUP = re.compile(_LINE + rb"(?::([^:\n]*)|(?=\n|\Z))", re.MULTILINE)
+
+
+def _lines_of(name: bytes, content: bytes) -> Iterator[bytes]:
+    """The lines that begin with a name, in their order."""
+    begin = b"\n%b:" % name
+    if content.startswith(begin[1:]):
+        yield content.split(b"\n", 1)[0]
+    at = content.find(begin)
+    while at >= 0:
+        end = content.find(b"\n", at + 1)
+        yield content[at + 1 : end if end >= 0 else len(content)]
+        at = content.find(begin, at + 1)
 
 
 def _ranges(content: bytes) -> Iterator[range]:
@@ -178,15 +250,6 @@ def _c_number(field: bytes) -> int | None:
         return None
 
 
-def _rows(content: bytes, *, numbers: tuple[int, ...]) -> Iterator[list[bytes]]:
-    """The well-formed lines, split: a name, and ids in the columns `numbers`."""
-    for line in content.split(b"\n"):
-        row = line.split(b":")
-        is_named = row[0][:1] not in (b"", b"#")
-        if is_named and len(row) > numbers[-1] and all(_is_id(row[column]) for column in numbers):
-            yield row
-
-
 def _is_id(field: bytes) -> bool:
     return field.isdigit() and len(field) <= 10 and int(field) < ID_COUNT
 
@@ -199,11 +262,13 @@ def _number(digits: str) -> int:
     return int(digits.lstrip("0") or "0")  # Python refuses 4,300 digits, zeros or not
 
 
-def _content(file: Fd, path: str) -> bytes:
+def _content(file: Fd, path: str, most: int) -> bytes:
     mode = os.fstat(file.number).st_mode
     if not stat.S_ISREG(mode):
         raise NotAFileError(EINVAL, kind_in_words(mode), path)
     try:
-        return read_bounded(file, _MOST_BYTES)
+        return read_bounded(file, most)
     except OSError as error:
-        raise OSError(error.errno, f"{path} is {error.strerror}") from error
+        if error.errno != EFBIG:
+            raise
+        raise VolumeError(faults.too_many_accounts(path, most >> 20)) from error

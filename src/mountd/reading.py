@@ -108,6 +108,8 @@ def read_bounded(file: Fd, most: int) -> bytes:
     Raises OSError, with EFBIG where there are more than `most` bytes.
     """
     before = None
+    if os.fstat(file.number).st_size > most:
+        raise OSError(EFBIG, f"larger than {most >> 20} MiB")
     with open(file.number, "rb", closefd=False) as stream:
         for _ in range(5):
             stream.seek(0)

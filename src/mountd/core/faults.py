@@ -88,6 +88,12 @@ def not_a_file(path: str, kind: str) -> Fault:
     return Fault("failed", "io", f"{path} is {kind}, not a file", "put a file in its place")
 
 
+def too_many_accounts(path: str, most: int) -> Fault:
+    message = f"{path} is larger than {most} MiB, and no names are looked up in so much"
+    hint = "give `user` as `uid:gid`, or have `accounts` name a root filesystem with less"
+    return Fault("failed", "limit", message, hint, _errno.EFBIG)
+
+
 def forbidden_target(path: str, why: str) -> Fault:
     return Fault(
         "failed",

@@ -63,8 +63,7 @@ def _resolved(spec: str, accounts: Accounts) -> User:
         from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
 
         name = spec.partition(":")[0]
-        known = [os.fsdecode(each) for each in accounts.passwd.by_name]
-        near = get_close_matches(name, known, n=1)
+        near = get_close_matches(name, accounts.some_names(10_000), n=1)
         is_misspelt = near and error.fault.code == "no-user"
         hint = f"did you mean `{near[0]}`?" if is_misspelt else "give ids as numbers"
         raise ArgumentError(error.fault.message, hint) from error
