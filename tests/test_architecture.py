@@ -26,7 +26,6 @@ _KNOWN_BY: dict[str, str | tuple[str, ...]] = {
     "pydantic_core": "mountd.manifest.",
     "tomli": "mountd.manifest.",
     "ctypes": "mountd.kernel.",
-    "systemd": ("mountd.journal", "mountd.supervisor"),
 }
 
 

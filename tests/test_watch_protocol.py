@@ -259,9 +259,14 @@ def test_a_notify_socket_that_goes_costs_nothing(place: World) -> None:
 def test_a_systemd_that_is_slow_to_listen_is_told_when_it_does(place: World) -> None:
     place.write(volumes(place, "a"))
     with watch(place, env={"WATCHDOG_USEC": "2000"}) as watcher:
-        waits_on = Path(f"/proc/{watcher.process.pid}/wchan")
-        eventually(lambda: waits_on.read_text() == "unix_wait_for_peer", "a full socket")
-        watcher.process.send_signal(SIGHUP)
-        steadily(waits_on.read_text, 0.1)
+        tasks = Path(f"/proc/{watcher.process.pid}/task")
+        eventually(
+            lambda: any(
+                (each / "wchan").read_text() == "unix_wait_for_peer" for each in tasks.iterdir()
+            ),
+            "a full socket",
+        )
+        place.write(volumes(place, "b"))  # it hears and acts meanwhile
+        comes_to_show(place, "b")
         watcher.reload()
         assert watcher.stop() == 0

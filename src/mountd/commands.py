@@ -62,7 +62,9 @@ class _Command:
         )
         self._manifest = manifest_id(arguments.manifest)
         self._pass_id = os.urandom(16).hex()
-        self._journal = Journal(self._pass_id, quiet=arguments.quiet)
+        self._journal = Journal(
+            self._pass_id, quiet=arguments.quiet, never_waits=arguments.command == "watch"
+        )
         self._page = Page.of_terminal() if sys.stdout.isatty() else Page()
         self._is_acting = arguments.command in ("unmount", "watch") or (
             arguments.command == "reconcile" and not arguments.dry_run
@@ -75,6 +77,7 @@ class _Command:
         if self._lost_stdout:
             problem = _problem(f"stdout can't be written: {self._lost_stdout}")
             self._journal.tell(str(problem), "pass-failed", ERROR)
+        self._journal.finish()
         status = status or (FAILED if self._lost_stdout else OK)
         if self._arguments.command == "watch":
             # not by Python's own end: threads may hang, and that of watchfiles crashes it on 3.13
@@ -134,11 +137,7 @@ class _Command:
         from mountd.supervisor import Supervisor  # noqa: PLC0415
         from mountd.watch import Watch  # noqa: PLC0415
 
-        try:
-            supervisor = Supervisor()
-        except ImportError as error:
-            problem = _problem(f"systemd can't be told: {error}", "install python3-systemd")
-            return self._stopped(FAILED, [problem])
+        supervisor = Supervisor()
         if confinement := find_confinement():
             if supervisor.is_systemd:
                 said = f"{confinement.message}\nhint: {confinement.hint}"

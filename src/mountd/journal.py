@@ -3,11 +3,15 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from errno import EMSGSIZE, ENOBUFS
+from select import PIPE_BUF
 
 from mountd.core.model import DONE, Action, Drift, Fault, Outcome, State
 from mountd.core.printable import printable
+from mountd.outlet import Datagrams, Outlet, see_room
 
-ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
+ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 
 MESSAGE_IDS = {
     "mounted": "3ee002308ab84c908d70e61d654d9302",
@@ -28,23 +32,39 @@ MESSAGE_IDS = {
     "confined": "1a723540f40a4ef7a5f916fe06de0c11",
     "warned": "ea3957335b86458ca74de84cfea53dfb",
     "pass-failed": "073b15ba9aee4af79e4b80a935b3c137",
+    "left-out": "515a0db189c2487eb2bde1a165cb3387",
+    "internal-error": "54ce64dbc2fd4ef694bba8fe11786118",
 }
 """One for each kind of event (sd-id128(3)), never changed: people and catalogues filter by them."""
 
 _PRIORITIES: dict[State, int] = {"failed": ERROR, "conflict": WARNING, "pending": NOTICE}
 
-Send = Callable[[str, str, int, dict[str, str]], None]
-"""Takes the message, the kind of event, the priority, and further fields."""
+_JOURNALD = "/run/systemd/journal/socket"
+_MOST_CHARACTERS = 16 << 10
+"""What is told of a message that is too long for the socket."""
+
+Send = Callable[[dict[str, str], bool], None]
+"""Takes a record's fields, and whether it may wait. Raises BlockingIOError if it would have to."""
 
 
 class Journal:
     """Where a pass, or one after the other, tells what it changed and what it couldn't."""
 
-    def __init__(self, pass_id: str, *, quiet: bool = False) -> None:
-        """`quiet`: on a terminal or in a pipe, say only what went wrong."""
+    def __init__(self, pass_id: str, *, quiet: bool = False, never_waits: bool = False) -> None:
+        """`quiet`: on a terminal or in a pipe, say only what went wrong.
+
+        `never_waits`: a pipe or terminal that doesn't take it stops nobody; journald never does.
+        """
         self.pass_id = pass_id
         self._journal_send = _journal_send()
         self._least = NOTICE if quiet else INFO
+        never_waits = never_waits or self._journal_send is not None
+        self._outlet = Outlet(self._tell_dropped) if never_waits else None
+
+    def finish(self) -> None:
+        """Have what was told arrive, but don't wait long for who doesn't take it."""
+        if self._outlet:
+            self._outlet.finish()
 
     def begin_pass(self) -> None:
         """What follows belongs to another pass."""
@@ -107,17 +127,48 @@ class Journal:
     def line(self, message: str, priority: int) -> None:
         """A line for whoever watches; the journal has the records."""
         if not self._journal_send:
-            _print(message, priority, self._least)
+            self._print(message, priority)
 
     def tell(
         self, message: str, event: str, priority: int, fields: dict[str, str] | None = None
     ) -> None:
         """A record of another kind."""
         fields = {**(fields or {}), "MOUNTD_PASS_ID": self.pass_id}
-        if self._journal_send:
-            self._journal_send(message, event, priority, fields)
+        record = _record(message, event, priority, fields)
+        if not (send := self._journal_send):
+            self._print(message, priority)
+        elif self._outlet:
+            size = sum(map(len, record.values()))
+            self._outlet.put(lambda may_wait: send(record, may_wait), size)
+
+    def _print(self, message: str, priority: int) -> None:
+        if priority > self._least:
+            return
+        if self._outlet:
+            put = self._outlet.put
+            put(lambda may_wait: _print(message, may_wait=may_wait), len(message))
         else:
-            _print(message, priority, self._least)
+            _print(message)
+
+    def _tell_dropped(self, count: int) -> None:
+        """By the outlet's own thread."""
+        records = "1 record was" if count == 1 else f"{count} records were"
+        message = f"{records} dropped here, for they were not read as fast as they were written"
+        if send := self._journal_send:
+            fields = {"MOUNTD_PASS_ID": self.pass_id}
+            send(_record(message, "left-out", WARNING, fields), True)
+        else:
+            _print(message)
+
+
+def _record(message: str, event: str, priority: int, fields: dict[str, str]) -> dict[str, str]:
+    return {
+        "MESSAGE": message,
+        "MESSAGE_ID": MESSAGE_IDS[event],
+        "PRIORITY": str(priority),
+        "SYSLOG_IDENTIFIER": "mountd",
+        **fields,
+    }
 
 
 def _drift_in_words(drift: Drift) -> str:
@@ -154,32 +205,51 @@ def _journal_send() -> Send | None:
     stderr = os.fstat(2)
     if os.environ.get("JOURNAL_STREAM") != f"{stderr.st_dev}:{stderr.st_ino}":
         return None
-    try:
-        from systemd import journal  # noqa: PLC0415 - it may not be there
-    except ImportError:  # a missing library costs the fields, not the mounts
-        return None
+    journald = Datagrams(_JOURNALD)
 
-    def send(message: str, event: str, priority: int, fields: dict[str, str]) -> None:
-        # not the library's logging handler, which adds 21 fields of Python's
+    def send(fields: dict[str, str], may_wait: bool) -> None:
         try:
-            journal.send(
-                message,
-                MESSAGE_ID=MESSAGE_IDS[event],
-                PRIORITY=priority,
-                SYSLOG_IDENTIFIER="mountd",
-                **{name: os.fsencode(value) for name, value in fields.items() if value},
-            )
-        except OSError:  # a journal that is gone is no reason to stop halfway
-            _print(message, priority)
+            journald.send(_encoded(fields), may_wait=may_wait)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno in (EMSGSIZE, ENOBUFS) and len(fields["MESSAGE"]) > _MOST_CHARACTERS:
+                message = f"{fields['MESSAGE'][:_MOST_CHARACTERS]}…"
+                send({**fields, "MESSAGE": message}, may_wait)
+            else:  # a journal that is gone is no reason to stop halfway
+                _print(fields["MESSAGE"], may_wait=may_wait)
 
     return send
 
 
-def _print(message: str, priority: int, least: int = INFO) -> None:
-    if priority > least:
-        return
-    try:
-        sys.stderr.write(f"{message}\n")
-        sys.stderr.flush()
-    except OSError:  # nor is a lost stderr, nor a reason to fail at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+def _encoded(fields: dict[str, str]) -> bytes:
+    """As journald takes it (https://systemd.io/JOURNAL_NATIVE_PROTOCOL), but for what is empty."""
+    found = []
+    for name, text in fields.items():
+        value = text.encode(errors="surrogateescape")
+        if b"\n" in value:
+            found.append(b"%s\n%s%s\n" % (name.encode(), len(value).to_bytes(8, "little"), value))
+        elif value:
+            found.append(b"%s=%s\n" % (name.encode(), value))
+    return b"".join(found)
+
+
+def _print(message: str, *, may_wait: bool = True) -> None:
+    """Write a line to stderr, past Python's own buffer, whose lock the end of the process needs.
+
+    Raises BlockingIOError if nobody reads it and it may not wait for that.
+    """
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    rest = memoryview(f"{message}\n".encode(encoding, "backslashreplace"))
+    while rest:
+        try:
+            if not may_wait:
+                see_room(2, may_wait=False)
+            part = rest if may_wait else rest[:PIPE_BUF]  # which fits, where there is room
+            rest = rest[os.write(2, part) :]
+        except BlockingIOError:
+            see_room(2, may_wait=may_wait)  # whoever shares it with us may have made it so
+        except OSError:  # a lost stderr is no reason to stop halfway, nor to fail at the end
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            return

@@ -1,26 +1,24 @@
 """What systemd is told where it started us, and others that speak as it does (sd_notify(3))."""
 
 import os
-from collections.abc import Callable
+from contextlib import suppress
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 from mountd.core.printable import printable
+from mountd.outlet import Datagrams, Outlet
 
 _MOST_STATUS = 240
 
 
 class Supervisor:
-    """Tells systemd; without one it does nothing."""
+    """Tells systemd, and never waits for it; without one it does nothing."""
 
     def __init__(self) -> None:
         self.is_there = bool(os.environ.get("NOTIFY_SOCKET"))
         self.is_systemd = self.is_there and "INVOCATION_ID" in os.environ
-        self._notify: Callable[[str], object] | None = None
+        self._socket = Datagrams(os.environ.get("NOTIFY_SOCKET", ""))
         self._status = ""
-        if self.is_there:
-            from systemd import daemon  # noqa: PLC0415 - for this alone, and it may not be there
-
-            self._notify = daemon.notify
+        self._outlet = Outlet()
 
     @property
     def watchdog(self) -> float | None:
@@ -52,18 +50,20 @@ class Supervisor:
     def stopping(self) -> None:
         """We are about to end."""
         self._tell("STOPPING=1")
+        self._outlet.finish()
 
     def _line(self, status: str) -> str:
         text = " ".join(printable(status).split())
         return f"STATUS={text if len(text) <= _MOST_STATUS else text[: _MOST_STATUS - 1] + '…'}"
 
     def _tell(self, *lines: str) -> None:
+        """Of a ping or a status alone, only the latest is worth sending."""
         self._status = next((line for line in lines if line.startswith("STATUS=")), self._status)
-        while self._notify:
-            try:
-                self._notify("\n".join(lines))
-            except InterruptedError:  # by a signal, where it is slow to listen
-                continue
-            except OSError:  # its socket is gone: it will find out, and we can't
-                pass
-            break
+        key = lines[0].partition("=")[0] if len(lines) == 1 else None
+        if self.is_there:
+            data = "\n".join(lines).encode(errors="surrogateescape")
+            self._outlet.put(lambda may_wait: self._send(data, may_wait=may_wait), len(data), key)
+
+    def _send(self, data: bytes, *, may_wait: bool) -> None:
+        with suppress(OSError):  # its socket is gone: it will find out, and we can't
+            self._socket.send(data, may_wait=may_wait)
