@@ -4,18 +4,22 @@ They are looked at a few times a second in a thread of its own, which is there o
 is awaited; what lies on a server that hangs is left out until that answers.
 """
 
+from _thread import start_new_thread
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import suppress
-from threading import Condition, Event, Thread
+from threading import Condition, Event
 from time import monotonic
 from types import EllipsisType
 
+from mountd.core.printable import printable
 from mountd.glances import identity, stamp
 from mountd.patience import Looker, Patience
 
 _INTERVAL = 0.25
 _IDLE_TIMES = 20
 """A look is followed by a pause as many times longer."""
+
+_LONGEST = 60.0
+_LATE = "what volumes wait for is seen a minute late"
 
 Sight = tuple[int, int] | EllipsisType | None
 """The `identity` that a path had; `...`: its `stamp` at the first look."""
@@ -28,6 +32,8 @@ class Arrivals:
 
     def __init__(self, ring: Callable[[], None]) -> None:
         self._ring = ring
+        self.trouble: str | None = None
+        """Why what arrives is seen at a slow resync only, where that is so."""
         self._sights: Mapping[str, Sight] = {}
         self._latest: dict[str, Hashable] = {}
         """What was seen at the latest look, so that nothing rings twice."""
@@ -44,13 +50,21 @@ class Arrivals:
             self._has_looked.clear()
             self._news.notify()
             if sights and not self._is_running:
-                self._is_running = True
-                Thread(target=self._run, daemon=True).start()
+                self._is_running = self._start()
             is_new = any(
                 sight is ... and path not in self._latest for path, sight in sights.items()
             )
-        if is_new:
+        if is_new and self._is_running:
             self._has_looked.wait(_FIRST_LOOK)
+
+    def _start(self) -> bool:
+        try:
+            start_new_thread(self._run, ())
+        except RuntimeError:
+            self.trouble = f"{_LATE}: no thread can be started"
+            return False
+        self.trouble = None
+        return True
 
     def _run(self) -> None:
         pause = 0.0
@@ -62,16 +76,24 @@ class Arrivals:
             if not sights:
                 return
             begin = monotonic()
-            paths = [*sights]
-            looks: list[Hashable] = []
-            with suppress(OSError):  # no thread can be started now
-                looks = self._looker.look_at([(path, sights[path]) for path in paths])
-            seen = {path: each for path, each in zip(paths, looks, strict=False) if each != _HANGS}
-            pause = max(_INTERVAL, _IDLE_TIMES * (monotonic() - begin))
-            with self._news:
-                if self._sights is sights and self._are_news(seen):
-                    self._sights = {}
-                    self._ring()
+            try:
+                self._look_at(sights)
+                self.trouble = None
+                pause = _INTERVAL
+            except BaseException as error:  # noqa: BLE001 - nobody else would say it, or go on
+                said = error.strerror if isinstance(error, OSError) else None
+                self.trouble = f"{_LATE}: {printable(said or f'{type(error).__name__}: {error}')}"
+                pause = min(max(2 * pause, 1.0), _LONGEST)
+            pause = max(pause, _IDLE_TIMES * (monotonic() - begin))
+
+    def _look_at(self, sights: Mapping[str, Sight]) -> None:
+        paths = [*sights]
+        looks = self._looker.look_at([(path, sights[path]) for path in paths])
+        seen = {path: each for path, each in zip(paths, looks, strict=True) if each != _HANGS}
+        with self._news:
+            if self._sights is sights and self._are_news(seen):
+                self._sights = {}
+                self._ring()
 
     def _are_news(self, seen: Mapping[str, Hashable]) -> bool:
         expected = {
