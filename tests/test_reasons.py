@@ -246,6 +246,14 @@ def socket_as_source(world: World, _: ExitStack) -> Result:
 
 
 @scene("foreign-mount")
+def filesystem_out_of_reach(world: World, _: ExitStack) -> Result:
+    world.volumes(work={"type": "tmpfs", "source": "scratch", "target": world / "work"})
+    world.reconcile()
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", world.state)
+    return world.mountd("reconcile")
+
+
+@scene("foreign-mount")
 def mount_at_the_target(world: World, _: ExitStack) -> Result:
     (world / "work").mkdir()
     run("mount", "-t", "tmpfs", "tmpfs", str(world / "work"))

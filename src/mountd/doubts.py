@@ -35,6 +35,7 @@ from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.syscalls import statx
 from mountd.patience import PATIENCE, Looker, Patience
 from mountd.reconcile import Pass
+from mountd.record import read_record
 from mountd.sources import Source, Sources
 from mountd.unmapped import Unmapped
 
@@ -119,7 +120,7 @@ class _Doubter:
         self._changing = Places(changing)
         volumes = [each.mount.volume for each in actions if each.mount]
         bases: dict[Filesystem, str | Fault | None] = mounted_filesystems(
-            volumes, self._mounts, state_dir
+            volumes, self._mounts, state_dir, read_record(state_dir).bases
         )
         self._sources = Sources(observed, {}, bases, is_record_lost=False)
         self._accounts: dict[str, Accounts] = {}

@@ -7,15 +7,15 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from mountd.core import filesystem_faults
+from mountd.core import faults, filesystem_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import Base, Fault, Filesystem, ObservedMount, Volume
 from mountd.kernel import tree
 from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree
 from mountd.kernel.filesystem import make_filesystem
-from mountd.kernel.observe import top_at
-from mountd.kernel.paths import made, spot
+from mountd.kernel.observe import is_at, observe_mount, top_at
+from mountd.kernel.paths import ROOT, made, spot
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, statx
 from mountd.patience import PATIENCE, Looker, Patience
 from mountd.record import Record
@@ -27,15 +27,41 @@ def place_of(filesystem: Filesystem, state_dir: str) -> str:
 
 
 def mounted_filesystems(
-    volumes: Iterable[Volume], mounts: Mapping[int, ObservedMount], state_dir: str
+    volumes: Iterable[Volume],
+    mounts: Mapping[int, ObservedMount],
+    state_dir: str,
+    bases: Mapping[str, Base],
 ) -> dict[Filesystem, str | Fault | None]:
-    """Where each that these volumes name is mounted; None where it isn't."""
+    """Where each that these volumes name is mounted, a fault where it is out of reach, else None.
+
+    By the record's `bases` it is found wherever the state directory was moved to.
+    """
     wanted = dict.fromkeys(each.filesystem for each in volumes if each.filesystem)
     if not wanted:
         return {}
     points = {mount.point for mount in mounts.values()}
-    paths = {each: _path(state_dir, each.name) for each in wanted}
-    return {each: path if path in points else None for each, path in paths.items()}
+    found: dict[Filesystem, str | Fault | None] = {}
+    for each in wanted:
+        base = bases.get(each.name)
+        mount = mounts.get(base.id) if base else None
+        if mount and os.path.basename(mount.point) != each.name:  # its id was used again
+            mount = None
+        path = mount.point if mount else _path(state_dir, each.name)
+        if path not in points:
+            found[each] = None
+        elif _leads_to(path, mount):
+            found[each] = path
+        else:  # another one would hide what lies on a tmpfs
+            found[each] = filesystem_faults.covered_filesystem(each.type, each.source, path)
+    return found
+
+
+def _leads_to(path: str, mount: ObservedMount | None) -> bool:
+    """Whether this mount, or any if it isn't known, is at a path, as far as we may look."""
+    try:
+        return is_at(path, mount.id) if mount else top_at(path) is not None
+    except PermissionError:
+        return True
 
 
 def mount_filesystems(
@@ -46,7 +72,7 @@ def mount_filesystems(
     patience: Patience,
 ) -> dict[Filesystem, str | Fault | None]:
     """Mount what these volumes name and isn't mounted yet; where each is, or why it can't be."""
-    found = mounted_filesystems(volumes, mounts, state_dir)
+    found = mounted_filesystems(volumes, mounts, state_dir, record.bases)
     missing = [each for each, path in found.items() if path is None]
     for filesystem, path in found.items():
         if isinstance(path, str) and (top := top_at(path)):  # known by its name, record or not
@@ -75,6 +101,8 @@ def take_off_unused(volumes: Iterable[Volume], state_dir: str, record: Record) -
             continue
         path = _path(state_dir, base.name)
         try:
+            with suppress(FileNotFoundError):
+                path = observe_mount(base.id).point
             with spot(path) as found:
                 tree.unmount(found, base.id)
                 with suppress(OSError):
@@ -121,6 +149,8 @@ def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -
             record.add_base(Base(mount_id, filesystem.name))
             record.write()
             with made(os.path.dirname(path), "folder") as folder:
+                if folder.there and folder.there.uid != ROOT:  # root's link may lead anywhere
+                    return faults.unsafe_file(f"{folder.whole_path} isn't root's")
                 os.chmod(folder.name, 0o700, dir_fd=folder.folder.number)
             with made(path, "folder") as found:
                 tree.move(Tree(mount, mount_id), found)
@@ -132,4 +162,4 @@ def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -
 
 
 def _path(state_dir: str, name: str) -> str:
-    return f"{os.path.realpath(state_dir)}/fs/{name}"
+    return f"{os.path.realpath(f'{state_dir}/fs')}/{name}"

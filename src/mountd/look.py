@@ -4,6 +4,7 @@ import fcntl
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from mountd.apply import Applier
@@ -63,7 +64,9 @@ class Look:
         observed = self._ways.observe()
         if not self._is_acting:
             volumes = self.manifest.volumes
-            self._bases = mounted_filesystems(volumes, observed.mounts, self._ways.state_dir)
+            self._bases = mounted_filesystems(
+                volumes, observed.mounts, self._ways.state_dir, self.record.bases
+            )
         return observed._replace(can_remap=has_open_tree_attr(), can_go_beneath=has_beneath())
 
     def mount_filesystems(self, mounts: Mapping[int, ObservedMount]) -> bool:
@@ -125,5 +128,6 @@ def _make_room_for_descriptors(volumes: int) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     highest = min(2 * volumes + 64, hard - 1)
-    os.close(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, highest))
+    with suppress(OSError):  # fewer are left: what is opened later fails, and is told
+        os.close(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, highest))
     return hard // 4

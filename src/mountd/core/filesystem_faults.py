@@ -23,6 +23,12 @@ def filesystem_not_answering(fs_type: str, source: str, seconds: float) -> Fault
     return Fault("failed", "not-answering", message, hint)
 
 
+def covered_filesystem(fs_type: str, source: str, point: str) -> Fault:
+    message = f"the {fs_type} of {source} can't be reached at {point}: another mount covers it"
+    hint = f"`findmnt --target {point}` names that; unmount it"
+    return Fault("conflict", "foreign-mount", message, hint)
+
+
 def unknown_filesystem(fs_type: str) -> Fault:
     return Fault(
         "failed",

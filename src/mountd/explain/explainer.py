@@ -39,6 +39,7 @@ from mountd.namespaces import Namespaces
 from mountd.patience import PATIENCE, Looker, Patience
 from mountd.reading import read_manifest
 from mountd.reconcile import Pass, Settings, load, preview, unknown_volumes
+from mountd.record import read_record
 from mountd.sources import Sources
 
 _MOST_FILES = 1_000
@@ -87,7 +88,8 @@ class _Explainer:
         observed = observe()
         self._tells_idmaps = observed.tells_idmaps
         self._mounts = observed.mounts
-        bases = mounted_filesystems(manifest.volumes, observed.mounts, settings.state_dir)
+        known = read_record(settings.state_dir).bases
+        bases = mounted_filesystems(manifest.volumes, observed.mounts, settings.state_dir, known)
         self._sources = Sources(observed, {}, {**bases}, is_record_lost=False)
         self._ours: set[int] = set()
         """The ids of the volume's mount, and of those that it includes."""
