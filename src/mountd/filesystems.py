@@ -52,8 +52,18 @@ def mounted_filesystems(
         elif _leads_to(path, mount):
             found[each] = path
         else:  # another one would hide what lies on a tmpfs
-            found[each] = filesystem_faults.covered_filesystem(each.type, each.source, path)
+            cover = _cover(path, mounts)
+            found[each] = filesystem_faults.covered_filesystem(each.type, each.source, path, cover)
     return found
+
+
+def _cover(path: str, mounts: Mapping[int, ObservedMount]) -> str:
+    """Where the mount is that lies over a path: the one that its folders lead to."""
+    while True:
+        path = os.path.dirname(path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            mount = mounts.get(statx(None, path, flags=AT_STATX_DONT_SYNC).mount)
+            return mount.point if mount else path
 
 
 def _leads_to(path: str, mount: ObservedMount | None) -> bool:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from errno import EROFS
+from typing import Self
 
+from mountd.core.faults import PASSING
 from mountd.kernel.syscalls import Fd
 
 
@@ -32,7 +34,8 @@ def locked(
 ) -> Iterator[bool]:
     """Hold the lock of a pass; tells whether it had to be waited for, and `on_wait` for whom.
 
-    Raises LockedError after `wait` seconds, StateError where it can't be made.
+    Raises LockedError after `wait` seconds, StateError where it can't be made; OSError as in
+    `PASSING`.
     """
     has_waited = False
     deadline = time.monotonic() + wait
@@ -52,11 +55,37 @@ def locked(
         return
 
 
-@contextmanager
-def watch_lock(folder: Fd, state_dir: str) -> Iterator[None]:
-    """Be the only process that watches. Raises LockedError, or StateError as `locked` does."""
-    with _taken(folder, state_dir, _WATCH, fcntl.LOCK_EX) or nullcontext():
-        yield
+class WatchLock:
+    """Being the only process that watches, also once the state directory has been replaced."""
+
+    def __init__(self, state_dir: str) -> None:
+        self.path = f"{state_dir}/{_WATCH}"
+        self._state_dir = state_dir
+        self._file: Fd | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the file that we locked is the one that others would find."""
+        if not self._file:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._file.number), os.lstat(self.path))
+        except OSError:
+            return False
+
+    def hold(self, folder: Fd) -> None:
+        """Take it, in the state directory as it is now. Raises as `locked` does."""
+        taken = _taken(folder, self._state_dir, _WATCH, fcntl.LOCK_EX)
+        if self._file:
+            self._file.close()
+        self._file = taken
 
 
 def see_no_watch(folder: Fd, state_dir: str) -> None:
@@ -74,11 +103,12 @@ def _taken(folder: Fd, state_dir: str, name: str, operation: int) -> Fd | None:
     """
     while True:
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = Fd(os.open(name, flags, 0o600, dir_fd=folder.number))
+            file = Fd(os.open(name, _FLAGS, 0o600, dir_fd=folder.number))
         except OSError as error:
             if error.errno == EROFS:
                 return None
+            if error.errno in PASSING:
+                raise
             said = f"the lock {state_dir}/{name} can't be made: {error.strerror}"
             raise StateError(said) from error
         try:
@@ -95,6 +125,8 @@ def _taken(folder: Fd, state_dir: str, name: str, operation: int) -> Fd | None:
         file.close()
 
 
+# what isn't a file there, but a device or a FIFO, must not stop us
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WATCH = "watch.lock"
 _WHO = {
     "lock": ("another pass is running", LockedError),
@@ -114,7 +146,7 @@ def _holder(file: Fd, path: str, who: str) -> str:
     """Who has the lock, as /proc/locks tells: `N: FLOCK ADVISORY WRITE PID MAJ:MIN:INODE 0 EOF`."""
     found = os.fstat(file.number)
     wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    with open("/proc/locks") as lines:
+    with suppress(OSError), open("/proc/locks") as lines:
         for line in lines:
             words = line.split()
             if words[1] == "FLOCK" and words[-3] == wanted:

@@ -7,6 +7,7 @@ from errno import EAGAIN, EFBIG, ELOOP, ENAMETOOLONG, ENOTCONN, ENOTDIR
 from fcntl import F_RDLCK, F_SETLEASE, F_SETSIG, F_UNLCK, fcntl
 from signal import SIGURG
 
+from mountd.core.faults import PASSING
 from mountd.kernel.limits import hint_of
 from mountd.kernel.paths import NotAFileError, UnsafeLinkError, open_trusted
 from mountd.kernel.syscalls import Fd
@@ -20,7 +21,7 @@ class BeingSavedError(Exception):
 def read_manifest(file: str) -> Reading:
     """A manifest's bytes, and who but root could have written them; a link to /dev/null has none.
 
-    Raises UnreadableError, in words.
+    Raises UnreadableError, in words; OSError as in `PASSING`, which says nothing of the file.
     """
     return _read(file, sees_savers=False)
 
@@ -50,6 +51,8 @@ def _read(file: str, *, sees_savers: bool) -> Reading:
         hint = "run mountd as root" if os.geteuid() else _LET_ROOT_READ
         raise UnreadableError("you may not read it", hint, is_withheld=True) from error
     except OSError as error:
+        if error.errno in PASSING:
+            raise
         if error.errno == EFBIG:
             said = f"it is {error.strerror}, which no manifest needs"
             raise UnreadableError(said, "put what belongs together into drop-ins") from error

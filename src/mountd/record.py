@@ -13,6 +13,7 @@ from errno import ENOENT, ENOTDIR
 from functools import lru_cache
 from typing import Any
 
+from mountd.core.faults import PASSING
 from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
 from mountd.core.model import (
     FIRST_UNIQUE_ID,
@@ -49,17 +50,23 @@ class Record:
         self.is_lost = True
         """Whether there is none of this boot and namespace: then mounts of ours may be unknown."""
         self._is_of_another_namespace = False
+        self.has_file = False
+        """Whether there is one, or was and is lost."""
+        self.resumed: str | None = None
+        """A sentence where it was lost, and is made anew of what was known."""
         self._folder = folder
         self._path = path
         self._lines: dict[int, bytes] = {}  # entries as JSON: most stay as they are at each write
         self._is_changed = False
         self._stamp: _Stamp | None = None
+        self.place = folder and _place(folder)
         if folder:
             self._load(folder)
 
     def _load(self, folder: Fd) -> None:
         try:
             text, self._stamp = _read(folder)
+            self.has_file = True
             document = json.loads(text)
             if document["version"] != _FORMAT:
                 raise ValueError(f"version {document['version']}")
@@ -78,6 +85,8 @@ class Record:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, LookupError, TypeError, *_ODD_JSON) as error:
+            if isinstance(error, OSError) and error.errno in PASSING:
+                raise  # what can't be opened just now is not damaged
             self.managed.clear()
             self.bases.clear()
             self.damage = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -95,12 +104,37 @@ class Record:
     def move_to(self, folder: Fd) -> None:
         """Go on with a folder opened anew."""
         self._folder = folder
+        self.place = _place(folder)
         self.has_waited = False
+        self.resumed = None
+
+    def resume(self, last: "Record") -> None:
+        """Know what `last` did, whose file went, or can't be believed, or is in another folder.
+
+        What another process wrote in that one's place is newer, and holds as it is.
+        """
+        if not last.has_file:
+            return  # nothing can have been lost
+        is_same = self.has_file and self.place == last.place
+        if is_same and not (self.damage or self._is_of_another_namespace):
+            return
+        why = f"can't be read ({self.damage})" if self.damage else "was removed or replaced"
+        self.resumed = f"{self._path}/record.json {why}; it is made anew of what is known here"
+        for mount, managed in last.managed.items():
+            self.managed.setdefault(mount, managed)
+        self.bases = {**last.bases, **self.bases}
+        self.is_lost &= last.is_lost
+        self.has_file = True
+        self._is_changed = True
+        with suppress(OSError):  # whoever has something to enter says so
+            self.write()
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """A sentence where the file is there and can't be believed, or read."""
         file = f"{self._path}/record.json"
+        if self.resumed:  # which is told by itself
+            return ()
         if self._is_of_another_namespace:
             return (f"{file} is of another mount namespace, and void here",)
         if self.damage:
@@ -175,15 +209,15 @@ class Record:
         assert self._folder, "a dry run writes nothing"
         folder = self._folder.number
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder)) as file:
+            with self._new_file(folder) as file:
                 rest = memoryview(self._text())
                 while rest:
                     rest = rest[os.write(file.number, rest) :]
                 os.fsync(file.number)
                 stamp = _stamp(os.fstat(file.number))
             if self.damage:
-                self._keep_aside(folder)
+                self._keep_aside(folder, "record.json")
+                self.damage = None
             _rename(folder, "record.json.new", "record.json")
         except OSError as error:
             with suppress(OSError):
@@ -191,16 +225,27 @@ class Record:
             said = f"write: {os.strerror(error.errno or 0)} ({self._path}/record.json)"
             raise OSError(error.errno, said) from error
         self._is_changed = False
+        self.has_file = True
         self._stamp = stamp
 
-    def _keep_aside(self, folder: int) -> None:
+    def _new_file(self, folder: int) -> Fd:
+        """One of our own, whatever was left under that name: a FIFO would hang us."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with suppress(FileExistsError):
+            return Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder))
+        try:
+            os.unlink("record.json.new", dir_fd=folder)
+        except IsADirectoryError:
+            self._keep_aside(folder, "record.json.new")
+        return Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder))
+
+    def _keep_aside(self, folder: int, name: str) -> None:
         """Leave what can't be believed to whoever wants to know why."""
         taken = os.listdir(f"/proc/self/fd/{folder}")
-        names = ("record.json.damaged", *(f"record.json.damaged.{n}" for n in range(2, 100)))
-        free = next((name for name in names if name not in taken), names[-1])
+        names = (f"{name}.damaged", *(f"{name}.damaged.{n}" for n in range(2, 100)))
+        free = next((each for each in names if each not in taken), names[-1])
         with suppress(FileNotFoundError):
-            _rename(folder, "record.json", free)
-        self.damage = None
+            _rename(folder, name, free)
 
     def _text(self) -> bytes:
         for mount in self.managed.keys() - self._lines.keys():
@@ -245,20 +290,23 @@ def locked_record(
 ) -> Iterator[Record]:
     """The record, held by this process alone until the end of the `with`.
 
-    It is the `last` one, if no other process has written it since. `on_wait` is told, once, who is
-    waited for. Raises LockedError after `wait` seconds, StateError where the directory can't be
-    used.
+    It is the `last` one, if no other process has written it since; if its file was lost, it knows
+    what that one knew. `on_wait` is told, once, who is waited for. Raises LockedError after `wait`
+    seconds, StateError where the directory can't be used, and OSError as in `PASSING`.
     """
     with state_folder(state_dir) as folder, locked(folder, state_dir, wait, on_wait) as has_waited:
         if last and last.is_of(folder):
             last.move_to(folder)
             yield last
         else:
-            yield Record(folder, state_dir, has_waited=has_waited)
+            record = Record(folder, state_dir, has_waited=has_waited)
+            if last:
+                record.resume(last)
+            yield record
 
 
 def state_folder(path: str) -> Fd:
-    """The state directory, made where it is missing. Raises StateError."""
+    """The state directory, made where it is missing. Raises StateError; OSError as in `PASSING`."""
     try:
         with spot(path) as found:
             if not found.there and len(found.names) == 1:
@@ -269,6 +317,8 @@ def state_folder(path: str) -> Fd:
         said = f"{error.filename} is a link that {error.strerror}"
         raise StateError(f"the state directory can't be used: {said}") from error
     except OSError as error:
+        if error.errno in PASSING:
+            raise
         raise StateError(f"the state directory can't be used: {error.strerror}") from error
     if why := why_no_proof(folder):
         folder.close()
@@ -281,6 +331,11 @@ def state_folder(path: str) -> Fd:
 
 
 _Stamp = tuple[int, int, int, int]
+
+
+def _place(folder: Fd) -> tuple[int, int]:
+    found = os.fstat(folder.number)
+    return found.st_dev, found.st_ino
 
 
 def _stamp(found: os.stat_result) -> _Stamp:

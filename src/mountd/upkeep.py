@@ -8,8 +8,9 @@ from mountd.core.exposure import guarded
 from mountd.core.faults import keeps_being_undone
 from mountd.core.fight import Fight, undone
 from mountd.core.model import Fault, Flags, Managed, Outcome
+from mountd.core.printable import printable
 from mountd.core.targets import Places, is_within
-from mountd.journal import Journal
+from mountd.journal import WARNING, Journal
 from mountd.kernel.syscalls import st_dev
 from mountd.kernel.table import Change, MountTable
 from mountd.look import Ways
@@ -44,7 +45,7 @@ class Upkeep:
         self._table = table
         self._patience = patience
         self._journal = journal
-        self._news = News(journal)
+        self.news = News(journal)
         self._record: Record | None = None
         self._left: dict[str, _Left] = {}
         self._ours: set[int] = set()
@@ -62,8 +63,8 @@ class Upkeep:
     def converge(self, manifest: Manifest) -> Pass:
         """Make a pass of it all. Raises LockedError, StateError and StoppedError."""
         result = self._pass(manifest, is_repair=False)
-        self._news.warnings(result.warnings)
-        self._news.forget_all_but(result.outcomes)
+        self.news.warnings(result.warnings)
+        self.news.forget_all_but(result.outcomes)
         self.outcomes.clear()
         self._left.clear()
         self.files.clear()
@@ -95,6 +96,7 @@ class Upkeep:
         """Begin anew with volumes that were in a fight."""
         self._fights.clear()
         self._held.clear()
+        self.news.is_free = True
 
     def drifted(self, changes: Iterable[Change]) -> set[str]:
         """Volumes whose mount is gone, or is by these changes not as it was left.
@@ -168,6 +170,10 @@ class Upkeep:
             self._places = Places(self._paths)
         return any(map(self._places.lie_within, foreign))
 
+    def close_news(self) -> None:
+        """Say, if that is due, how much was left out of what could have been told."""
+        self.news.close([*self.outcomes.values(), *self.stuck])
+
     def status(self) -> str:
         """A line: how the volumes are, and what is wrong with the first that isn't well."""
         faulty = [each for each in (*self.outcomes.values(), *self.stuck) if each.fault]
@@ -196,22 +202,24 @@ class Upkeep:
         action = before.action._replace(verb=None, state=fault.state, fault=fault)
         self.outcomes[name] = Outcome(action, fault.state, fault)
         self._left.pop(name, None)
-        self._news.undone(self.outcomes[name], is_first=fight.waits == 1)
+        self.news.undone(self.outcomes[name], is_first=fight.waits == 1)
 
     def _pass(self, manifest: Manifest, *, is_repair: bool) -> Pass:
         observe = self._table.follow if is_repair else self._table.read
         ways = Ways(self._state_dir, self._patience, observe, self._held)
         with locked_record(self._state_dir, 0, self._record) as record:
             if record is not self._record:
-                self._record = record
+                before, self._record = self._record, record
                 self._note_ours()
+                if record.resumed and not (before and before.resumed):
+                    self.news.trouble(printable(f"warning: {record.resumed}"), "warned", WARNING)
             try:
                 return converge(
                     ways,
                     manifest,
                     record,
                     lambda _: None,
-                    lambda it: self._news.outcome(it, is_repair=is_repair or self._was_there(it)),
+                    lambda it: self.news.outcome(it, is_repair=is_repair or self._was_there(it)),
                 )
             finally:
                 self._note_ours()

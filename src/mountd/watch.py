@@ -8,8 +8,11 @@ import gc
 import os
 import select
 import signal
+import traceback
 from collections.abc import Container
 from contextlib import ExitStack, suppress
+from errno import EMFILE, ENOSYS
+from resource import RLIMIT_NOFILE, getrlimit
 from time import monotonic
 
 from mountd.arrivals import Arrivals, Sight
@@ -17,12 +20,13 @@ from mountd.core.printable import printable
 from mountd.edits import Edits
 from mountd.filesystems import place_of
 from mountd.glances import content
-from mountd.journal import ERROR, INFO, WARNING, Journal
+from mountd.journal import DEBUG, ERROR, INFO, WARNING, Journal
 from mountd.kernel.table import MountTable
 from mountd.latest import Latest
-from mountd.lock import LockedError, StateError, watch_lock
+from mountd.lock import LockedError, StateError, WatchedError, WatchLock
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.load import Manifest
+from mountd.manifest.problem import ManifestError
 from mountd.patience import Patience, StoppedError
 from mountd.reconcile import Pass, Settings
 from mountd.record import state_folder
@@ -36,7 +40,9 @@ _SETTLE = 0.05
 _AGAIN = 0.05
 """Seconds until what is in another's hands is tried again."""
 _IDLE_TIMES = 4
-"""A look that found nothing is followed by a pause as many times longer, for changes come fast."""
+"""A look that found nothing, or a pass, is followed by a pause as many times longer."""
+_OTHERS = 1.0
+"""Seconds until it is seen whether another process still watches."""
 
 
 class Watch:
@@ -53,6 +59,7 @@ class Watch:
         self._edits = Edits(self._ring)
         self._arrivals = Arrivals(self._ring_for_a_pass)
         self._latest = Latest(settings, journal)
+        self._lock = WatchLock(settings.state_dir)
         self._is_rung = False
         self._is_reload = False
         self._is_ready = False
@@ -62,9 +69,15 @@ class Watch:
         self._next_look = 0.0
         self._next_ping = 0.0
         self._pass_took = 0.0
+        self._pass_ended = 0.0
         self._locked_since: float | None = None
         self._failures = 0
         """Passes of late that something failed in: the next comes sooner than a resync."""
+        self._crashes = 0
+        """Faults of our own of late."""
+        self._crashed = 0.0
+        self._freed = -_RESYNC
+        """When news were last free for an edit of accounts, which some users can make."""
         self._troubles: dict[str, str] = {}
         """What keeps passes from being made, and edits from being seen, as the journal has it."""
 
@@ -72,15 +85,48 @@ class Watch:
         """Until SIGTERM or SIGINT. Raises ManifestError, LockedError or StateError at the start."""
         gc.enable()
         with ExitStack() as held:
-            folder = held.enter_context(state_folder(self._settings.state_dir))
-            held.enter_context(watch_lock(folder, self._settings.state_dir))
+            held.enter_context(self._lock)
             held.enter_context(self._table)
             self._take_signals()
+            with suppress(OSError):  # which the pass will meet, too
+                self._hold_lock()
             with suppress(StoppedError):
                 while True:
                     self._patience.go_on()
-                    self._turn()
+                    self._try_turn()
         self._supervisor.stopping()
+
+    def _try_turn(self) -> None:
+        try:
+            self._turn()
+        except StoppedError:
+            raise
+        except Exception as error:  # or whoever finds a fault of ours can end us by it
+            if _ends_a_start(error) and not self._has_begun:
+                raise
+            self._go_on_after(error)
+
+    def _go_on_after(self, error: Exception) -> None:
+        """Say what we didn't foresee, and go on: what is mounted stays, and the record is whole.
+
+        More of them come ever more slowly, so that they cost nobody a processor or a disk.
+        """
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"
+        said = printable(f"{type(error).__name__}: {error}"[:500])
+        message = f"a fault of mountd's own: {said} ({place}); it goes on, and all mounts stay"
+        if self._troubles.get("self") != message:
+            self._tell_trouble("self", message, "internal-error")
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            self._journal.tell("\n".join(map(printable, lines)), "internal-error", DEBUG)
+        pause = min(2.0**self._crashes, _RESYNC)
+        self._crashes = min(self._crashes + 1, 10)
+        self._crashed = monotonic()
+        self._must_read = True
+        self._due = self._next_look = monotonic() + pause
+        self._become_ready()
+        with suppress(Exception):
+            self._pause(min(pause, 1.0))
 
     @property
     def result(self) -> Pass:
@@ -119,10 +165,18 @@ class Watch:
             self._is_ready = False
         if self._edits.have_come:
             self._edits.have_come = False
-            self._begin_anew()
+            self._must_read = True
+            self._due = 0.0
+            self._failures = 0
+            if monotonic() - self._freed > _RESYNC:
+                self._freed = monotonic()
+                self._upkeep.news.is_free = True
         if self._is_rung:
             self._is_rung = False
-            self._due = 0.0
+            self._come_soon()
+        self._find_troubles()
+        if (closing := self._upkeep.news.due) and closing <= monotonic():
+            self._upkeep.close_news()
         if (held := self._upkeep.next_repair()) and held <= monotonic():
             self._upkeep.release_held()
             self._due = 0.0
@@ -136,16 +190,26 @@ class Watch:
         self._failures = 0
         self._upkeep.forgive()
 
+    def _come_soon(self, settle: float = 0.0) -> None:
+        """Have a pass made, but don't make passes all the time, whatever others do."""
+        rest = self._pass_ended + _IDLE_TIMES * self._pass_took
+        self._due = min(self._due, max(monotonic() + settle, rest))
+
+    def _find_troubles(self) -> None:
+        """Tell what can't be seen, when that begins and when it is over."""
+        for about, trouble in (("edits", self._edits.trouble), ("late", self._arrivals.trouble)):
+            if trouble:
+                self._tell_trouble(about, trouble, "warned", WARNING)
+            elif about in self._troubles:
+                over = f"no longer: {self._troubles[about]}"
+                self._tell_trouble(about, None)
+                self._upkeep.news.trouble(printable(over), "warned", INFO)
+
     def _wait(self) -> None:
         now = monotonic()
-        if interval := self._supervisor.watchdog:
-            if now >= self._next_ping:
-                self._supervisor.ping()
-                self._next_ping = now + interval
-            until = min(self._due, self._next_ping)
-        else:
-            until = self._due
+        until = min(self._due, self._ping(now) or self._due)
         until = min(until, self._upkeep.next_repair() or until)
+        until = min(until, self._upkeep.news.due or until)
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
         if self._latest.manifest and now >= self._next_look:
@@ -154,11 +218,31 @@ class Watch:
             until = min(until, self._next_look)
         for descriptor, _ in poll.poll(max(0.0, until - now) * 1000):
             if descriptor == self._bell:
-                with suppress(BlockingIOError):
-                    while os.read(self._bell, 512):
-                        pass
+                self._hear()
             elif self._latest.manifest:
                 self._look_at_mounts()
+
+    def _ping(self, now: float) -> float | None:
+        """Tell the supervisor that we are alive, if it's time; when the next time is."""
+        if not (interval := self._supervisor.watchdog):
+            return None
+        if now >= self._next_ping:
+            self._supervisor.ping()
+            self._next_ping = now + interval
+        return self._next_ping
+
+    def _hear(self) -> None:
+        with suppress(BlockingIOError):
+            while os.read(self._bell, 512):
+                pass
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for nothing but a ring."""
+        self._ping(monotonic())
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            self._hear()
 
     def _look_at_mounts(self) -> None:
         """Put back what drifted, as soon as it is found; what else changed can wait a little."""
@@ -169,8 +253,7 @@ class Watch:
                 is_quiet = False
                 self._repair(drifted)
             if self._upkeep.concerns(changes):
-                settle = max(_SETTLE, _IDLE_TIMES * self._pass_took)
-                self._due = min(self._due, monotonic() + settle)
+                self._come_soon(_SETTLE)
         if is_quiet:
             end = monotonic()
             self._next_look = end + _IDLE_TIMES * (end - begin)
@@ -179,13 +262,14 @@ class Watch:
         manifest = self._latest.manifest
         assert manifest, "without one nothing drifts"
         try:
+            self._hold_lock()
             # what a pass by hand made of an edit that we don't know yet is no drift
             if self._latest.is_outdated or not self._upkeep.repair(manifest, drifted):
-                self._due = 0.0
+                self._come_soon()
         except LockedError:  # the pass that runs may be at it
             self._due = min(self._due, monotonic() + _AGAIN)
         except (StateError, OSError):
-            self._due = 0.0  # and that tells what is wrong
+            self._come_soon()  # and that tells what is wrong
         else:
             self._try_again_if_failed()
         self._tell_status()
@@ -195,62 +279,98 @@ class Watch:
         self._due = monotonic() + _RESYNC
         self._journal.begin_pass()
         before = self._latest.manifest
-        if not self._latest.read(anew=self._must_read):
-            self._due = monotonic() + _AGAIN
+        try:
+            if not self._latest.read(anew=self._must_read):
+                self._due = monotonic() + _AGAIN
+                return
+        except OSError as error:
+            self._tell_trouble("pass", _in_words(error))
+            self._try_again()
+            self._become_ready()
             return
         self._must_read = False
-        if self._latest.manifest is not before:  # whoever was first to see the edit
-            self._upkeep.forgive()
+        news = self._upkeep.news
+        if (manifest := self._latest.manifest) is not before and manifest != before:
+            self._upkeep.forgive()  # whoever was first to see the edit
         seen = dict(self._latest.seen)
-        if manifest := self._latest.manifest:
+        if manifest:
             seen |= {path: content(path) for path in _accounts(manifest, {"/"})}
             self._arrivals.watch(self._accounts_elsewhere(manifest))
-            if not self._converge(manifest):
-                return
+        if not self._converge(manifest):
+            return
+        if manifest:
             self._arrivals.watch(self._awaited(manifest))
+        seen[self._lock.path] = content(self._lock.path)
         self._edits.watch(seen)
-        if trouble := self._edits.trouble:
-            self._tell_trouble("edits", trouble, "warned", WARNING)
+        news.is_free = False
+        if monotonic() - self._crashed > _RESYNC:
+            self._crashes = 0
+            self._tell_trouble("self", None)
         if not self._has_begun:
             self._has_begun = True
             name = manifest_id(self._settings.manifest)
             self._journal.tell(printable(f"watching {name}: {self._status()}"), "watching", INFO)
         if self._is_ready:
             self._tell_status()
-        else:
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        if not self._is_ready:
             self._is_ready = True
             self._supervisor.ready(self._status())
 
-    def _converge(self, manifest: Manifest) -> bool:
-        """Whether the pass could be made."""
+    def _hold_lock(self) -> None:
+        """Be the only one who watches, still. Raises LockedError, StateError and OSError."""
+        if not self._lock.is_held:
+            with state_folder(self._settings.state_dir) as folder:
+                self._lock.hold(folder)
+
+    def _converge(self, manifest: Manifest | None) -> bool:
+        """Whether the pass could be made, or only failed."""
         begin = monotonic()
         try:
-            self._upkeep.converge(manifest)
-            self._pass_took = monotonic() - begin
+            self._hold_lock()
+            if manifest:
+                self._upkeep.converge(manifest)
         except LockedError as error:
-            self._due = monotonic() + _AGAIN
-            self._locked_since = self._locked_since or monotonic()
-            if monotonic() - self._locked_since > self._settings.wait:
-                self._tell_trouble("pass", str(error))
-                self._tell_status()
+            self._wait_for_lock(error)
             return False
         except (StateError, OSError) as error:
-            if not self._has_begun:
+            if _ends_a_start(error) and not self._has_begun:
                 raise
-            self._tell_trouble("pass", str(error))
+            self._tell_trouble("pass", _in_words(error))
+            self._try_again()
         else:
             self._tell_trouble("pass", None)
+            self._try_again_if_failed()
+        finally:
+            self._pass_ended = monotonic()
+            self._pass_took = self._pass_ended - begin
         self._locked_since = None
-        self._try_again_if_failed()
         return True
+
+    def _wait_for_lock(self, error: LockedError) -> None:
+        now = monotonic()
+        if isinstance(error, WatchedError):
+            if not self._has_begun:
+                raise error
+            self._due = now + _OTHERS
+        else:
+            self._due = now + _AGAIN
+        self._locked_since = self._locked_since or now
+        if now - self._locked_since > self._settings.wait:
+            self._tell_trouble("pass", str(error))
 
     def _try_again_if_failed(self) -> None:
         """No event tells that what failed would not fail now: try it ever more rarely."""
         if self._upkeep.has_failed:
-            self._due = min(self._due, monotonic() + min(2.0**self._failures, _RESYNC))
-            self._failures = min(self._failures + 1, 10)
+            self._try_again()
         else:
             self._failures = 0
+
+    def _try_again(self) -> None:
+        self._due = min(self._due, monotonic() + min(2.0**self._failures, _RESYNC))
+        self._failures = min(self._failures + 1, 10)
 
     def _awaited(self, manifest: Manifest) -> dict[str, Sight]:
         """Paths that volumes wait for, and single files and accounts, with what they were."""
@@ -286,11 +406,31 @@ class Watch:
         self, about: str, trouble: str | None, event: str = "pass-failed", priority: int = ERROR
     ) -> None:
         """Tell the journal once, and the status line until it is over."""
+        if trouble == self._troubles.get(about):
+            return
         if trouble is None:
-            self._troubles.pop(about, None)
-        elif self._troubles.get(about) != trouble:
+            del self._troubles[about]
+        else:
             self._troubles[about] = trouble
-            self._journal.tell(printable(trouble), event, priority)
+            self._upkeep.news.trouble(printable(trouble), event, priority)
+        self._tell_status()
+
+
+def _ends_a_start(error: Exception) -> bool:
+    """Whether it is for whoever started us to mend; whatever else there is may pass."""
+    is_old_kernel = isinstance(error, OSError) and error.errno == ENOSYS
+    return is_old_kernel or isinstance(error, ManifestError | LockedError | StateError)
+
+
+def _in_words(error: Exception) -> str:
+    """Without the number of the kernel's errors."""
+    if not isinstance(error, OSError):
+        return str(error)
+    where = f" ({error.filename})" if error.filename else ""
+    raises = ""
+    if error.errno == EMFILE:
+        raises = f"; raise LimitNOFILE=, which is {getrlimit(RLIMIT_NOFILE)[0]}"
+    return f"{error.strerror or error}{where}{raises}"
 
 
 def _accounts(manifest: Manifest, roots: Container[str]) -> set[str]:

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from mountd.core.model import Fault, Ids, Kind, Reason
 
+PASSING = (_errno.EMFILE, _errno.ENFILE, _errno.ENOMEM)
+"""What says nothing of a file or folder, but that this process or machine has no room now."""
+
 
 class VolumeError(Exception):
     """One volume can't be as desired; the others go on."""

@@ -23,9 +23,9 @@ def filesystem_not_answering(fs_type: str, source: str, seconds: float) -> Fault
     return Fault("failed", "not-answering", message, hint)
 
 
-def covered_filesystem(fs_type: str, source: str, point: str) -> Fault:
-    message = f"the {fs_type} of {source} can't be reached at {point}: another mount covers it"
-    hint = f"`findmnt --target {point}` names that; unmount it"
+def covered_filesystem(fs_type: str, source: str, point: str, cover: str) -> Fault:
+    message = f"the {fs_type} of {source}, at {point}, is covered by another mount, at {cover}"
+    hint = f"`umount --lazy {cover}`, for mountd itself has its lock there"
     return Fault("conflict", "foreign-mount", message, hint)
 
 

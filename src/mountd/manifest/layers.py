@@ -3,6 +3,7 @@
 import os
 from typing import NamedTuple
 
+from mountd.core.faults import PASSING
 from mountd.manifest.problem import Problem
 
 SEARCH_PATH = ("/etc/mountd.toml", "/run/mountd.toml", "/usr/lib/mountd.toml")
@@ -29,7 +30,8 @@ class Layers(NamedTuple):
 def find_layers(manifest: str | None) -> Layers:
     """The files that there are. `manifest` is one file's absolute path; None: the search path.
 
-    A drop-in hides those of its name in the places that come later in the search path.
+    A drop-in hides those of its name in the places that come later in the search path. Raises
+    OSError as in `PASSING`.
     """
     is_search_path = _is_search_path(manifest)
     mains = (manifest,) if manifest and not is_search_path else SEARCH_PATH
@@ -40,6 +42,8 @@ def find_layers(manifest: str | None) -> Layers:
         try:
             drop_ins |= {name: f"{folder}/{name}" for name in _names(folder, "")}
         except OSError as error:
+            if error.errno in PASSING:
+                raise
             message = f"the drop-ins in it can't be listed: {error.strerror}"
             problems.append(Problem(folder, None, None, message, "mend that, or remove it"))
     files = [drop_ins[name] for name in sorted(drop_ins, key=os.fsencode)]
