@@ -3,10 +3,12 @@
 import os
 import signal
 import socket
+import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import forks
 from old_kernel import Kernel
@@ -36,7 +38,9 @@ def _is_so(holds: Callable[[], object]) -> bool:
 class Watcher:
     """A running `mountd watch`, and the systemd that the test is to it."""
 
-    def __init__(self, process: forks.Forked, log: Path, notify: socket.socket) -> None:
+    def __init__(
+        self, process: "forks.Forked | subprocess.Popen[bytes]", log: Path, notify: socket.socket
+    ) -> None:
         self.process = process
         self._log = log
         self._notify = notify
@@ -81,6 +85,16 @@ class Watcher:
         return self.process.wait(PATIENCE)
 
 
+def _started(
+    command: Sequence[str], log: IO[str], given: Mapping[str, str], env: Mapping[str, str]
+) -> "forks.Forked | subprocess.Popen[bytes]":
+    if forks.can_be_forked(command, env):
+        return forks.start(command, log, log, given)
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**given}
+    )
+
+
 @contextmanager
 def watch(
     world: World,
@@ -98,7 +112,7 @@ def watch(
         notify.bind(str(path))
         notify.setblocking(False)
         given = {**_ENVIRONMENT, "NOTIFY_SOCKET": str(path), **(env or {})}
-        with forks.start(command, file, file, given) as process:
+        with _started(command, file, given, env or {}) as process:
             watcher = Watcher(process, log, notify)
             try:
                 if is_ready:
