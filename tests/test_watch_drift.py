@@ -102,21 +102,25 @@ def counted_passes(world: World) -> Iterator[Callable[[], int]]:
 
 
 def settled(watcher: Watcher, passes: Callable[[], int]) -> int:
-    """The count once all of it slept for as long as a pass is put off, and twice as long again.
+    """The count once it slept without a pass for as long as one is put off, and as long again.
 
-    What a busy machine keeps from running doesn't sleep (proc_pid_stat(5)).
+    A busy machine may keep it from running, but then it doesn't sleep (proc_pid_stat(5)).
     """
-    count, since = passes(), time.monotonic()
+    count, slept, looked = passes(), 0.0, time.monotonic()
 
     def is_settled() -> bool:
-        nonlocal count, since
+        nonlocal count, slept, looked
         states = {
             each.read_text().rpartition(")")[2].split()[0]
             for each in Path(f"/proc/{watcher.process.pid}/task").glob("*/stat")
         }
-        if (now := passes()) != count or states != {"S"}:
-            count, since = now, time.monotonic()
-        return time.monotonic() - since > 0.6
+        now, before = time.monotonic(), looked
+        looked = now
+        if (seen := passes()) != count:
+            count, slept = seen, 0.0
+        elif states == {"S"}:
+            slept += min(now - before, 0.05)  # we may have been kept from looking
+        return slept > 0.6
 
     eventually(is_settled, "a moment without a pass")
     return count

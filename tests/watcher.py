@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import forks
 from old_kernel import Kernel
@@ -39,7 +39,7 @@ class Watcher:
     """A running `mountd watch`, and the systemd that the test is to it."""
 
     def __init__(
-        self, process: "forks.Forked | subprocess.Popen[bytes]", log: Path, notify: socket.socket
+        self, process: forks.Forked | subprocess.Popen[str], log: Path, notify: socket.socket
     ) -> None:
         self.process = process
         self._log = log
@@ -85,13 +85,12 @@ class Watcher:
         return self.process.wait(PATIENCE)
 
 
-def _started(
-    command: Sequence[str], log: IO[str], given: Mapping[str, str], env: Mapping[str, str]
-) -> "forks.Forked | subprocess.Popen[bytes]":
-    if forks.can_be_forked(command, env):
-        return forks.start(command, log, log, given)
+def _start(
+    command: Sequence[str], stdout: IO[Any], stderr: IO[Any], env: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start what can't be forked."""
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**given}
+        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True, env=env
     )
 
 
@@ -112,7 +111,8 @@ def watch(
         notify.bind(str(path))
         notify.setblocking(False)
         given = {**_ENVIRONMENT, "NOTIFY_SOCKET": str(path), **(env or {})}
-        with _started(command, file, given, env or {}) as process:
+        start = forks.start if forks.can_be_forked(command, env or {}) else _start
+        with start(command, file, file, given) as process:
             watcher = Watcher(process, log, notify)
             try:
                 if is_ready:
