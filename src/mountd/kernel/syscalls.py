@@ -225,12 +225,20 @@ def umount2(folder: Fd, name: str, flags: int) -> None:
 
 
 def openat2(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
-    """Open a path from `folder`, or from the root where there is none, under RESOLVE_* rules."""
+    """Open a path from `folder`, or from the root where there is none, under RESOLVE_* rules.
+
+    Beneath a folder the kernel can't follow a `..` while anything is renamed or mounted on the
+    whole machine, and answers EAGAIN (openat2(2)).
+    """
     how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
     number = folder.number if folder else AT_FDCWD
+    for _ in range(_MOST_TRIES):
+        with suppress(BlockingIOError):
+            return Fd(_openat2(number, os.fsencode(path), how, _OPEN_HOW.size))
     return Fd(_openat2(number, os.fsencode(path), how, _OPEN_HOW.size))
 
 
+_MOST_TRIES = 200  # each takes microseconds; whoever renames all the time meets some of them
 _OPEN_HOW = Struct("=3Q")
 FAR = 1000
 """Characters from which on a path may have PATH_MAX bytes, and is walked in pieces."""
