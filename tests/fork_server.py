@@ -28,7 +28,7 @@ _CLONE_NEWNS = 0x20000
 
 
 def _serve(number: int) -> list[str]:
-    """Answer requests to fork; returns in a fork, what its arguments are."""
+    """Answer requests to fork; returns in a fork, when it is to be killed."""
     asking = socket.socket(fileno=number)
     poll = select.poll()
     poll.register(number, select.POLLIN)
@@ -76,8 +76,9 @@ def _become(asked: int, namespace: int, folder: int, _: int, *numbers: int) -> l
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", 1 if os.isatty(1) else -1, closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
-    words: list[str] = request["words"]
-    return words
+    sys.argv = request["words"]
+    killed: list[str] = request["killed"]
+    return killed
 
 
 def main(number: str) -> NoReturn:
@@ -87,10 +88,17 @@ def main(number: str) -> NoReturn:
         importlib.import_module(each.name)
     assert len(os.listdir("/proc/self/task")) == 1, "a fork has no other thread"
     gc.freeze()
-    sys.argv = _serve(int(number))
-    command = importlib.import_module("mountd.cli")
+    killed = _serve(int(number))
+    if killed:
+        sys.path.append(os.path.dirname(__file__))
+        os._exit(importlib.import_module("kill_at").main(*killed, _begin) % 256)
+    _begin()
+
+
+def _begin() -> NoReturn:
+    """Do what the command's script does."""
     try:
-        status = command.main()
+        status = importlib.import_module("mountd.cli").main()
     except SystemExit as end:
         status = end.code
     except BaseException:  # noqa: BLE001 - as Python does

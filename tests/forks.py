@@ -13,9 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+import kill_at
 import old_kernel
 
 MOUNTD = str(Path(sys.executable).parent / "mountd")
+_OLDER = [sys.executable, old_kernel.__file__]
+_KILLED = [sys.executable, kill_at.__file__]
 _SERVER = str(Path(__file__).with_name("fork_server.py"))
 _OUTSIDE = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 """Where the parents are started: in a test's own namespace they would keep it, and its devices."""
@@ -113,12 +116,12 @@ _parents: dict[str, _Parent] = {}
 
 
 def can_be_forked(command: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether a fork does the same: mountd alone, here or on an older kernel, by our Python."""
+    """Whether a fork does the same: mountd alone, on an older kernel or killed, by our Python."""
     if MOUNTD not in command:
         return False
-    around = command[: command.index(MOUNTD)]
-    on_older = len(around) == 3 and list(around[:2]) == [sys.executable, old_kernel.__file__]
-    return (not around or on_older) and not any(
+    around = list(command[: command.index(MOUNTD)])
+    is_known = around[:-1] == _OLDER or around[:-2] == _KILLED
+    return (not around or is_known) and not any(
         name.startswith(("PYTHON", "LC_", "LANG")) for name in env
     )
 
@@ -127,12 +130,15 @@ def start(
     command: Sequence[str], stdout: IO[Any], stderr: IO[Any], env: Mapping[str, str]
 ) -> Forked:
     """Start what can be forked, with nothing on stdin."""
-    around = command[: command.index(MOUNTD)]
+    around = list(command[: command.index(MOUNTD)])
+    words = command[len(around) :]
+    killed = around[2:] if around[:-2] == _KILLED else []
+    around = [] if killed else around
     kernel = around[-1] if around else ""
     if kernel not in _parents:
         _parents[kernel] = _Parent(around)
     with open(os.devnull) as stdin:
-        request = {"words": command[len(around) :], "env": dict(env)}
+        request = {"words": words, "env": dict(env), "killed": killed}
         return _parents[kernel].fork(request, [each.fileno() for each in (stdin, stdout, stderr)])
 
 

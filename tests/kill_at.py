@@ -13,6 +13,8 @@ import select
 import signal
 import struct
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 _AUDIT_ARCH, SECCOMP, UMOUNT2, RENAMEAT, MKDIRAT = {
     "x86_64": (0xC000003E, 317, 166, 264, 258),
@@ -45,8 +47,8 @@ def _install(calls: list[int]) -> int:
     return listener
 
 
-def main(when: str, calls: str, *words: str) -> int:
-    """Run the command, and return how it ended."""
+def main(when: str, calls: str, begin: Callable[[], NoReturn]) -> int:
+    """Have a fork of ours begin, and return how it ended."""
     ours, its = os.pipe()
     told, tell = os.pipe()
     child = os.fork()
@@ -54,7 +56,7 @@ def main(when: str, calls: str, *words: str) -> int:
         _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         os.write(its, b"%d\n" % _install([int(each) for each in calls.split(",")]))
         os.read(told, 1)  # until the listener is held
-        os.execvp(words[0], words)
+        begin()
     os.close(its)
     process = os.pidfd_open(child)
     listener: int = _libc.syscall(438, process, int(os.read(ours, 16)), 0)  # pidfd_getfd
@@ -78,4 +80,5 @@ def main(when: str, calls: str, *words: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]) % 256)
+    _, when, calls, *words = sys.argv
+    sys.exit(main(when, calls, lambda: os.execvp(words[0], words)) % 256)
