@@ -1,6 +1,6 @@
 """Runs pytest in a root of Debian 13, whose Python and libraries are the lowest that are supported.
 
-    lowest.py [OPTION OF PYTEST…]
+    lowest.py [OPTION OF PYTEST… | TEST…]
 
 The package is installed there as on any machine. All tests are run but those that need a machine (a
 guest or a container) or the newest tools, which make what is shipped: `.venv` alone has them.
@@ -22,6 +22,7 @@ _PACKAGES = (
     "btrfs-progs",
     "e2fsprogs",
     "erofs-utils",
+    "make",
     "python3-hypothesis",
     "python3-pytest",
     "python3-pytest-xdist",
@@ -36,11 +37,11 @@ _ENTER = """
 root=$1 archive=$2 deb=$3 project=$4; shift 4
 mount -t tmpfs -o mode=755 tmpfs "$root"
 tar -xf "$archive" -C "$root"
-mkdir "$root/srv/mountd" "$root/old"
+mkdir "$root/opt/mountd" "$root/old"
 cp "$deb" "$root/mountd.deb"
 mount --rbind /dev "$root/dev"
 mount --rbind /sys "$root/sys"
-mount --rbind "$project" "$root/srv/mountd"
+mount --rbind "$project" "$root/opt/mountd"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 cd "$root"
@@ -48,7 +49,7 @@ pivot_root . old
 umount --lazy old
 rmdir old
 dpkg --install mountd.deb >/dev/null
-cd /srv/mountd
+cd /opt/mountd
 exec "$@"
 """
 _SEE = """
@@ -71,6 +72,8 @@ def main(*options: str) -> int:
     """Run them, and return how that ended."""
     files = [each for each in PROJECT.glob("tests/test_*.py") if not _imports(each) & _ELSEWHERE]
     tests = ["-k", _BESIDE, *(f"tests/{each.name}" for each in sorted(files))]
+    if any(each.startswith("tests/") for each in options):
+        tests = []
     archive, deb = debian_13(*_PACKAGES), package().deb
     with tempfile.TemporaryDirectory(dir=CACHE) as root:
         places = [root, str(archive), str(deb), str(PROJECT)]

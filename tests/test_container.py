@@ -114,9 +114,11 @@ class Maker:
         venv, source = Path(sys.executable).parents[1], Path(mountd.__file__).parents[1]
         run("mkdir", ROOTFS)
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", ROOTFS)
-        for path in {"/usr", "/dev", "/proc", sys.base_prefix, venv, source, Path(__file__).parent}:
-            Path(f"{ROOTFS}{path}").mkdir(parents=True)
-            run("mount", "--rbind", str(path), f"{ROOTFS}{path}")
+        needed = {sys.base_prefix, str(venv), str(source), str(Path(__file__).parent)}
+        for path in ("/usr", "/dev", "/proc", *sorted(needed)):
+            if not Path(f"{ROOTFS}{path}").exists():
+                Path(f"{ROOTFS}{path}").mkdir(parents=True)
+                run("mount", "--rbind", path, f"{ROOTFS}{path}")
         for name in ("bin", "lib", "lib64", "sbin"):
             if Path("/", name).is_symlink():
                 Path(ROOTFS, name).symlink_to(os.readlink(f"/{name}"))

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,9 +163,8 @@ try:
 except ChildProcessError:
     print("clean")
 """
-    python = str(Path(MOUNTD).with_name("python"))
     done = subprocess.run(
-        [python, "-c", script, world.manifest, world.state],
+        [sys.executable, "-c", script, world.manifest, world.state],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "error"},
     )  # fmt: skip
     assert done.stdout == "clean\n", done.stderr

@@ -501,7 +501,7 @@ _CASES = {
     "a link in a sticky folder": Case(
         _runs(
             "sh", "-c", "cd $/source/sub; ln -s file link; chown -h 8:8 link; chown 7:7 .;"
-            "chmod 1777 .; sysctl -q fs.protected_symlinks=1",
+            "chmod 1777 .; echo 1 >/proc/sys/fs/protected_symlinks",
         ),
         "sub/link", "node", "reach", "link", "home/work/sub/link", "fs.protected_symlinks",
     ),

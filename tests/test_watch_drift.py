@@ -59,9 +59,21 @@ def make_plain(world: World, *names: str, **keys: Any) -> None:
     world.volumes(**{name.replace("/", "-"): {**common, "target": world / name} for name in names})
 
 
+# what mountd has just mounted it may still be looking at
+_PATIENTLY = """umount() {
+    for try in $(seq 5000); do
+        said=$(command umount "$@" 2>&1) && return
+        case $said in *busy*) sleep 0.02 ;; *) break ;; esac
+    done
+    echo "$said" >&2
+    return 1
+}
+"""
+
+
 def do(world: World, script: str) -> None:
     """Run this in the world, as somebody else."""
-    run("sh", "-ec", f"cd {world.path}; {script}")
+    run("sh", "-ec", f"{_PATIENTLY}cd {world.path}; {script}")
 
 
 def table(world: World) -> Table:
