@@ -11,6 +11,8 @@ from test_watch_drift import do, is_mounted, make_plain
 from watcher import eventually, watch
 from world import MOUNTD, World, record_of, run
 
+from mountd.glances import trail
+
 _WITHOUT_WATCHES = """
 import os, sys, threading, time
 from pathlib import Path
@@ -189,3 +191,14 @@ def test_a_process_that_gives_no_thread_to_watchfiles_is_not_ended_by_it(tmp_pat
         "except RuntimeError: pass\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("leads_to", ["loop", "/mnt/loop", "../mnt/./loop", "other"])
+def test_links_that_lead_to_each_other_are_followed_no_further_than_the_kernel_does(
+    world: World, leads_to: str
+) -> None:
+    (world / "loop").symlink_to(leads_to)
+    (world / "other").symlink_to("loop")
+    passed, end = trail(f"{world.path}/loop")
+    assert end is None
+    assert passed["/mnt/loop"] == leads_to

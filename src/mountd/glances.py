@@ -51,7 +51,8 @@ def trail(path: str) -> tuple[dict[str, str | None], str | None]:
     """
     passed: dict[str, str | None] = {}
     here, todo = "", [*reversed(path.split("/"))]
-    while todo and len(passed) <= _MOST_LINKS:
+    links = 0
+    while todo and links <= _MOST_LINKS:
         name = todo.pop()
         if name in ("", "."):
             continue
@@ -66,9 +67,10 @@ def trail(path: str) -> tuple[dict[str, str | None], str | None]:
         passed[step] = link
         if link is None:
             return passed, None
+        links += 1
         here = "" if link.startswith("/") else here
         todo += reversed(link.split("/"))
-    return passed, here or "/"
+    return passed, None if todo else here or "/"
 
 
 def link_at(path: str) -> str | None:

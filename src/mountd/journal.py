@@ -61,10 +61,10 @@ class Journal:
         never_waits = never_waits or self._journal_send is not None
         self._outlet = Outlet(self._tell_dropped) if never_waits else None
 
-    def finish(self) -> None:
+    def finish(self, patience: float = 0.5) -> None:
         """Have what was told arrive, but don't wait long for who doesn't take it."""
         if self._outlet:
-            self._outlet.finish()
+            self._outlet.finish(patience=patience)
 
     def begin_pass(self) -> None:
         """What follows belongs to another pass."""

@@ -317,6 +317,7 @@ class Watch:
     def _become_ready(self) -> None:
         if not self._is_ready:
             self._is_ready = True
+            self._journal.finish(patience=0.1)  # whoever waits for us finds there what became of it
             self._supervisor.ready(self._status())
 
     def _hold_lock(self) -> None:
