@@ -316,7 +316,8 @@ def test_a_wrong_command_line_has_a_document_too(world: World) -> None:
 
 def suite() -> list[str]:
     paths = (path for kind in ("valid", "invalid") for path in (SUITE / kind).rglob("*.toml"))
-    return sorted(str(path.relative_to(SUITE)) for path in paths)
+    with_text = (path for path in paths if path.stat().st_size)  # one of zero bytes is missing
+    return sorted(str(path.relative_to(SUITE)) for path in with_text)
 
 
 def problems(path: Path) -> list[tuple[int | None, int | None, str]]:
