@@ -75,6 +75,8 @@ _LONG = {
     ),
     "brackets": (_A + "idmap = " + "[" * 900_000, "what is nested so deeply"),
     "parts of a key": ("a." * 400_000 + "a = 1", "a key of so many parts"),
+    "quoted parts": ('"a".' * 200_000 + "a = 1", "a key of so many parts"),
+    "parts of a key in a table": ("x = {" + "a." * 400_000 + "a = 1}", "a key of so many parts"),
     "digits": (_A + "user = " + "9" * 900_000, "a number of so many digits"),
 }
 

@@ -7,7 +7,7 @@ import tomli
 
 from mountd.manifest.positions import KeyPath, Positions, Span, locate
 from mountd.manifest.problem import Lines, ManifestError, Problem
-from mountd.manifest.syntax import explain_excess, explain_syntax
+from mountd.manifest.syntax import explain_excess, explain_parts, explain_syntax
 
 
 class Document:
@@ -55,7 +55,9 @@ class Document:
 
     def _parsed(self) -> dict[str, Any]:
         try:
-            return tomli.loads(self.text)
+            if not (fault := explain_parts(self.text)):
+                return tomli.loads(self.text)
+            span, message, hint = fault
         except tomli.TOMLDecodeError as error:
             # its offset is into a text in which a line ends in \n alone
             offset = self._lines.offset(error.lineno, error.colno)

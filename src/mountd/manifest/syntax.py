@@ -39,26 +39,44 @@ def explain_syntax(text: str, said: str, offset: int) -> SyntaxFault:
 
 def explain_excess(text: str) -> SyntaxFault:
     """What is beyond what the parser takes, and where: it doesn't say."""
-    start = dots = 0
     outermost = Span(0, 1)
     for lexeme in lexemes(text):
         if lexeme.is_bare and (found := _LONG_NUMBER.search(text, *lexeme.span)):
             return SyntaxFault(Span(*found.span()), "a number of so many digits can't be read")
-        if lexeme.starts_statement:
-            start, dots = lexeme.span.start, 0
         if lexeme.depth == 1 and text[lexeme.span.start] in "[{":
             outermost = lexeme.span
         if lexeme.depth > _DEEP:
             return SyntaxFault(outermost, "what is nested so deeply can't be read")
-        if lexeme.is_bare and (not lexeme.depth or text[start] == "["):  # of a key, or a header
-            dots += text.count(".", *lexeme.span)
-        if dots > _DEEP:
-            return SyntaxFault(Span(start, start + 1), "a key of so many parts can't be read")
-    return SyntaxFault(Span(0, 1), "this is TOML that can't be read")
+    fault = SyntaxFault(Span(0, 1), "this is TOML that can't be read")
+    return explain_parts(text) or fault
 
 
 _LONG_NUMBER = re.compile(r"(?<![0-9A-Za-z_])[0-9][0-9_]{4000,}")
 _DEEP = 100  # no parser minds that much
+
+
+def explain_parts(text: str) -> SyntaxFault | None:
+    """A key of far more parts than any manifest has, if there is one: tomli takes their square."""
+    if text.count(".") <= _DEEP or all(line.count(".") <= _DEEP for line in text.split("\n")):
+        return None  # nearly always
+    start = dots = 0
+    for lexeme in lexemes(text):
+        if not lexeme.is_bare:
+            if text[lexeme.span.start] not in "\"'":  # which may be a part
+                start, dots = lexeme.span.end, 0
+            continue
+        for piece in _PIECE.finditer(text, *lexeme.span):
+            if piece[1]:
+                start, dots = piece.start(2), 0
+            dots += piece[2].count(".")
+            if dots > _DEEP:
+                start += len(text[start:]) - len(text[start:].lstrip(_BLANK))
+                fault = "a key of so many parts can't be read"
+                return SyntaxFault(Span(start, start + 1), fault)
+    return None
+
+
+_PIECE = re.compile("([,=]?)([^,=]*)")
 
 
 def _explained(  # noqa: C901, PLR0911, PLR0912 - a case for each of the parser's errors
