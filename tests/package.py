@@ -3,13 +3,13 @@
 `package.py FOLDER` puts both there. It needs root, Python and mmdebstrap, and none of the tests'.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +58,11 @@ class Package(NamedTuple):
 def package(version: str = VERSION) -> Package:
     """The checkout as it is now, built; `version`: as if it were of another one."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as aside:
+    with (
+        open(CACHE / "package.lock", "w") as lock,
+        tempfile.TemporaryDirectory(dir=CACHE) as aside,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be building it
         place = Path(aside) / "place"
         _copy_to(place / "mountd", version)
         builder = debian_13(*_PACKAGES)
@@ -80,8 +84,7 @@ def package(version: str = VERSION) -> Package:
             if done.returncode:
                 raise RuntimeError(f"the package can't be built:\n{done.stdout}")
             shutil.rmtree(place / "mountd")
-            with suppress(OSError):  # another one was quicker
-                os.rename(place, kept)
+            os.rename(place, kept)
     (deb,), (wheel,) = kept.glob("*.deb"), kept.glob("*.whl")
     return Package(deb, wheel, (kept / "lintian").read_text())
 
