@@ -3,6 +3,9 @@
 strace(1) counts for each thread alone, so what a thread makes after another's can't be met by it.
 
     python kill_at.py 3 429,166 mountd reconcile
+    python kill_at.py "3:mount -t tmpfs tmpfs /t" 429,166 mountd reconcile
+
+The second one runs something at that moment instead, as another process might.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import os
 import select
 import signal
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -49,6 +53,7 @@ def _install(calls: list[int]) -> int:
 
 def main(when: str, calls: str, begin: Callable[[], NoReturn]) -> int:
     """Have a fork of ours begin, and return how it ended."""
+    number, _, instead = when.partition(":")
     ours, its = os.pipe()
     told, tell = os.pipe()
     child = os.fork()
@@ -70,7 +75,9 @@ def main(when: str, calls: str, begin: Callable[[], NoReturn]) -> int:
             asked = bytearray(80)
             fcntl.ioctl(listener, _RECEIVE, asked)
             made += 1
-            if made == int(when):
+            if made == int(number) and instead:
+                subprocess.run(instead.split(), check=True)
+            elif made == int(number):
                 os.kill(child, signal.SIGKILL)
                 break
             said = struct.pack("=QqiI", *struct.unpack_from("=Q", asked), 0, 0, _CONTINUE)

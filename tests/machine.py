@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mountd.core import faults
 from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
-from mountd.core.drift import differences, record_entry
+from mountd.core.drift import record_entry
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import IDENTITY, Idmapping
 from mountd.core.model import (
@@ -30,11 +30,13 @@ from mountd.core.model import (
     Unready,
     User,
     Volume,
+    may_adopt,
     root_at,
 )
-from mountd.core.order import Progress
+from mountd.core.order import Progress, adopts, as_one, is_half_done, is_told, unseen
 from mountd.core.plan import needs_gap_in_place, plan
 from mountd.core.targets import folders_above
+from mountd.record import Record
 
 OURS, THEIRS = "/etc/mountd.toml", "/srv/other.toml"
 RW = Flags(read_only=False, nosuid=True, nodev=True, noexec=False, atime="relatime")
@@ -88,7 +90,8 @@ class Machine:
         self.kernel = kernel
         self.mounts: dict[int, ObservedMount] = {}
         self.record: dict[int, Managed] = {}
-        self.is_record_lost = False
+        self.known = Record(None, "")
+        """What the record says of other mounts: how far it can be believed."""
         self.busy: set[str] = set()
         """Where somebody is inside, and nothing can be unmounted."""
         self.story: object = "a machine"
@@ -158,10 +161,10 @@ class Machine:
                 found[path] = Top(mount.id, *self.file(path), owner)
         return Observed(hidden, found, *self.kernel)
 
-    def means(self, volume: Volume) -> DesiredMount:
+    def means(self, volume: Volume, manifest: str = OURS) -> DesiredMount:
         """The mount that a volume means now, as resolve.py works it out."""
         target, tells = volume.target, self.kernel.tells_idmaps
-        source, reached, own = self._held[volume.name] = self._reached(volume)
+        source, reached, own = self._held[volume.name] = self._reached(volume, manifest)
         through = reached.id if reached != own else None
         idmap, source_idmap = (reached.idmap, own.idmap) if tells else (None, None)
         if through in self.record and not tells:
@@ -169,7 +172,7 @@ class Machine:
         stored = stored_owner(shown_owner(OWNER, reached.idmap), idmap)
         seen = shown_owner(stored, source_idmap)
         user = None if volume.user is None else User(int(volume.user), int(volume.user))
-        is_read_only = bool(volume.read_only)
+        is_read_only = own.flags.read_only if volume.read_only is None else volume.read_only
         root = Root(stored, seen, 0o40700, source_idmap, is_read_only)
         ours = chosen_idmap(volume, root, user, EVERY_ID)
         mount = DesiredMount(
@@ -186,7 +189,7 @@ class Machine:
             shown=shown_owner(stored, ours) if ours else seen,
             idmap=ours or source_idmap,
             inherited=ours is None,
-            flags=RW._replace(read_only=is_read_only),
+            flags=own.flags._replace(read_only=is_read_only, nosuid=True, nodev=True),
             source_idmap=source_idmap,
             through_idmap=idmap,
             through=through,
@@ -201,8 +204,8 @@ class Machine:
 
     def put(self, volume: Volume, manifest: str | None = OURS, at: str = "") -> ObservedMount:
         """A mount as this volume means it, recorded for a manifest or for none, now `at` a path."""
-        wanted = self.means(volume)
-        tree = self._tree(wanted, at or wanted.target)
+        wanted = self.means(volume, manifest or OURS)
+        tree = self._tree(wanted, at or wanted.target, manifest or OURS)
         self._attach(tree, self.at(at or wanted.target))
         if manifest:
             self._enter(wanted, tree, manifest)
@@ -233,7 +236,7 @@ class Machine:
     def lose_record(self) -> None:
         """As after `rm -r /run/mountd`."""
         self.record.clear()
-        self.is_record_lost = True
+        self.known = Record(None, "")
 
     # a pass
 
@@ -243,40 +246,64 @@ class Machine:
     ) -> tuple[list[Round], dict[str, Outcome], list[Outcome]]:  # fmt: skip
         """One pass as reconcile.py makes it: its rounds, what became of each, and what left."""
         done: dict[str, Outcome] = {}
+        begun: dict[str, Outcome] = {}
         departed: list[Outcome] = []
         desired: dict[str, Desired] = {}
         rounds: list[Round] = []
+        has_adopted = False
         self._forget_gone()
         while True:
             waiting = [each for each in volumes if each.name not in done]
-            desired |= {each.name: self._desired(each, unready, later) for each in waiting}
+            desired |= {
+                each.name: self._desired(each, unready, later, manifest) for each in waiting
+            }
             observed = self.observed([each.target for each in waiting])
             progress = Progress(
                 {name: each.fault for name, each in done.items()},
-                frozenset(
-                    each.action.old.id for each in departed if each.fault and each.action.old
-                ),
+                {
+                    each.action.old.id: each.fault
+                    for each in departed
+                    if each.fault and each.action.old
+                },
                 removes,
+                adoptable=self.known.adoptable(manifest),
             )
             record = [*self.record.values()]
             actions = plan([*desired.values()], observed, record, manifest, progress)
             rounds.append(Round([*desired.values()], observed, record, progress, actions))
             ready = [each for each in actions if not each.after]
+            has_adopted |= adopts(actions, self.record)
+            self.known.settle(
+                manifest,
+                unseen(actions),
+                has_adopted=has_adopted,
+                is_over=len(ready) == len(actions),
+            )
             for outcome in self.apply(ready, manifest):
-                if outcome.action.verb == "unmount":
+                name = outcome.action.volume
+                if is_half_done(outcome):
+                    begun[name] = outcome
+                elif outcome.action.verb == "unmount":
                     departed.append(outcome)
                 else:
-                    done[outcome.action.volume] = outcome
-            if len(ready) == len(actions) or later:
-                self.is_record_lost &= not self.record
-                return rounds, done, departed
+                    done[name] = as_one(begun.get(name), outcome)
+            if later or (len(ready) == len(actions) and all(each.name in done for each in volumes)):
+                staying = [*done.values()]
+                return rounds, done, [each for each in departed if not is_told(each, staying)]
             assert ready, "volumes wait for each other"
             assert len(rounds) < 2 * len(volumes) + 9, "the rounds don't end"
 
-    def _desired(self, volume: Volume, unready: Collection[str], later: Collection[str]) -> Desired:
+    def _desired(
+        self, volume: Volume, unready: Collection[str], later: Collection[str], manifest: str
+    ) -> Desired:
         if volume.name in unready:
             return Unready(volume, volume.target, faults.no_source(volume.source))
-        return Later(volume, volume.target) if volume.name in later else self.means(volume)
+        if volume.name in later:
+            return Later(volume, volume.target)
+        mount = self.means(volume, manifest)
+        if mount.through and not self._shows_what_it_covers(self.mounts[mount.through]):
+            return Later(volume, volume.target, mount.through)
+        return mount
 
     def apply(self, actions: list[Action], manifest: str = OURS) -> Iterator[Outcome]:
         """Carry actions out as apply.py does: builds in a row are all cloned before any shows."""
@@ -317,12 +344,9 @@ class Machine:
     def _carry_out(self, action: Action, manifest: str, failed: dict[str, Fault]) -> Fault | None:
         old, wanted = action.old, action.mount
         match action.verb:
-            case "replace" if action.beneath:
-                assert old and wanted
-                self._detach(old.id)
-                if self._is_other(wanted, action.beneath):
-                    anew = action._replace(old=action.beneath, beneath=None, carried=())
-                    self._attach_built(anew, self._cloned(wanted, manifest))
+            case "replace" | "unmount" if action.beneath:
+                assert old
+                return self._let_out(action)
             case "replace":
                 assert wanted
                 wanted = wanted._replace(through=None, through_idmap=wanted.source_idmap)
@@ -349,7 +373,7 @@ class Machine:
         return self._cloned(action.mount, manifest)
 
     def _cloned(self, wanted: DesiredMount, manifest: str) -> Tree:
-        tree = self._tree(wanted, wanted.target)
+        tree = self._tree(wanted, wanted.target, manifest)
         self._enter(wanted, tree, manifest)
         return tree
 
@@ -363,7 +387,7 @@ class Machine:
                 wanted.inode,
             )
             assert there is None or source, "it would be stacked"
-            assert there is None or self.manifest_of(there) is None, "it would be stacked on ours"
+            assert there is None or there.id not in self.record, "it would be stacked on ours"
             carried = self._take_along(action)
             for each, _ in carried:
                 self._detach(each.id)
@@ -426,6 +450,21 @@ class Machine:
             self._attach(clone, self.at(clone[0].point))
         return fault
 
+    def _let_out(self, action: Action) -> Fault | None:
+        """The upper one of two of ours goes, whoever is inside."""
+        assert action.old
+        if not self._is_top(action.old.id):
+            return faults.covered_above(action.target)
+        self._see_no_strangers(action)
+        try:
+            carried = self._take_along(action)
+        except VolumeError as error:
+            return error.fault
+        self._detach(action.old.id)
+        for _, clone in carried:
+            self._attach(clone, self.at(clone[0].point))
+        return None
+
     def _take_along(self, action: Action) -> list[tuple[ObservedMount, Tree]]:
         """Our mounts below the target, and clones of them with all that lies on them."""
         taken = []
@@ -464,17 +503,10 @@ class Machine:
         below = {each.id for each in self.below(action.old.id)}
         assert below <= known, "it would take what isn't ours along"
 
-    def _is_other(self, wanted: DesiredMount, managed: Managed) -> bool:
-        observed = self.observed([wanted.target])
-        top = observed.tops[wanted.target]
-        assert top.id == managed.id
-        mount = observed.mounts[managed.id]
-        return bool(differences(wanted, mount, top, managed, tells_idmaps=observed.tells_idmaps))
-
-    def _tree(self, wanted: DesiredMount, point: str) -> Tree:
+    def _tree(self, wanted: DesiredMount, point: str, manifest: str) -> Tree:
         """A detached mount as it is wanted: of the source as it was opened."""
         held = self._held.pop(wanted.volume.name) if wanted.volume.name in self._held else None
-        source, reached, own = held or self._reached(wanted.volume)
+        source, reached, own = held or self._reached(wanted.volume, manifest)
         assert reached.id in self.mounts, "its source was taken off meanwhile"
         root = root_at(reached, source)
         found = reached.device, self._inode(reached.device, root)
@@ -482,7 +514,7 @@ class Machine:
         idmap = own.idmap if wanted.inherited else wanted.idmap
         top = self._made(0, point, wanted.fs_type, reached.device, root, idmap, wanted.flags)
         tree = [top]
-        for path in wanted.submounts:
+        for path in self._submounts(reached, source) if wanted.volume.recursive else ():
             below = self.at(f"{source}/{path}")
             parent = max(
                 (each for each in tree if _is_above(each.point, f"{point}/{path}")), key=_depth
@@ -523,12 +555,12 @@ class Machine:
     def _forget_gone(self) -> None:
         self.record = {each: entry for each, entry in self.record.items() if each in self.mounts}
 
-    def _reached(self, volume: Volume) -> tuple[str, ObservedMount, ObservedMount]:
+    def _reached(self, volume: Volume, manifest: str) -> tuple[str, ObservedMount, ObservedMount]:
         """Where a volume's source is, the mount that shows it, and the one that is its own."""
         source = f"/run/mountd/fs/{volume.source}" if volume.type else volume.source
         reached = own = self.at(source)
         if source == volume.target and reached.point == source:
-            while self._is_ours(own, volume.target):
+            while self._is_ours(own, volume.target, manifest):
                 own = self.mounts[own.parent]
         return source, reached, own
 
@@ -537,14 +569,18 @@ class Machine:
         paths = {each[len(source) + 1 :] for each in below if each.startswith(f"{source}/")}
         return tuple(sorted(paths, key=lambda path: (path.count("/"), path)))
 
-    def _is_ours(self, mount: ObservedMount, target: str) -> bool:
+    def _is_ours(self, mount: ObservedMount, target: str, manifest: str) -> bool:
         if mount.point != target:
             return False
-        if managed := self.record.get(mount.id):
+        managed = self.record.get(mount.id)
+        if managed and managed.manifest == manifest:
             return managed.target == target
+        is_adoptable = may_adopt(self.known.adoptable(manifest), target)
+        return is_adoptable and self._shows_what_it_covers(mount)
+
+    def _shows_what_it_covers(self, mount: ObservedMount) -> bool:
         parent = self.mounts[mount.parent]
-        is_own_root = (mount.device, mount.root) == (parent.device, root_at(parent, mount.point))
-        return self.is_record_lost and is_own_root
+        return (mount.device, mount.root) == (parent.device, root_at(parent, mount.point))
 
     def _inode(self, device: int, path: str) -> int:
         return self._inodes.setdefault((device, path), len(self._inodes) + 1)

@@ -96,16 +96,6 @@ def test_a_record_with_values_of_other_types_is_as_lost(
     assert world.mountd("unmount", "work").status == 0
 
 
-def test_the_record_of_another_mount_namespace_is_void_and_that_is_said(world: World) -> None:
-    world.folder("source")
-    world.volumes(work=_work(world))
-    world.reconcile()
-    words = ["--manifest", world.manifest, "--state-dir", world.state]
-    elsewhere = world.run(["unshare", "-m", MOUNTD, "reconcile", *words])
-    assert "of another mount namespace" in elsewhere.err
-    assert elsewhere.status == 0
-
-
 def test_a_relative_manifest_in_a_folder_that_is_gone_is_a_wrong_command_line(world: World) -> None:
     script = 'mkdir /mnt/gone && cd /mnt/gone && rmdir /mnt/gone && exec "$0" check -f m.toml'
     result = world.run(["sh", "-c", script, MOUNTD])

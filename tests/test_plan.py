@@ -351,8 +351,12 @@ def test_what_is_busy_is_tried_once_in_a_pass_and_again_in_the_next() -> None:
     assert (last.action.target, last.fault) == ("/t/a", None)
 
 
-@pytest.mark.parametrize("user", ["1000", "1001", "1002"])
-def test_a_replacement_that_was_killed_half_way_is_finished_with_nothing_stacked(user: str) -> None:
+@pytest.mark.parametrize(
+    ("user", "then"), [("1000", "replace"), ("1001", "keep"), ("1002", "replace")]
+)
+def test_a_replacement_that_was_killed_half_way_is_finished_with_nothing_stacked(
+    user: str, then: str
+) -> None:
     machine = Machine()
     machine.run(NEST[:1])
     machine.steps_left = 1
@@ -360,8 +364,9 @@ def test_a_replacement_that_was_killed_half_way_is_finished_with_nothing_stacked
         machine.run([NEST[0]._replace(user="1001")])
     machine.steps_left = None
     assert len(machine.record) == 2
-    rounds, _, _ = machine.run([NEST[0]._replace(user=user)])
-    assert carried_out(rounds) == [[("parent", "replace", "/t/a")]]
+    rounds, done, _ = machine.run([NEST[0]._replace(user=user)])
+    assert carried_out(rounds) == [[("parent", "replace", "/t/a")], [("parent", then, "/t/a")]]
+    assert done["parent"].action.verb == "replace"
     (managed,) = [each for each in machine.record.values() if each.id in machine.mounts]
     top = machine.top("/t/a")
     assert top and top.id == managed.id
@@ -427,7 +432,8 @@ def test_without_a_record_one_on_the_very_folder_it_shows_is_ours_in_place(
     here = in_place(machine)
     machine.run([here])
     machine.lose_record()
-    machine.is_record_lost = is_lost
+    if not is_lost:
+        machine.known.settle(OURS, (), has_adopted=False, is_over=True)
     ((first,), _, _) = deepcopy(machine).run([here])
     assert verbs(first.actions) == [("here", "keep" if is_lost else "mount", "/m")]
 
@@ -486,17 +492,21 @@ def _is_legal(volumes: Sequence[Volume]) -> bool:
     return circle(needs(places)) is None
 
 
+def _is_in_place(target: str, how: str) -> bool:
+    return target == "/m" or how == "in place"  # at /m there is a mount that isn't ours
+
+
 _VOLUME = st.tuples(
     st.sampled_from("abcdef"),
     st.sampled_from(PLACES),
     st.sampled_from(SOURCES),
     st.sampled_from([None, "1000", "1001"]),
-    st.sampled_from([None, True]),
-    st.sampled_from(["bind", "bind", "bind", "recursive", "type"]),
+    st.sampled_from([None, None, True]),
+    st.sampled_from(["bind", "bind", "in place", "recursive", "type"]),
 ).map(
     lambda each: Volume(
         each[0],
-        each[1] if each[1] in IN_PLACE else "tag" if each[5] == "type" else each[2],
+        each[1] if _is_in_place(each[1], each[5]) else "tag" if each[5] == "type" else each[2],
         each[1],
         user=each[3],
         read_only=each[4],
@@ -522,6 +532,8 @@ _KIND_STEPS: list[st.SearchStrategy[Step]] = [
 _KNOWN_STEPS: list[st.SearchStrategy[Step]] = [
     *_KIND_STEPS,
     st.tuples(st.just("theirs"), _VOLUMES),
+    st.tuples(st.just("kill theirs"), _VOLUMES, st.integers(0, 5)),
+    st.tuples(st.just("lookalike"), _VOLUMES),
     st.tuples(st.just("foreign"), st.sampled_from([*PLACES, "/t/a/x"])),
     st.tuples(st.just("busy"), st.sampled_from(PLACES)),
 ]
@@ -541,23 +553,27 @@ def machine_after(kernel: Kernel, steps: Iterable[Step]) -> Machine:
                 machine.run(volumes)
             case ("theirs", volumes):
                 machine.run(volumes, THEIRS)
-            case ("kill", volumes, after):
-                machine.steps_left = after
-                with suppress(KilledError):
-                    machine.run(volumes)
-                machine.steps_left = None
-                machine.is_record_lost &= not machine.record
-            case ("foreign", point):
-                machine.put_foreign(point)
+            case ("kill" | "kill theirs" as which, volumes, after):
+                _kill(machine, volumes, OURS if which == "kill" else THEIRS, after)
+            case ("lookalike", [first, *_]) if machine.top(first.target) is None:
+                machine.put(first, None)
+            case ("foreign" | "busy" as kind, point):
+                happen: Any = machine.put_foreign if kind == "foreign" else machine.busy.add
+                happen(point)
             case ("lose",):
                 machine.lose_record()
-            case ("busy", point):
-                machine.busy.add(point)
             case ("move", which) if ours:
                 machine.rename(ours[which % len(ours)], f"/moved/{machine.new_id()}")
             case ("take off", which) if ours:
                 machine.take_off(ours[which % len(ours)])
     return machine
+
+
+def _kill(machine: Machine, volumes: Sequence[Volume], manifest: str, after: int) -> None:
+    machine.steps_left = after
+    with suppress(KilledError):
+        machine.run(volumes, manifest)
+    machine.steps_left = None
 
 
 def _histories(
@@ -579,7 +595,8 @@ def run(machine: Machine, volumes: Sequence[Volume], **how: Any) -> Done:
     before = deepcopy(machine)
     done = Done(before, *machine.run(volumes, **how))
     chain = {each.name: (None if each.type else each.source, each.target) for each in volumes}
-    assert len(done.rounds) <= _depth(needs(chain)) + 2
+    stacks = sum(bool(each.beneath) for one in done.rounds for each in one.actions)
+    assert len(done.rounds) <= _depth(needs(chain)) + 2 + stacks
     for each in done.rounds:
         _see_that_it_is_ours_to_change(each)
         _see_what_is_carried(each)
@@ -762,7 +779,8 @@ def test_a_second_pass_has_nothing_to_do(
     ]
     assert faults[0] == faults[1]
     assert len(again.departed) == len(faults[1])
-    assert {each.action.verb for each in again.outcomes.values()} <= {"keep", None}
+    verbs = {each.action.verb for each in again.outcomes.values() if not each.fault}
+    assert verbs <= {"keep", None}
     assert all(each.action.drift == () for each in again.outcomes.values() if not each.fault)
     assert {name: each.fault for name, each in again.outcomes.items()} == {
         name: each.fault for name, each in first.outcomes.items()
@@ -781,6 +799,33 @@ def test_where_nobody_else_mounts_every_volume_gets_its_mount_and_all_else_leave
     assert {each.target for each in volumes} == {
         each.target for each in machine.record.values() if each.id in machine.mounts
     }
+
+
+@_BOUNDED
+@given(_histories(_KNOWN_STEPS), _VOLUMES, _NAMES)
+def test_two_of_ours_on_one_another_are_one_again_after_one_pass(
+    machine: Machine, volumes: list[Volume], unready: set[str]
+) -> None:
+    run(machine, volumes, unready=unready)
+    for managed in machine.record.values():
+        mount = machine.mounts.get(managed.id)
+        if not mount or managed.manifest != OURS or machine.top(mount.point) != mount:
+            continue
+        under = machine.record.get(mount.parent)
+        assert not under or under.manifest != OURS or machine.mounts[under.id].point != mount.point
+
+
+@_BOUNDED
+@given(_histories(_ROUGH_STEPS), _VOLUMES, _NAMES)
+def test_under_a_record_that_is_whole_nothing_is_adopted(
+    machine: Machine, volumes: list[Volume], unready: set[str]
+) -> None:
+    before = {**machine.record}
+    is_whole = machine.known.adoptable(OURS) == frozenset()
+    there = {*machine.mounts}
+    run(machine, volumes, unready=unready)
+    known = {each for one in before.values() for each in (one.id, *one.submounts)}
+    assert not is_whole or not (machine.record.keys() & there) - known
 
 
 @_BOUNDED

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import kill_at
 import pytest
 from fuse_server import served
 from old_kernel import DEBIAN_13, FILTERED, NO_IDMAPPING, Kernel
@@ -250,6 +251,24 @@ def filesystem_out_of_reach(world: World, _: ExitStack) -> Result:
     world.volumes(work={"type": "tmpfs", "source": "scratch", "target": world / "work"})
     world.reconcile()
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", world.state)
+    return world.mountd("reconcile")
+
+
+@scene("foreign-mount")
+def mount_over_it_just_when_it_was_to_go(world: World, _: ExitStack) -> Result:
+    work(world)
+    world.write("")
+    when = f"1:mount -t tmpfs tmpfs {world / 'work'}"
+    racer = [sys.executable, kill_at.__file__, when, str(kill_at.UMOUNT2)]
+    words = ["reconcile", "--manifest", world.manifest, "--state-dir", world.state]
+    return world.run([*racer, MOUNTD, *words])
+
+
+@scene("foreign-mount")
+def mount_of_another_manifest_in_place(world: World, _: ExitStack) -> Result:
+    work(world)
+    world.manifest = f"{world.path}/other.toml"
+    world.volumes(work={"source": world / "work", "target": world / "work"})
     return world.mountd("reconcile")
 
 

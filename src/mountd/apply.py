@@ -13,14 +13,14 @@ from typing import NamedTuple, TypeVar
 from mountd.carrying import Carrier, ids_of, write_record
 from mountd.core import faults, idmap_faults
 from mountd.core.choice import with_raw_ids
-from mountd.core.drift import differences, record_entry
+from mountd.core.drift import record_entry
 from mountd.core.faults import VolumeError
 from mountd.core.model import Action, DesiredMount, Fault, Managed, Observed, Outcome
 from mountd.core.plan import needs_gap_in_place
 from mountd.kernel import tree
 from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree, build
-from mountd.kernel.observe import descendants_of, observe_mount, top_at
+from mountd.kernel.observe import descendants_of
 from mountd.kernel.paths import Spot, UnsafeLinkError, made, open_path, spot
 from mountd.kernel.probe import why_no_namespace
 from mountd.kernel.syscalls import Fd, statx
@@ -142,8 +142,10 @@ class Applier:
         """Do an action that builds nothing beforehand, or finishes what another pass began."""
         self._patience.go_on()
         match action.verb:
-            case "replace" if action.beneath:
+            case "replace" | "unmount" if action.beneath and not action.lazily:
                 fault = _attempt(action, self._finish)
+                if fault and action.verb == "unmount":
+                    self._stuck.append(action.target)
             case "replace":
                 fault = _attempt(action, self._rebuild_in_place)
             case "adjust":
@@ -164,25 +166,23 @@ class Applier:
         return Outcome(action, "unmounted" if action.verb == "unmount" else "mounted")
 
     def _finish(self, action: Action) -> None:
-        """Take off the old mount of a replacement that was interrupted; begin anew if need be."""
-        assert action.mount and action.old and action.beneath
-        with spot(action.target) as found:
-            tree.detach(found, action.old.id)
-        self._carrier.forget_unless_mounted(*self._record.managed)  # what lay on it went along
-        if not self._is_as_desired(action.mount, action.beneath):
-            anew = action._replace(old=action.beneath, beneath=None, carried=())
-            (outcome,) = self._put_up_at_once([anew])
-            if outcome.fault:
-                raise VolumeError(outcome.fault)
+        """Take off the old mount of a replacement that was interrupted, as that would have done."""
+        assert action.old and action.beneath
+        self._see_nothing_stuck_below(action.target)
+        with spot(action.target) as found, ExitStack() as held:
+            carried = self._carrier.take_along(action.carried, held)
+            self._carrier.see_no_strangers(action.old)
+            try:
+                tree.let_out(found, action.old.id, carried)
+            finally:
+                self._carrier.forget_unless_mounted(*self._record.managed)  # what lay on it went
+                self._carrier.settle(carried)
 
-    def _is_as_desired(self, wanted: DesiredMount, managed: Managed) -> bool:
-        """Whether what an interrupted replacement had put beneath, and shows now, is it."""
-        top = top_at(wanted.target)
-        if not top or top.id != managed.id:
-            return False
-        mount = observe_mount(managed.id)
-        tells = self._observed.tells_idmaps
-        return not differences(wanted, mount, top, managed, tells_idmaps=tells)
+    def _see_nothing_stuck_below(self, target: str) -> None:
+        """Raise VolumeError where a mount below could not be taken off: it would be buried."""
+        for point in self._stuck:
+            if point.startswith(f"{target}/"):
+                raise VolumeError(faults.busy_below(target, point))
 
     def _adjust(self, action: Action) -> None:
         assert action.mount and action.old
@@ -228,9 +228,7 @@ class Applier:
         """The detached mount, its id entered in the record, which is not written yet."""
         assert action.mount
         wanted = action.mount
-        for point in self._stuck:
-            if point.startswith(f"{wanted.target}/"):
-                raise VolumeError(faults.busy_below(wanted.target, point))
+        self._see_nothing_stuck_below(wanted.target)
         with self._source(wanted) as source:
             return self._built(source, wanted)
 

@@ -122,7 +122,7 @@ class _Doubter:
         bases: dict[Filesystem, str | Fault | None] = mounted_filesystems(
             volumes, self._mounts, state_dir, read_record(state_dir).bases
         )
-        self._sources = Sources(observed, {}, bases, is_record_lost=False)
+        self._sources = Sources(observed, {}, bases)
         self._accounts: dict[str, Accounts] = {}
         self._closed: dict[tuple[str, Person], str | None] = {}
         self._can_act_as_others = can_act_as_others()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mountd.apply import Applier
 from mountd.core.exposure import asked
 from mountd.core.model import Action, Desired, Fault, Filesystem, Observed, ObservedMount
-from mountd.core.order import Progress
+from mountd.core.order import Progress, adopts, unseen
 from mountd.core.plan import plan
 from mountd.filesystems import mount_filesystems, mounted_filesystems
 from mountd.kernel.observe import observe
@@ -56,6 +56,7 @@ class Look:
         is_privileged = not missing_capabilities(["CAP_SYS_ADMIN"])
         self._is_privileged = is_privileged
         self._prober = Prober(namespaces, is_privileged=is_privileged)
+        self._has_adopted = False
         self._bases: dict[Filesystem, str | Fault | None] = {}
         self._most_sources = _make_room_for_descriptors(len(manifest.volumes))
 
@@ -79,11 +80,12 @@ class Look:
 
     def resolver(self, observed: Observed) -> Resolver:
         """Looks at volumes, as the machine is now."""
+        ours = self.manifest.id
         context = Context(
             self.manifest.reserved,
             observed,
-            self.record.managed,
-            self.record.is_lost,
+            {each.id: each for each in self.record.managed.values() if each.manifest == ours},
+            self.record.adoptable(ours),
             self._bases,
             self._prober,
             self._is_privileged,
@@ -104,13 +106,27 @@ class Look:
         questions = asked(desired, record, observed, self.manifest.id)
         if any(questions):
             observed = observed._replace(nobodys=resolver.nobodys(questions))
-        progress = progress._replace(removes=self.manifest.is_whole, is_part=self.manifest.is_part)
+        progress = progress._replace(
+            removes=self.manifest.is_whole,
+            is_part=self.manifest.is_part,
+            adoptable=self.record.adoptable(self.manifest.id),
+        )
         return plan(desired, observed, record, self.manifest.id, progress)
 
     def judge_record(self, actions: Sequence[Action]) -> None:
-        """A record that was lost stays so while what may be ours lies on a source in place."""
-        faults = [each.fault for each in actions if each.source == each.target]
-        self.record.is_lost &= any(each and each.code == "foreign-mount" for each in faults)
+        """After a loss, know whether the record has all of this manifest's mounts again.
+
+        It doesn't where a volume can't be looked at yet, or has what may be ours on its source.
+        """
+        if self.manifest.is_part:
+            return
+        self._has_adopted |= adopts(actions, self.record.managed)
+        self.record.settle(
+            self.manifest.id,
+            unseen(actions),
+            has_adopted=self._has_adopted,
+            is_over=not any(each.after for each in actions),
+        )
 
     def applier(self, observed: Observed) -> Applier:
         """Carries actions out, and keeps the record."""

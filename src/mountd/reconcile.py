@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mountd.apply import Applier
 from mountd.core.model import Action, Desired, Observed, Outcome
-from mountd.core.order import Progress
+from mountd.core.order import Progress, as_one, is_half_done, is_told, see_progress
 from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above
 from mountd.filesystems import take_off_unused
@@ -89,6 +89,7 @@ def _converge(
 ) -> tuple[Outcome, ...]:
     """Plan and apply, in rounds: what needs another volume in place is looked at once it is."""
     done: dict[str, Outcome] = {}
+    begun: dict[str, Outcome] = {}
     departed: list[Outcome] = []
     desired: dict[str, Desired] = {}
     actions: list[Action] = []
@@ -97,28 +98,40 @@ def _converge(
         with look.resolver(observed) as resolver:
             waiting = [each for each in look.manifest.volumes if each.name not in done]
             desired |= {each.volume.name: each for each in resolver.resolve(waiting)}
-            stuck = {each.action.old.id for each in departed if each.fault and each.action.old}
-            shut = [each.action for each in done.values() if each.action.lazily]
-            stuck |= {old.id for each in shut for old in (each.old, each.beneath) if old}
+            gone = [each for each in departed if each.fault]
+            gone += [each for each in done.values() if each.action.lazily]
+            stuck = {
+                old.id: each.fault
+                for each in gone
+                for old in (each.action.old, each.action.beneath)
+                if old and each.fault
+            }
             faulty = {name: each.fault for name, each in done.items()}
-            progress = Progress(faulty, frozenset(stuck))
+            progress = Progress(faulty, stuck)
             is_first = not actions
             actions = look.plan([*desired.values()], resolver, progress)
             if is_first:
                 on_plan(actions)
-                look.judge_record(actions)
                 look.record.forget_gone(observed.mounts)
+            look.judge_record(actions)
+            actions = see_progress(actions)
             ready = [each for each in actions if not each.after]
-            assert ready or not actions, "volumes that wait for each other are in a circle"
             resolver.keep_sources({each.volume for each in ready if each.mount})
             for outcome in applier.apply(ready, resolver.sources):
-                on_outcome(outcome)
+                name = outcome.action.volume
+                if is_half_done(outcome):  # what it means now is for the next round to see
+                    begun[name] = outcome
+                    continue
                 if outcome.action.is_departure:
                     departed.append(outcome)
                 else:
-                    done[outcome.action.volume] = outcome
-        if len(ready) == len(actions):
-            return (*(done[each.name] for each in look.manifest.volumes), *departed)
+                    outcome = done[name] = as_one(begun.get(name), outcome)  # noqa: PLW2901
+                    if is_told(outcome, departed):
+                        continue
+                on_outcome(outcome)
+        if all(each.name in done for each in look.manifest.volumes) and len(ready) == len(actions):
+            staying = [done[each.name] for each in look.manifest.volumes]
+            return (*staying, *(each for each in departed if not is_told(each, staying)))
         observed = look.observe()
 
 
@@ -171,11 +184,18 @@ def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> 
         warnings = record.warnings
         record.forget_gone(observed.mounts)
         chosen = {each.id for each in ours if each.volume in names or not names}
-        actions = departures(record.managed.values(), observed, chosen)
-        applier = Applier(record, manifest, observed, namespaces, Patience())
-        done = _each(applier.apply(actions, {}), on_outcome)
+        done: list[Outcome] = []
+        while actions := departures(record.managed.values(), observed, chosen):
+            ready = [each for each in actions if not each.after]
+            applier = Applier(record, manifest, observed, namespaces, Patience())
+            outcomes = _each(applier.apply(ready, {}), on_outcome)
+            done += outcomes
+            stuck = {each.action.target for each in outcomes if each.fault}
+            beneath = [each for each in actions if each.after and each.target not in stuck]
+            chosen = {each.old.id for each in beneath if each.old}
+            observed = observe()
         warnings += take_off_unused((), settings.state_dir, record)
-    return Pass((manifest,), done, False, warnings)
+    return Pass((manifest,), tuple(done), False, warnings)
 
 
 def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""What is managed: `record.json` in the state directory.
+"""What is managed: `record.json` in the state directory, one file for each mount namespace.
 
 An id enters the record before its mount is attached and leaves after the mount is gone, so a kill
 at any moment leaves no mount of ours unknown.
@@ -6,34 +6,66 @@ at any moment leaves no mount of ours unknown.
 
 import json
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import ENOENT, ENOTDIR
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from mountd.core.faults import PASSING
-from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
-from mountd.core.model import (
-    FIRST_UNIQUE_ID,
-    Base,
-    Fault,
-    Ids,
-    Managed,
-    ObservedMount,
-    Refused,
-    is_same,
+from mountd.core.model import FIRST_UNIQUE_ID, Adoptable, Base, Managed, ObservedMount, is_same
+from mountd.entries import (
+    as_dict,
+    as_list,
+    as_number,
+    as_path,
+    as_text,
+    bases_from,
+    managed_from,
+    to_json,
 )
+from mountd.kernel.mount_namespace import MountNamespace, may_exist, our_namespace
 from mountd.kernel.paths import UnsafeLinkError, open_path, spot, why_no_proof
 from mountd.kernel.syscalls import Fd
 from mountd.lock import StateError, locked
 
 _FORMAT = 1
 _MOST_BYTES = 64 << 20
+_MOST_OTHERS = 32
 _ROOT = 0
-_ODD_JSON = (AttributeError, ArithmeticError, RecursionError)  # of other types than we wrote
-_encode = json.JSONEncoder().encode
+_MAIN = "record.json"
+"""The file of the namespace that came first; each other one has its number in its file's name."""
+_OTHERS = re.compile(r"record-(\d{1,20})\.json(\..+)?", re.ASCII)
+_ANY_OTHER = ""
+"""Stands for each manifest that has no pass of its own since the record was lost."""
+_ODD_JSON = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError)
+
+
+class _Place(NamedTuple):
+    """The boot and the mount namespace, in which alone a record's ids mean anything."""
+
+    boot: str
+    namespace: MountNamespace
+
+    @property
+    def own_file(self) -> str:
+        """What its record is called if another namespace has the main one."""
+        return f"record-{self.namespace.number}.json"
+
+    def is_same(self, other: "_Place") -> bool:
+        return self.boot == other.boot and self.namespace.is_same(other.namespace)
+
+
+class _File(NamedTuple):
+    """A record as it was found; `place` None: there is none, or `damage` says what it has."""
+
+    stamp: "_Stamp | None" = None
+    place: _Place | None = None
+    managed: Mapping[int, Managed] = {}
+    bases: Mapping[str, Base] = {}
+    unsettled: Mapping[str, Adoptable] = {}
+    damage: str | None = None
 
 
 class Record:
@@ -47,56 +79,76 @@ class Record:
         """The raw mounts of filesystems, by name."""
         self.damage: str | None = None
         """Why the file can't be believed. Mounts of ours are then known by what they are."""
-        self.is_lost = True
-        """Whether there is none of this boot and namespace: then mounts of ours may be unknown."""
-        self._is_of_another_namespace = False
         self.has_file = False
         """Whether there is one, or was and is lost."""
         self.resumed: str | None = None
         """A sentence where it was lost, and is made anew of what was known."""
+        self._is_void = False
+        """Whether the file is of another boot, or of a mount namespace that is gone."""
+        self._is_new = True
+        """Whether nothing says that there has been a record before."""
+        self.unsettled: dict[str, Adoptable] = {_ANY_OTHER: None}
         self._folder = folder
         self._path = path
+        self._name = _MAIN
         self._lines: dict[int, bytes] = {}  # entries as JSON: most stay as they are at each write
         self._is_changed = False
+        self._is_swept = False
         self._stamp: _Stamp | None = None
-        self.place = folder and _place(folder)
+        self.place = folder and _folder_of(folder)
+        self._here = _here()
         if folder:
-            self._load(folder)
+            self._load(folder, self._here)
 
-    def _load(self, folder: Fd) -> None:
-        try:
-            text, self._stamp = _read(folder)
-            self.has_file = True
-            document = json.loads(text)
-            if document["version"] != _FORMAT:
-                raise ValueError(f"version {document['version']}")
-            boot, namespace = _here()
-            if document["boot"] == boot and document["namespace"] != namespace:
-                self._is_of_another_namespace = bool(document["mounts"])
-            elif document["boot"] == boot:
-                for each in document["mounts"]:
-                    managed = _from_json(each)
-                    self.managed[managed.id] = managed
-                self.bases = {
-                    str(name): Base(int(id_), str(name))
-                    for name, id_ in document["filesystems"].items()
-                }
-                self.is_lost = bool(document["partial"])
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, LookupError, TypeError, *_ODD_JSON) as error:
-            if isinstance(error, OSError) and error.errno in PASSING:
-                raise  # what can't be opened just now is not damaged
-            self.managed.clear()
-            self.bases.clear()
-            self.damage = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    def _load(self, folder: Fd, here: _Place) -> None:
+        found = _found(folder, _MAIN)
+        if not (found.place and found.place.is_same(here)):
+            own = _found(folder, here.own_file)
+            is_taken = found.place and found.place.boot == here.boot
+            if own.stamp or own.damage:
+                self._name, found = here.own_file, own
+            elif found.place and is_taken and may_exist(found.place.namespace.name):
+                self._name, found = here.own_file, _File()
+        self._stamp, self.damage = found.stamp, found.damage
+        self.has_file = found.stamp is not None
+        if found.place and found.place.is_same(here):
+            self.managed, self.bases = {**found.managed}, {**found.bases}
+            self.unsettled = {**found.unsettled}
+        else:
+            self._is_void = found.place is not None
+            self._is_new = self._name == _MAIN and not self.damage
+
+    def adoptable(self, manifest: str) -> Adoptable:
+        """Where mounts may be a manifest's though the record, which was lost, doesn't name them."""
+        nowhere: Adoptable = frozenset()
+        return self.unsettled.get(manifest, self.unsettled.get(_ANY_OTHER, nowhere))
+
+    def settle(
+        self, manifest: str, but: Iterable[str], *, has_adopted: bool, is_over: bool
+    ) -> None:
+        """Have a manifest's mounts on record, `but` at these targets; `write` makes it last.
+
+        Where some were found that it hadn't, others of other manifests may be there; where none
+        were until the pass is over, this is the first record of all.
+        """
+        if not self.unsettled:
+            return
+        before = {**self.unsettled}
+        self.unsettled[manifest] = frozenset(but)
+        self._is_new &= not has_adopted
+        if self._is_new and is_over:
+            self.unsettled.pop(_ANY_OTHER, None)
+        if _ANY_OTHER not in self.unsettled and not any(self.unsettled.values()):
+            self.unsettled.clear()
+        if self.unsettled != before and (self._stamp or self.managed):
+            self._is_changed = True
 
     def is_of(self, folder: Fd) -> bool:
         """Whether the file there is still the one that this was read from, or written to."""
         if self._is_changed or self._stamp is None or self.damage:
             return False
         try:
-            found = os.stat("record.json", dir_fd=folder.number, follow_symlinks=False)
+            found = os.stat(self._name, dir_fd=folder.number, follow_symlinks=False)
         except OSError:
             return False
         return _stamp(found) == self._stamp
@@ -104,7 +156,7 @@ class Record:
     def move_to(self, folder: Fd) -> None:
         """Go on with a folder opened anew."""
         self._folder = folder
-        self.place = _place(folder)
+        self.place = _folder_of(folder)
         self.has_waited = False
         self.resumed = None
 
@@ -116,14 +168,14 @@ class Record:
         if not last.has_file:
             return  # nothing can have been lost
         is_same = self.has_file and self.place == last.place
-        if is_same and not (self.damage or self._is_of_another_namespace):
+        if is_same and not (self.damage or self._is_void):
             return
         why = f"can't be read ({self.damage})" if self.damage else "was removed or replaced"
-        self.resumed = f"{self._path}/record.json {why}; it is made anew of what is known here"
+        self.resumed = f"{self._path}/{self._name} {why}; it is made anew of what is known here"
         for mount, managed in last.managed.items():
             self.managed.setdefault(mount, managed)
         self.bases = {**last.bases, **self.bases}
-        self.is_lost &= last.is_lost
+        self.unsettled, self._is_new = {**last.unsettled}, False
         self.has_file = True
         self._is_changed = True
         with suppress(OSError):  # whoever has something to enter says so
@@ -132,13 +184,10 @@ class Record:
     @property
     def warnings(self) -> tuple[str, ...]:
         """A sentence where the file is there and can't be believed, or read."""
-        file = f"{self._path}/record.json"
         if self.resumed:  # which is told by itself
             return ()
-        if self._is_of_another_namespace:
-            return (f"{file} is of another mount namespace, and void here",)
         if self.damage:
-            said = f"{file} can't be read ({self.damage})"
+            said = f"{self._path}/{self._name} can't be read ({self.damage})"
             return (f"{said}: mounts of ours are known only where they are as desired",)
         return ()
 
@@ -216,28 +265,31 @@ class Record:
                 os.fsync(file.number)
                 stamp = _stamp(os.fstat(file.number))
             if self.damage:
-                self._keep_aside(folder, "record.json")
+                self._keep_aside(folder, self._name)
                 self.damage = None
-            _rename(folder, "record.json.new", "record.json")
+            _rename(folder, f"{self._name}.new", self._name)
         except OSError as error:
             with suppress(OSError):
-                os.unlink("record.json.new", dir_fd=folder)
-            said = f"write: {os.strerror(error.errno or 0)} ({self._path}/record.json)"
+                os.unlink(f"{self._name}.new", dir_fd=folder)
+            said = f"write: {os.strerror(error.errno or 0)} ({self._path}/{self._name})"
             raise OSError(error.errno, said) from error
         self._is_changed = False
         self.has_file = True
         self._stamp = stamp
+        if not self._is_swept:
+            self._is_swept = True
+            _sweep(self._folder, self._name)
 
     def _new_file(self, folder: int) -> Fd:
         """One of our own, whatever was left under that name: a FIFO would hang us."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with suppress(FileExistsError):
-            return Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder))
+            return Fd(os.open(f"{self._name}.new", flags, 0o644, dir_fd=folder))
         try:
-            os.unlink("record.json.new", dir_fd=folder)
+            os.unlink(f"{self._name}.new", dir_fd=folder)
         except IsADirectoryError:
-            self._keep_aside(folder, "record.json.new")
-        return Fd(os.open("record.json.new", flags, 0o644, dir_fd=folder))
+            self._keep_aside(folder, f"{self._name}.new")
+        return Fd(os.open(f"{self._name}.new", flags, 0o644, dir_fd=folder))
 
     def _keep_aside(self, folder: int, name: str) -> None:
         """Leave what can't be believed to whoever wants to know why."""
@@ -249,16 +301,19 @@ class Record:
 
     def _text(self) -> bytes:
         for mount in self.managed.keys() - self._lines.keys():
-            self._lines[mount] = _to_json(self.managed[mount]).encode()
-        boot, namespace = _here()
-        bases = {base.name: base.id for base in self.bases.values()}
+            self._lines[mount] = to_json(self.managed[mount]).encode()
+        boot, namespace = self._here
         head = json.dumps(
             {
                 "version": _FORMAT,
                 "boot": boot,
-                "namespace": namespace,
-                "partial": self.is_lost,
-                "filesystems": bases,
+                "namespace": namespace.name,
+                "namespace_id": namespace.id,
+                "unsettled": {
+                    manifest: targets if targets is None else sorted(targets)
+                    for manifest, targets in self.unsettled.items()
+                },
+                "filesystems": {base.name: base.id for base in self.bases.values()},
             }
         )
         mounts = b",\n".join([self._lines[each] for each in self.managed])
@@ -333,7 +388,7 @@ def state_folder(path: str) -> Fd:
 _Stamp = tuple[int, int, int, int]
 
 
-def _place(folder: Fd) -> tuple[int, int]:
+def _folder_of(folder: Fd) -> tuple[int, int]:
     found = os.fstat(folder.number)
     return found.st_dev, found.st_ino
 
@@ -342,9 +397,65 @@ def _stamp(found: os.stat_result) -> _Stamp:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _read(folder: Fd) -> tuple[str, _Stamp]:
+def _found(folder: Fd, name: str) -> _File:
+    """What there is under a name. A file that isn't ours through and through is damaged."""
+    stamp = None
+    try:
+        text, stamp = _read(folder, name)
+        document = as_dict(json.loads(text, parse_float=_refuse, parse_constant=_refuse))
+        if document["version"] != _FORMAT:
+            raise ValueError(f"version {str(document['version'])[:20]}")
+        number = document["namespace_id"]
+        namespace = MountNamespace(
+            as_text(document["namespace"]),
+            None if number is None else as_number(number, 0, (1 << 64) - 1),
+        )
+        return _File(
+            stamp,
+            _Place(as_text(document["boot"]), namespace),
+            managed_from(document["mounts"]),
+            bases_from(document["filesystems"]),
+            _unsettled_from(document["unsettled"]),
+        )
+    except FileNotFoundError:
+        return _File()
+    except (OSError, *_ODD_JSON) as error:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise  # what can't be opened just now is not damaged
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return _File(stamp, damage=said)
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"it has the number {text[:20]}")
+
+
+def _unsettled_from(values: Any) -> dict[str, Adoptable]:
+    return {
+        as_text(manifest): None if targets is None else frozenset(map(as_path, as_list(targets)))
+        for manifest, targets in as_dict(values).items()
+    }
+
+
+def _sweep(folder: Fd, ours: str) -> None:
+    """Remove the records of namespaces that are gone; and the oldest, if there are too many."""
+    with suppress(OSError):
+        others = []
+        for name in os.listdir(f"/proc/self/fd/{folder.number}"):
+            match = _OTHERS.fullmatch(name)
+            if match and not name.startswith(ours):
+                if may_exist(f"mnt:[{match[1]}]"):
+                    found = os.stat(name, dir_fd=folder.number, follow_symlinks=False)
+                    others.append((found.st_mtime_ns, name))
+                else:
+                    os.unlink(name, dir_fd=folder.number)
+        for _, name in sorted(others)[:-_MOST_OTHERS]:
+            os.unlink(name, dir_fd=folder.number)
+
+
+def _read(folder: Fd, name: str) -> "tuple[str, _Stamp]":
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with Fd(os.open("record.json", flags, dir_fd=folder.number)) as file:
+    with Fd(os.open(name, flags, dir_fd=folder.number)) as file:
         found = os.fstat(file.number)
         if not stat.S_ISREG(found.st_mode) or _others_may_write(found):
             raise ValueError("it is not a file that only root can write")
@@ -362,53 +473,6 @@ def _rename(folder: int, old: str, new: str) -> None:
     os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def _here() -> tuple[str, str]:
-    """The boot and the mount namespace, in which alone the record's ids mean anything."""
+def _here() -> _Place:
     with open("/proc/sys/kernel/random/boot_id") as boot:
-        return boot.read().strip(), os.readlink("/proc/self/ns/mnt")
-
-
-def _to_json(managed: Managed) -> str:
-    fields: dict[str, Any] = dict(zip(managed._fields, managed, strict=True))
-    idmap = fields.pop("idmap")
-    if refused := managed.refused:
-        fields["refused"] = {
-            "idmap": refused.idmap and [kernel_text(each).decode() for each in refused.idmap],
-            **refused.fault._asdict(),
-        }
-    head = _encode(fields)
-    return f'{head[:-1]}, "idmap": {_idmap_to_json(idmap)}}}'
-
-
-@lru_cache(1024)  # volumes of one owner and one user have the same
-def _idmap_to_json(idmap: Idmapping | None) -> str:
-    return _encode(idmap and [kernel_text(extents).decode() for extents in idmap])
-
-
-def _from_json(each: dict[str, Any]) -> Managed:
-    return Managed(
-        int(each["id"]),
-        str(each["volume"]),
-        str(each["source"]),
-        str(each["target"]),
-        str(each["manifest"]),
-        Ids(*map(int, each["owner"])),
-        _idmap(each["idmap"]),
-        str(each["filesystem"]),
-        tuple(map(int, each["submounts"])),
-        each["refused"] and _refused(dict(each["refused"])),
-        device=int(each["device"]),
-        root=str(each["root"]),
-    )
-
-
-def _idmap(texts: Any) -> Idmapping | None:
-    return Idmapping(*(_extents(text) for text in texts)) if texts else None
-
-
-def _refused(fields: dict[str, Any]) -> Refused:
-    return Refused(_idmap(fields.pop("idmap")), Fault(**fields))
-
-
-def _extents(text: str) -> Extents:
-    return parsed_text(tuple(text.encode().splitlines()))
+        return _Place(boot.read().strip(), our_namespace())

@@ -19,6 +19,7 @@ from mountd.core.idmapping import (
     Idmapping,
 )
 from mountd.core.model import (
+    Adoptable,
     Desired,
     DesiredMount,
     Fault,
@@ -59,15 +60,15 @@ Probe = Callable[[Fd, DesiredMount], Fault | None]
 class Context(NamedTuple):
     """What the volumes of a pass are looked at with.
 
-    `reserved`: what no target may cover, by path; `is_acting`: mounts will follow; more than
-    `most_sources` are not held open, but opened again when needed. `held` volumes are left as they
-    are, and why.
+    `reserved`: what no target may cover, by path; `managed`: this manifest's mounts, to which come
+    equal ones at `adoptable` targets; `is_acting`: mounts will follow; more than `most_sources` are
+    not held open, but opened again when needed. `held` volumes are left as they are, and why.
     """
 
     reserved: Mapping[str, str]
     observed: Observed
     managed: Mapping[int, Managed]
-    is_record_lost: bool
+    adoptable: Adoptable
     bases: Bases
     probe: Probe
     may_probe: bool
@@ -87,7 +88,7 @@ class Resolver:
         self._accounts: dict[str, Accounts] = {}
         self._users: dict[tuple[str, str], User] = {}
         self._opener = Sources(
-            context.observed, context.managed, context.bases, is_record_lost=context.is_record_lost
+            context.observed, context.managed, context.bases, adoptable=context.adoptable
         )
         self._gone: set[int] = set()
         self.tops: dict[str, Top] = {}

@@ -9,12 +9,14 @@ from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import (
     TOO_DEEP,
+    Adoptable,
     Fault,
     Filesystem,
     Managed,
     Observed,
     ObservedMount,
     Volume,
+    may_adopt,
     parents_of,
     root_at,
 )
@@ -51,12 +53,12 @@ class Sources:
         managed: Mapping[int, Managed],
         bases: Bases,
         *,
-        is_record_lost: bool,
+        adoptable: Adoptable = frozenset(),
     ) -> None:
         self._observed = observed
         self._managed = managed
         self._bases = bases
-        self._is_record_lost = is_record_lost
+        self._adoptable = adoptable
 
     def open(self, volume: Volume, target: str) -> Source:
         """Open a volume's source. Raises VolumeError, or OSError as openat2(2) does."""
@@ -134,7 +136,7 @@ class Sources:
             return False
         if managed := self._managed.get(mount.id):
             return managed.target == target
-        return self._is_record_lost and self.shows_what_it_covers(mount)
+        return may_adopt(self._adoptable, target) and self.shows_what_it_covers(mount)
 
     def shows_what_it_covers(self, mount: ObservedMount) -> bool:
         """Whether a mount's root is the very folder that it lies on, as ours in place is."""

@@ -142,6 +142,11 @@ def waits_for(volume: str, why: Fault) -> Fault:
 _MOST_NAMED = 10
 
 
+def never_ready(after: tuple[str, ...]) -> Fault:
+    message = f"it has to wait until {', '.join(after)}, which doesn't come about in this pass"
+    return Fault("pending", "busy", message, "see what stops the other volumes")
+
+
 def in_circle(volumes: tuple[str, ...]) -> Fault:
     names = ", ".join(f"`{each}`" for each in volumes[:_MOST_NAMED])
     names += f" and {len(volumes) - _MOST_NAMED} more" * (len(volumes) > _MOST_NAMED)
@@ -202,12 +207,27 @@ def foreign_mount(target: str, fs_type: str, *, covers: bool) -> Fault:
     )
 
 
+def another_went(target: str) -> Fault:
+    message = (
+        f"somebody mounted something over {target} just when this volume's mount was to go, and"
+        " that was taken off instead"
+    )
+    hint = "find out who mounts there; the next pass takes this volume's own mount off"
+    return Fault("conflict", "foreign-mount", message, hint)
+
+
 def perhaps_ours(target: str) -> Fault:
     message = (
         f"the mount at {target} shows the very folder that it covers, but not as it should: it may"
         " be mountd's own, from before the record was lost"
     )
     return Fault("conflict", "foreign-mount", message, f"if so, `umount {target}`")
+
+
+def hidden_source(target: str) -> Fault:
+    message = f"the folder at {target} can't be seen: this volume's old mount hides it, and stays"
+    hint = "see why nothing is unmounted in this pass; the next one tries again"
+    return Fault("pending", "no-source", message, hint)
 
 
 def managed_elsewhere(target: str, volume: str, manifest: str) -> Fault:

@@ -359,6 +359,15 @@ def root_at(mount: ObservedMount, path: str) -> str:
     return root + path.removeprefix(mount.point.rstrip("/")) or "/"
 
 
+Adoptable = frozenset[str] | None
+"""Targets at which mounts may be ours though no record names them; None: any target."""
+
+
+def may_adopt(adoptable: Adoptable, target: str) -> bool:
+    """Whether what is mounted at a target, and is on no record, may be ours."""
+    return adoptable is None or target in adoptable
+
+
 class Base(NamedTuple):
     """The raw mount of a filesystem, below the state directory under its `name`."""
 
@@ -379,7 +388,8 @@ class Action(NamedTuple):
 
     `state` is the volume's before the pass, and `idmap` what its mount has now. `mount` is what is
     wanted; `old` is the managed mount that the step replaces, adjusts, takes off, or keeps: then it
-    is as the record shall have it. `beneath` it lies ours too, where a replacement was interrupted.
+    is as the record shall have it. `beneath` it lies ours too, where a replacement was interrupted:
+    then the step is to take `old` off, whoever is inside, and another plan tells what comes next.
     `carried` are our mounts right below the target, by where they are, which come along. `after`:
     what must be in place, or gone, before this volume can be looked at. `lazily`: it comes off
     whoever is inside, for it lets somebody become root.

@@ -1,15 +1,17 @@
 """Which actions of a plan have to wait for which others, or for what leaves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from typing import NamedTuple
 
 from mountd.core import faults
 from mountd.core.model import (
     Action,
+    Adoptable,
     Desired,
     DesiredMount,
     Fault,
+    Outcome,
 )
 from mountd.core.nesting import circles, needs
 from mountd.core.scene import Scene
@@ -23,11 +25,13 @@ class Progress(NamedTuple):
     """What earlier rounds of a pass came to: volumes that are done, and mounts that can't go."""
 
     done: Mapping[str, Fault | None] = {}
-    stuck: frozenset[int] = frozenset()
+    stuck: Mapping[int, Fault] = {}
     removes: bool = True
     """False: the manifest isn't known whole, so what is not in it may not leave."""
     is_part: bool = False
     """Only some of the manifest's volumes are looked at; what others have stays."""
+    adoptable: Adoptable = frozenset()
+    """Where mounts may be ours though the record, which was lost, doesn't name them."""
 
 
 def in_order(
@@ -101,9 +105,14 @@ def _after_others(
         is_gone = other.lazily or not scene.shows_ours(other.target)
         if fault and is_gone:  # else what it has is good enough
             return halted(action, faults.waits_for(name, fault), scene)
-        is_changing = name not in progress.done and (other.verb in BUILDS or other.after)
+        if name in progress.done:
+            continue
         is_source = source is not None and is_within(source, other.target)
-        if is_changing and (is_source or action.verb != "keep" or other.beneath):
+        if other.verb in BUILDS or other.after:
+            must_wait = is_source or action.verb != "keep" or other.beneath is not None
+        else:  # what is made of it has its flags, and what is made in it needs them
+            must_wait = other.verb == "adjust" and (is_source or action.verb == "mount")
+        if must_wait:
             after.append(name)
     return put_off(action, after) if after else action
 
@@ -139,4 +148,56 @@ def put_off(action: Action, after: list[str]) -> Action:
         drift=(),
         notes=tuple(notes),
         fault=None,
+    )
+
+
+def see_progress(actions: list[Action]) -> list[Action]:
+    """The actions, of which at least one can be carried out now: else none ever could."""
+    if any(not each.after for each in actions):
+        return actions
+    return [_never(each) for each in actions]
+
+
+def _never(action: Action) -> Action:
+    fault = faults.never_ready(action.after)
+    return action._replace(verb=None, state=fault.state, after=(), fault=fault)
+
+
+def is_half_done(outcome: Outcome) -> bool:
+    """Whether it only made room: another plan has to tell what this volume means now."""
+    return outcome.action.verb == "replace" and bool(outcome.action.beneath) and not outcome.fault
+
+
+def as_one(begun: Outcome | None, outcome: Outcome) -> Outcome:
+    """What became of a volume in two rounds, of which the second may have had nothing to do."""
+    if not begun or outcome.action.verb != "keep":
+        return outcome
+    notes = (*outcome.action.notes, *begun.action.notes)
+    return outcome._replace(action=outcome.action._replace(verb="replace", notes=notes))
+
+
+def is_told(outcome: Outcome, others: Iterable[Outcome]) -> bool:
+    """Whether one of the others is of the same place, and has the same fault."""
+    place = outcome.action.volume, outcome.action.target
+    return outcome.fault is not None and any(
+        (each.action.volume, each.action.target, each.fault) == (*place, outcome.fault)
+        for each in others
+    )
+
+
+def unseen(actions: Iterable[Action]) -> list[str]:
+    """Targets of which a plan can't tell yet whether what is mounted there is the volume's own."""
+    return [
+        each.target
+        for each in actions
+        if each.after
+        or (each.fault and (each.fault.state != "conflict" or each.source == each.target))
+    ]
+
+
+def adopts(actions: Iterable[Action], known: Container[int]) -> bool:
+    """Whether a plan takes mounts for ours that are not `known` by the record."""
+    return any(
+        each.verb in ("keep", "adjust", "replace") and each.old and each.old.id not in known
+        for each in actions
     )

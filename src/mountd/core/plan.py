@@ -21,6 +21,7 @@ from mountd.core.model import (
     Unready,
     Verb,
     is_same,
+    may_adopt,
     parents_of,
 )
 from mountd.core.order import BUILDS, Progress, absence, halted, in_order, put_off
@@ -66,7 +67,8 @@ def _plan(
     alive, gone = _parted(record, observed)
     lost = {managed.target for managed in gone if managed.manifest == manifest}
     leaving = [*_leaving(desired, alive, observed, manifest)] if progress.removes else []
-    leaving = [managed for managed in leaving if managed.id not in progress.stuck]
+    stuck = _stuck_and_beneath(progress.stuck, observed)
+    leaving = [managed for managed in leaving if managed.id not in stuck]
     if progress.is_part:
         volumes = {each.volume.name for each in desired}
         leaving = [managed for managed in leaving if managed.volume in volumes]
@@ -76,7 +78,10 @@ def _plan(
     known = {managed.id for managed in leaving}
     leaving += [each for each in alive if each.id in exposed and each.id not in known]
     while True:
-        scene = scene_of(desired, observed, alive, leaving, lost, manifest, judgement)
+        scene = scene_of(
+            desired, observed, alive, leaving, lost, manifest, judgement,
+            progress.stuck, progress.adoptable,
+        )  # fmt: skip
         actions = in_order(
             [
                 _done(each, scene, progress.done[each.volume.name])
@@ -90,10 +95,14 @@ def _plan(
         )
         blocked = {each.volume for each in actions if each.fault}
         blocked |= {name for name, fault in progress.done.items() if fault}
+        kept = {
+            each.over for each in desired if isinstance(each, Later) and each.volume.name in blocked
+        }
         staying = [
             managed
             for managed in leaving
-            if managed.volume in blocked and managed.id not in exposed
+            if managed.id not in exposed
+            if managed.id in kept or (managed.volume in blocked and not scene.beneath(managed))
         ]
         if not staying:
             break  # else what stays until it can be where it should be may be in others' way
@@ -104,8 +113,13 @@ def _plan(
 
 
 def departures(record: Iterable[Managed], observed: Observed, chosen: set[int]) -> list[Action]:
-    """The actions that take the chosen of the recorded mounts off, the deepest first."""
+    """The actions that take the chosen of the recorded mounts off, the deepest first.
+
+    Where two of ours lie on one another, the lower one has an `after`: it takes another plan.
+    """
     alive, _ = _parted(record, observed)
+    nothing = scene_of((), observed, alive, (), set(), "")
+    chosen = chosen | {upper.id for lower, upper in nothing.hidden.items() if lower in chosen}
     leaving = [each for each in _deepest(alive, observed) if each.id in chosen]
     scene = scene_of((), observed, alive, leaving, set(), "")
     return [_departure(managed, scene) for managed in leaving]
@@ -130,10 +144,14 @@ def _departures(
             continue
         point = scene.point(managed)
         action = _departure(managed, scene)
-        if point in urgent or next(disturbed.above(point), None) is not None:
+        if action.after:
+            last.append(action)
+        elif point in urgent or next(disturbed.above(point), None) is not None:
             first.append(action)
         else:
-            if managed.volume in waiting:  # it is mounted at its new place before it leaves this
+            if (
+                managed.volume in waiting and not action.beneath
+            ):  # it is mounted at its new place before it leaves this
                 held.setdefault(managed.id, []).append(managed.volume)
             after = tuple(dict.fromkeys(held.get(managed.id, ())))
             if after:  # and what it lies on can't leave before either
@@ -147,25 +165,90 @@ def _action(desired: Desired, scene: Scene) -> Action:
     target = desired.target
     if scene.claims[target] != desired.volume.name:
         return _stopped(desired, scene, faults.same_target(target, scene.claims[target]))
-    if isinstance(desired, Unready):
-        return _stopped(desired, scene, desired.fault)
-    if fault := scene.judgement.refused.get(desired.volume.name):
+    top = scene.observed.tops.get(target)
+    if top and (upper := _upper_of_two(target, top, scene)):
+        return _unstacked(desired, upper, scene)
+    if fault := _refusal(desired, top, scene):
         return _stopped(desired, scene, fault)
     if awaited := scene.judgement.waits.get(desired.volume.name):
         return put_off(_stopped(desired, scene, None), [*awaited])
+    if not isinstance(desired, DesiredMount):
+        return _put_off(desired, scene)
     if note := scene.judgement.notes.get(desired.volume.name):
-        assert isinstance(desired, DesiredMount), "others mean no swap yet"
         desired = desired._replace(notes=(*desired.notes, note), shared=note)
-    if isinstance(desired, Later):
-        what = absence(target) if desired.over else f"{desired.volume.type} is mounted"
-        return put_off(_stopped(desired, scene, None), [what])
-    top = scene.observed.tops.get(target)
     if top is None or _is_own_source(desired, top, scene):
         return _mount_action(desired, scene)
     mount = scene.observed.mounts.get(top.id)
     if mount is None:  # it came between two looks: the next pass sees it whole
         return _stopped(desired, scene, faults.just_mounted(target))
     return _action_on_mount(desired, top, mount, scene)
+
+
+def _refusal(desired: Desired, top: Top | None, scene: Scene) -> Fault | None:
+    """Why there can't be a mount, whatever the target shows."""
+    if isinstance(desired, Unready):
+        return desired.fault
+    if top and (other := _of_another_manifest(desired.target, top, scene)):
+        return faults.managed_elsewhere(desired.target, other.volume, other.manifest)
+    if isinstance(desired, Later) and desired.over and desired.over not in scene.going:
+        return scene.stuck.get(desired.over) or faults.hidden_source(desired.target)
+    return scene.judgement.refused.get(desired.volume.name)
+
+
+def _put_off(desired: Unready | Later, scene: Scene) -> Action:
+    """For a volume whose source can't be seen before something else is mounted, or is gone."""
+    is_hidden = isinstance(desired, Later) and desired.over
+    what = absence(desired.target) if is_hidden else f"{desired.volume.type} is mounted"
+    return put_off(_stopped(desired, scene, None), [what])
+
+
+def _upper_of_two(target: str, top: Top, scene: Scene) -> Managed | None:
+    """What is seen at a target, if it is ours and lies on another of ours that belongs there."""
+    upper = scene.by_id.get(top.id)
+    lower = upper and scene.beneath(upper)
+    if not (upper and lower) or upper.manifest != scene.manifest:
+        return None
+    if upper.id in scene.judgement.exposed:  # which has to go for another reason
+        return None
+    belong = (each.target == target or each.id in scene.going for each in (upper, lower))
+    return upper if all(belong) else None
+
+
+def _unstacked(desired: Desired, upper: Managed, scene: Scene) -> Action:
+    """The rest of an interrupted replacement goes first, whatever the volume means now."""
+    lower, mount = scene.beneath(upper), scene.observed.mounts[upper.id]
+    stranger = next(_strangers_on(desired.target, upper.id, scene), None)
+    if stranger:
+        fault = faults.mount_below(stranger.point, stranger.fs_type)
+        return _stopped(desired, scene, fault)
+    why = desired.fault if isinstance(desired, Unready) else None
+    action = _stopped(desired, scene, None)._replace(
+        verb="replace",
+        state=why.state if why else "mounted",
+        fault=why,
+        mount=desired if isinstance(desired, DesiredMount) else None,
+        old=upper,
+        idmap=mount.idmap if scene.observed.tells_idmaps else upper.idmap,
+        beneath=lower,
+        carried=scene.carried_off(desired.target, upper, lower) if lower else (),
+        notes=(),
+    )
+    return _with_note(action, _INTERRUPTED)
+
+
+_INTERRUPTED = "a replacement was interrupted: what is on top is the old mount"
+
+
+def _of_another_manifest(target: str, top: Top, scene: Scene) -> Managed | None:
+    """What of another manifest's is mounted at a target, be it covered."""
+    mounts = scene.observed.mounts
+    mount = mounts.get(top.id)
+    while mount and mount.point == target:
+        managed = scene.by_id.get(mount.id)
+        if managed and managed.manifest != scene.manifest:
+            return managed
+        mount = mounts.get(mount.parent)
+    return None
 
 
 def _is_own_source(desired: DesiredMount, top: Top, scene: Scene) -> bool:
@@ -184,10 +267,9 @@ def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scen
     drift = differences(desired, mount, top, old, tells_idmaps=observed.tells_idmaps)
     if fault := _intrusion(desired, top, mount, scene, is_equal=not drift, is_known=bool(old)):
         return _stopped(desired, scene, fault)
-    beneath = mine.get(mount.parent)
     fields = {each.field for each in drift}
     verb: Verb = "adjust" if fields else "keep"
-    if beneath or fields & {"source", "idmap"} or (fields and desired.submounts):
+    if fields & {"source", "idmap"} or (fields and desired.submounts):
         verb = "replace"  # flags too, where each submount has some as its own source has
     if verb != "replace":  # in the record from now on, and under its present name
         submounts = old.submounts if old else submounts_of(desired, top.id, observed)
@@ -201,10 +283,7 @@ def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scen
         action = action._replace(carried=scene.carried(target, old.id))
         if not observed.can_go_beneath or needs_gap_in_place(desired, observed):
             action = _with_note(action, f"gap: for a moment {target} shows what lies under it")
-    if not beneath:
-        return action
-    note = "a replacement was interrupted: what is on top is the old mount"
-    return _with_note(action._replace(beneath=beneath), note)
+    return action
 
 
 def needs_gap_in_place(mount: DesiredMount, observed: Observed) -> bool:
@@ -280,10 +359,16 @@ def _done(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
 def _obstacle(desired: DesiredMount, scene: Scene, old: int | None) -> Fault | None:
     """What isn't ours and lies below where this volume's mount would go."""
     points = {f"{desired.target}/{each}" for each in desired.submounts if desired.is_in_place}
-    for mount in scene.strangers.get(desired.target, ()):
-        if mount.point not in points and scene.is_under(mount.id, old):
+    for mount in _strangers_on(desired.target, old, scene):
+        if mount.point not in points:
             return faults.mount_below(mount.point, mount.fs_type)
     return None
+
+
+def _strangers_on(target: str, under: int | None, scene: Scene) -> Iterator[ObservedMount]:
+    """What isn't ours and lies below a target; `under` a mount, if given."""
+    strangers = scene.strangers.get(target, ())
+    return (mount for mount in strangers if scene.is_under(mount.id, under))
 
 
 def _intrusion(
@@ -295,7 +380,10 @@ def _intrusion(
     is_equal: bool,
     is_known: bool,
 ) -> Fault | None:
-    """What is mounted at the target that isn't ours; ours, if the record is lost, `is_equal`."""
+    """What is mounted at the target that isn't ours; ours, if the record is lost, `is_equal`.
+
+    A record that is whole knows all of ours, and what looks like ours isn't.
+    """
     target = desired.target
     mine = {each.id for each in scene.mine(target)}
     under = scene.observed.mounts.get(mount.parent)
@@ -308,7 +396,7 @@ def _intrusion(
         return faults.managed_elsewhere(target, other.volume, other.manifest)
     if desired.through == top.id and not is_equal:
         return faults.perhaps_ours(target)
-    if mine or not is_equal:
+    if mine or not is_equal or not may_adopt(scene.adoptable, target):
         return faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
     return None
 
@@ -318,32 +406,52 @@ def _leaving(
 ) -> Iterator[Managed]:
     """What came from this manifest and isn't in it any more, or isn't where it should be.
 
-    A volume that means no mount now keeps the one it has.
+    A volume that means no mount now keeps the one it has; of two on one another, the lower one.
     """
     targets = claims_of(desired)
     unready = {each.volume.name for each in desired if not isinstance(each, DesiredMount)}
     unknown = {each.over for each in desired if isinstance(each, Later)}
+    places = {managed.id: observed.mounts[managed.id].point for managed in alive}
     for managed in _deepest(alive, observed):
         if managed.manifest != manifest:
             continue
         if managed.id in unknown:
             yield managed
             continue
-        if managed.volume in unready:
+        point = places[managed.id]
+        is_upper = places.get(observed.mounts[managed.id].parent) == point
+        if managed.volume in unready and not (is_upper and point not in targets):
             continue
-        if managed.target not in targets or observed.mounts[managed.id].point != managed.target:
+        if managed.target not in targets or point != managed.target:
             yield managed
 
 
 def _departure(managed: Managed, scene: Scene) -> Action:
     """What left the manifest counts as required."""
-    mount = scene.observed.mounts[managed.id]
-    carried = scene.carried(mount.point, managed.id)
-    return Action(
+    mount, lower = scene.observed.mounts[managed.id], scene.beneath(managed)
+    action = Action(
         managed.volume, managed.source, mount.point, True, "unmount", "mounted", mount.idmap,
-        old=managed, carried=carried, notes=(_gap_of(carried),) if carried else (),
-        lazily=managed.id in scene.judgement.exposed,
+        old=managed, beneath=lower, lazily=managed.id in scene.judgement.exposed,
     )  # fmt: skip
+    if managed.id in scene.hidden:
+        return action._replace(after=(absence(mount.point),))
+    if lower:
+        carried = scene.carried_off(mount.point, managed, lower)
+        return _with_note(action._replace(carried=carried), _INTERRUPTED)
+    carried = scene.carried(mount.point, managed.id)
+    return action._replace(carried=carried, notes=(_gap_of(carried),) if carried else ())
+
+
+def _stuck_and_beneath(stuck: Iterable[int], observed: Observed) -> set[int]:
+    """Mounts that could not go, and those that they lie on at the same place."""
+    found = set()
+    for each in stuck:
+        mount = observed.mounts.get(each)
+        while mount and mount.id not in found:
+            found.add(mount.id)
+            under = observed.mounts.get(mount.parent)
+            mount = under if under and under.point == mount.point else None
+    return found
 
 
 def _parted(record: Iterable[Managed], observed: Observed) -> tuple[list[Managed], list[Managed]]:

@@ -1,12 +1,14 @@
 """What the plan for one volume depends on besides the volume itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mountd.core.model import (
     NO_JUDGEMENT,
+    Adoptable,
     Desired,
     DesiredMount,
+    Fault,
     Judgement,
     Managed,
     Observed,
@@ -40,6 +42,14 @@ class Scene(NamedTuple):
     """Targets whose recorded mount is gone."""
     judgement: Judgement
     """What is wrong with the swaps of volumes, and of mounts that are there."""
+    hidden: dict[int, Managed]
+    """Which mounts have another one of the same manifest on them, at the same place."""
+    going: set[int]
+    """The ids of what is leaving."""
+    stuck: Mapping[int, Fault]
+    """Mounts of ours that could not go, and why."""
+    adoptable: Adoptable
+    """Where mounts may be ours though the record, which was lost, doesn't name them."""
 
     def mine(self, target: str) -> list[Managed]:
         """The manifest's recorded mounts for a target, wherever they are now."""
@@ -55,13 +65,21 @@ class Scene(NamedTuple):
         return sorted(found, key=lambda each: each.id in self.covered)
 
     def shows_ours(self, target: str) -> bool:
-        """Whether a target shows the mount that this manifest has for it."""
+        """Whether a target shows the mount that this manifest has for it, and goes on to."""
         mine = {each.id for each in self.mine(target) if self.point(each) == target}
-        return bool(mine - self.covered)
+        return bool(mine - self.covered - self.going)
 
     def point(self, managed: Managed) -> str:
         """Where a recorded mount is now."""
         return self.observed.mounts[managed.id].point
+
+    def beneath(self, managed: Managed) -> Managed | None:
+        """What of ours a mount of ours hides, as an interrupted replacement leaves it.
+
+        What lies beneath was whole before it was put there: so it is the upper one that goes.
+        """
+        under = self.observed.mounts[managed.id].parent
+        return self.by_id[under] if self.hidden.get(under) == managed else None
 
     def carried(self, path: str, under: int | None = None) -> tuple[tuple[str, Managed], ...]:
         """Our mounts right below a path, but not those below these; `under` a mount, if given."""
@@ -72,6 +90,17 @@ class Scene(NamedTuple):
             if next(places.above(point), None) is None:
                 found.setdefault(point, managed)
         return tuple(found.items())
+
+    def carried_off(
+        self, point: str, upper: Managed, lower: Managed
+    ) -> tuple[tuple[str, Managed], ...]:
+        """Our mounts on the upper of two that haven't been put on the lower one yet."""
+        there = {
+            place
+            for place, managed in self.ours.get(point, ())
+            if self.is_under(managed.id, lower.id) and not self.is_under(managed.id, upper.id)
+        }
+        return tuple(each for each in self.carried(point, upper.id) if each[0] not in there)
 
     def is_under(self, mount_id: int, ancestor: int | None) -> bool:
         """Whether a mount lies on another, or on one that does."""
@@ -88,6 +117,8 @@ def scene_of(
     lost: set[str],
     manifest: str,
     judgement: Judgement = NO_JUDGEMENT,
+    stuck: Mapping[int, Fault] = {},
+    adoptable: Adoptable = frozenset(),
 ) -> Scene:
     """The scene, where of the `alive` recorded mounts these are `leaving`."""
     going = {managed.id: observed.mounts[managed.id].point for managed in leaving}
@@ -95,11 +126,11 @@ def scene_of(
     places = Places([*claims, *going.values()])
     ours: dict[str, list[tuple[str, Managed]]] = {}
     by_target: dict[str, list[Managed]] = {}
-    by_id: dict[int, Managed] = {}
+    by_id = {managed.id: managed for managed in alive}
+    hidden = _hidden(by_id, observed)
     for managed in alive:
-        by_id[managed.id] = managed
         by_target.setdefault(managed.target, []).append(managed)
-        if managed.id not in going:
+        if managed.id not in going and managed.id not in hidden:
             point = observed.mounts[managed.id].point
             for folder in places.above(point):
                 ours.setdefault(folder, []).append((point, managed))
@@ -120,6 +151,10 @@ def scene_of(
         },
         lost,
         judgement,
+        hidden,
+        {*going},
+        stuck,
+        adoptable,
     )
 
 
@@ -153,6 +188,17 @@ def claims_of(desired: Iterable[Desired]) -> dict[str, str]:
     for each in desired:
         claims.setdefault(each.target, each.volume.name)
     return claims
+
+
+def _hidden(by_id: Mapping[int, Managed], observed: Observed) -> dict[int, Managed]:
+    found: dict[int, Managed] = {}
+    for managed in by_id.values():
+        mount = observed.mounts[managed.id]
+        under = observed.mounts.get(mount.parent)
+        lower = under and under.point == mount.point and by_id.get(under.id)
+        if lower and lower.manifest == managed.manifest:
+            found[lower.id] = managed
+    return found
 
 
 def _strangers(

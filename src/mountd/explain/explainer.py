@@ -90,7 +90,7 @@ class _Explainer:
         self._mounts = observed.mounts
         known = read_record(settings.state_dir).bases
         bases = mounted_filesystems(manifest.volumes, observed.mounts, settings.state_dir, known)
-        self._sources = Sources(observed, {}, {**bases}, is_record_lost=False)
+        self._sources = Sources(observed, {}, {**bases})
         self._ours: set[int] = set()
         """The ids of the volume's mount, and of those that it includes."""
         self._has_accounts = False

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from errno import EBUSY, ENOSPC
+from errno import EBUSY, ENOENT, ENOSPC, ENOTDIR
 from typing import NamedTuple
 
 from mountd.core import faults
@@ -26,6 +26,7 @@ from mountd.kernel.syscalls import (
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     RESOLVE_NO_SYMLINKS,
+    Fd,
     look,
     mount_setattr,
     move_mount,
@@ -82,7 +83,7 @@ def replace(tree: Tree, spot: Spot, old: int, flags: Flags, carried: Sequence[Ca
         places = _places_in(tree, spot.whole_path, carried, held)
         move(tree, spot, beneath=True)
         _attach_all(carried, places)
-    detach(spot, old)
+    detach(spot, old, shows=tree.id)
     _see(tree, spot)
     if not has_mount_setattr():
         remount(spot.folder, spot.name, attributes(flags))
@@ -147,10 +148,17 @@ def uncover(
         put_back(carried)
 
 
+def let_out(spot: Spot, mount: int, carried: list[Carried]) -> None:
+    """Take our mount off another of ours that shows then, on which what is carried goes on."""
+    detach(spot, mount)
+    put_back(carried)
+
+
 def clone_of(spot: Spot, mount: int) -> Carried:
     """A detached copy of our mount, with all that lies below it."""
     _expect(mount, spot)
     with openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS) as root:
+        _see_still(mount, root, spot)
         tree = open_tree(root, recursive=True)
     try:
         if has_mount_setattr():
@@ -199,8 +207,11 @@ def put_back(carried: Iterable[Carried]) -> None:
             move(each.tree, found)
 
 
-def detach(spot: Spot, mount: int) -> None:
-    """Take our mount off, if it is the topmost; processes inside keep what they have open."""
+def detach(spot: Spot, mount: int, shows: int | None = None) -> None:
+    """Take our mount off, if it is the topmost; processes inside keep what they have open.
+
+    `shows`: the mount that is seen then, if it is known.
+    """
     _expect(mount, spot)
     try:
         umount2(spot.folder, spot.name, 0)
@@ -208,12 +219,14 @@ def detach(spot: Spot, mount: int) -> None:
         if error.errno != EBUSY:
             raise
         umount2(spot.folder, spot.name, MNT_DETACH)
+    _see_gone(mount, spot, shows)
 
 
 def adjust(spot: Spot, mount: int, flags: Flags) -> None:
     """Give our mount other flags, all at once; a writer in the way of read-only is `busy`."""
     _expect(mount, spot)
     with openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS) as root:
+        _see_still(mount, root, spot)
         try:
             if has_mount_setattr():
                 mount_setattr(root, set_=attributes(flags), clear=ALL_FLAGS)
@@ -240,6 +253,7 @@ def unmount(spot: Spot, mount: int, submounts: Sequence[int] = (), *, lazily: bo
         return  # it went along with another: a peer's, whose copy it was
     if lazily:
         _shut(spot, recursive=bool(submounts))
+        _see_gone(mount, spot)
         return
     below = [each for each in reversed(descendants_of(mount)) if each.id in submounts]
     for each in [*below, observe_mount(mount)] if below else ():
@@ -275,6 +289,22 @@ def _umount(spot: Spot, mount: int) -> None:
         if error.errno != EBUSY:
             raise
         raise VolumeError(faults.busy(spot.whole_path, holders_of(mount))) from error
+    _see_gone(mount, spot)
+
+
+def _see_gone(mount: int, spot: Spot, shows: int | None = None) -> None:
+    """See that it was ours that umount2(2) took off, which knows mounts by their place alone.
+
+    Somebody may have put another one on top since it was looked at: then that one went.
+    """
+    try:
+        found = statx(spot.folder, spot.name, flags=AT_STATX_DONT_SYNC)
+    except OSError as error:  # the folder went with it, or what is there now hangs or is broken
+        is_bare = error.errno in (ENOENT, ENOTDIR)
+    else:
+        is_bare = not found.is_mount_root or found.mount == shows
+    if not is_bare and is_mounted(mount):
+        raise VolumeError(faults.another_went(spot.whole_path))
 
 
 def move(tree: Tree, spot: Spot, *, beneath: bool = False) -> None:
@@ -295,6 +325,14 @@ def _expect(mount: int, spot: Spot) -> None:
         raise VolumeError(faults.covered_above(spot.whole_path)) from error
     if not found.is_mount_root:
         raise VolumeError(faults.covered_above(spot.whole_path))
+    if found.mount != mount:
+        fs_type = observe_mount(found.mount).fs_type
+        raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, covers=True))
+
+
+def _see_still(mount: int, root: Fd, spot: Spot) -> None:
+    """What was opened must be our mount: another one may have come on top of it meanwhile."""
+    found = statx(root, flags=AT_STATX_DONT_SYNC)
     if found.mount != mount:
         fs_type = observe_mount(found.mount).fs_type
         raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, covers=True))
