@@ -253,18 +253,21 @@ _MOST = 200  # characters of a key path in a sentence
 
 def dotted(path: KeyPath) -> str:
     """A key path as people write it: `volumes.cache.idmap.uids[1].count`."""
-    parts = [
-        f"[{part}]" if isinstance(part, int) else f".{_quoted(part[: _MOST + 1])}"
-        for part in path[:_MOST]
-    ]
-    text = "".join(parts).removeprefix(".")
+    text = (_above(path[:-1][:_MOST]) + _part(path[-1])).removeprefix(".")
     return printable(text if len(text) <= _MOST else f"{text[: _MOST - 1]}…")
 
 
-@lru_cache(1024)  # what is wrong with one table may be told a hundred thousand times
-def _quoted(part: str) -> str:
+@lru_cache(1024)  # a hundred thousand things may be wrong with one table
+def _above(path: KeyPath) -> str:
+    return "".join(map(_part, path))
+
+
+def _part(part: str | int) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    part = part[: _MOST + 1]  # a name may be as long as the manifest
     bare = part.replace("-", "").replace("_", "")
-    return part if bare.isascii() and bare.isalnum() else f'"{part}"'
+    return f".{part}" if bare.isascii() and bare.isalnum() else f'."{part}"'
 
 
 def _header(text: str, start: int, root: _Node) -> tuple[_Node, int]:

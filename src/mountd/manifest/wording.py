@@ -84,8 +84,13 @@ def _predicate(path: KeyPath, kind: str, value: Any, context: Mapping[str, Any])
     return None
 
 
+_PUT_IN = frozenset(("[key]", "word", "table"))
+
+
 def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
     """A path of pydantic's without what it puts in for unions and for keys; a missing key stays."""
+    if _PUT_IN.isdisjoint(loc):
+        return loc
     path: list[str | int] = []
     for part in loc:
         if isinstance(values, list):
@@ -94,7 +99,7 @@ def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
             is_there = isinstance(values, dict) and part in values
         if is_there:
             values = values[part]
-        if is_there or (part is loc[-1] and part not in ("[key]", "word", "table")):
+        if is_there or (part is loc[-1] and part not in _PUT_IN):
             path.append(part)
     return tuple(path)
 
