@@ -25,8 +25,6 @@ def _sysctl(name: str) -> str:
         ("all files", "fs.file-max"),
         ("mounts", "fs.mount-max"),
         ("user namespaces", "user.max_user_namespaces"),
-        ("watches", "fs.inotify.max_user_watches"),
-        ("watch instances", "fs.inotify.max_user_instances"),
     ],
 )
 def test_a_limit_of_the_machine_is_told_with_its_number(kind: Kind, sysctl: str) -> None:

@@ -109,7 +109,9 @@ class _Command:
         except LockedError as error:
             return self._stopped(LOCKED, [_problem(str(error), error.hint)])
         except StateError as error:
-            hint = "mend that, or choose another by --state-dir DIR"
+            cause = error.__cause__
+            limit = hint_of(cause) if isinstance(cause, OSError) else None
+            hint = limit or "mend that, or choose another by --state-dir DIR"
             return self._stopped(FAILED, [_problem(str(error), hint)])
         except OSError as error:
             return self._stopped(FAILED, [_problem(_said(error), hint_of(error))])

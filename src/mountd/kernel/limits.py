@@ -12,15 +12,11 @@ from typing import Literal
 
 from mountd.core.faults import Limit, raising
 
-Kind = Literal[
-    "files", "all files", "mounts", "user namespaces", "threads", "watches", "watch instances"
-]
+Kind = Literal["files", "all files", "mounts", "user namespaces", "threads"]
 _SYSCTLS: dict[Kind, str] = {
     "all files": "fs.file-max",
     "mounts": "fs.mount-max",
     "user namespaces": "user.max_user_namespaces",
-    "watches": "fs.inotify.max_user_watches",
-    "watch instances": "fs.inotify.max_user_instances",
 }
 
 
