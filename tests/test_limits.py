@@ -59,7 +59,7 @@ def test_a_number_that_can_not_be_read_is_left_out() -> None:
     assert two == "raise the sysctl a.b, which is 3, or pids.max, which is 4"
 
 
-@pytest.mark.parametrize("files", [5, 6, 8])
+@pytest.mark.parametrize("files", [5, 6, 7, 8, 9])
 def test_descriptors_that_run_out_are_told_with_the_limit_in_force(
     world: World, files: int
 ) -> None:
@@ -67,6 +67,7 @@ def test_descriptors_that_run_out_are_told_with_the_limit_in_force(
     world.volumes(work={"source": world / "source", "target": world / "work", "user": "1000:1000"})
     words = [MOUNTD, "reconcile", "-f", world.manifest, "--state-dir", world.state]
     done = world.run(["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *words])
-    assert done.status
-    assert f"{_OPEN_FILES}, which is {files}\n" in done.err
-    assert world.mounts() == []
+    assert done.status or files > 6, "so few can't be enough"
+    is_told = f"{_OPEN_FILES}, which is {files}\n" in done.err
+    assert is_told == bool(done.status), done.err
+    assert bool(world.mounts()) == (done.status == 0)
