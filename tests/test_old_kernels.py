@@ -31,7 +31,9 @@ print(
 # A clone is attached to another that is not attached itself, which takes 6.15.
 NEST = """
 import sys
+from mountd.kernel.served import wait_for_servers
 from mountd.kernel.syscalls import Fd, move_mount, open_tree, os
+wait_for_servers()  # of a detached tree that it wasn't told of it expects anything
 source = Fd(os.open(sys.argv[1], os.O_PATH))
 parent, child = open_tree(source), open_tree(source)
 try:

@@ -17,9 +17,6 @@ from mountd.patience import PATIENCE
 
 MANY = [f"hung{number}" for number in range(20)]
 
-OTHERS = 3
-"""Threads that come and go, for edits and arrivals."""
-
 
 class Server:
     """A FUSE server of a folder of 501's, which caches nothing, and can be stopped."""
@@ -78,12 +75,11 @@ def test_a_server_that_stops_costs_its_volumes_alone(world: World) -> None:
         write(world, *MANY, good=2)
         with watch(world, env={"WATCHDOG_USEC": "400000"}) as watcher:
             before = table(world)
-            idle = threads(watcher)
             server.stop()
             watcher.reload()
             assert watcher.status.startswith("2 of 22 mounted; hung0: no answer")
             watcher.tells("no answer within", 20)
-            eventually(lambda: threads(watcher) <= idle + 20 + OTHERS)
+            eventually(lambda: len(children(watcher)) == len(MANY))
             begin = time.monotonic()
             write(world, *MANY, good=3)
             eventually(lambda: is_mounted(world / "good2"))
@@ -92,7 +88,7 @@ def test_a_server_that_stops_costs_its_volumes_alone(world: World) -> None:
             for _ in range(20):
                 watcher.reload()
             assert time.monotonic() - begin < 20 * PATIENCE, "each pass waited"
-            eventually(lambda: threads(watcher) <= idle + 20 + OTHERS)
+            eventually(lambda: len(children(watcher)) == len(MANY))
             assert world.mountd("status", "--json").volume("hung3")["reason"] == "not-answering"
             pings = watcher.hear().count("WATCHDOG=1")
             eventually(lambda: watcher.hear().count("WATCHDOG=1") > pings + 3)
@@ -101,7 +97,7 @@ def test_a_server_that_stops_costs_its_volumes_alone(world: World) -> None:
             eventually(lambda: watcher.status == "23 volumes mounted")
             assert len(table(world)) == len(before) + 1
             assert "not-answering" not in watcher.log
-            eventually(lambda: threads(watcher) <= idle + OTHERS)
+            eventually(lambda: not children(watcher))
             assert owner(world / "hung3/hello") == (501, 20)
 
 
@@ -148,10 +144,18 @@ def test_a_server_that_dies_costs_its_volume_alone_until_there_is_another(world:
             run("mount", "-t", "tmpfs", "tmpfs", str(server.point))  # for the outer one's end
 
 
-def waits_for_a_server(watcher: Watcher) -> bool:
-    """Whether one of its threads does."""
+def children(watcher: Watcher) -> list[str]:
+    """The processes that it has."""
     tasks = Path(f"/proc/{watcher.process.pid}/task").iterdir()
-    return any("request_wait_answer" in (each / "wchan").read_text() for each in tasks)
+    return [pid for each in tasks for pid in (each / "children").read_text().split()]
+
+
+def waits_for_a_server(watcher: Watcher) -> bool:
+    """Whether one of its children does: none of its own threads ever may."""
+    tasks = Path(f"/proc/{watcher.process.pid}/task").iterdir()
+    assert not any("request_wait_answer" in (each / "wchan").read_text() for each in tasks)
+    waits = (Path(f"/proc/{each}/wchan").read_text() for each in children(watcher))
+    return any("request_wait_answer" in each for each in waits)
 
 
 def test_a_file_on_a_server_that_stops_hides_no_arrival_elsewhere(world: World) -> None:
@@ -176,7 +180,7 @@ def test_sigterm_ends_it_at_once_beside_what_hangs(world: World, *, is_known: bo
         write(world, *MANY)
         server.stop()
         with watch(world, is_ready=is_known) as watcher:
-            eventually(lambda: is_known or threads(watcher) > 3)
+            eventually(lambda: is_known or children(watcher))
             told = watcher.log
             assert watcher.stop() == 0
             assert watcher.log == told, "no answer was waited for"

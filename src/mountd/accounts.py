@@ -97,6 +97,11 @@ class Accounts:
         return names[0] if names[0] == names[1] else ":".join(names)
 
     @property
+    def is_read(self) -> bool:
+        """Whether both files have been looked up."""
+        return self._passwd is not None and self._group is not None
+
+    @property
     def passwd(self) -> "_Passwd":
         """etc/passwd; empty where it is missing."""
         if self._passwd is None:

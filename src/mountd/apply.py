@@ -21,13 +21,15 @@ from mountd.kernel import tree
 from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree, build
 from mountd.kernel.observe import descendants_of
-from mountd.kernel.paths import Spot, UnsafeLinkError, made, open_path, spot
+from mountd.kernel.paths import UnsafeLinkError, made, open_path, spot
 from mountd.kernel.probe import why_no_namespace
+from mountd.kernel.served import NoChildError
 from mountd.kernel.syscalls import Fd, statx
 from mountd.kernel.userns import UserNamespaceError
 from mountd.namespaces import Namespaces
-from mountd.patience import PATIENCE, Looker, Patience
+from mountd.patience import Errands, Patience, unanswered
 from mountd.record import Record
+from mountd.resolve import place_of_volume
 from mountd.truth import see_owner
 
 _T = TypeVar("_T")
@@ -56,6 +58,7 @@ class Applier:
         self._observed = observed
         self._namespaces = namespaces
         self._patience = patience
+        self._errands = Errands(patience)
         self._carrier = Carrier(record)
         self._sources: dict[str, Fd] = {}
         self._recorded: dict[int, Managed] = {}
@@ -124,7 +127,7 @@ class Applier:
             fault = result if isinstance(result, Fault) else unrecorded
             if isinstance(result, _Built):
                 with result.tree.fd:
-                    fault = fault or _attempt(action, partial(self._attach, built=result.tree))
+                    fault = fault or self._attempt(action, partial(self._attach, built=result.tree))
                 if result.mount.volume.recursive and not fault:
                     self._record_submounts(result.tree.id)
                 if fault:
@@ -136,27 +139,27 @@ class Applier:
 
     def _begin(self, action: Action) -> _Built | Fault:
         self._patience.go_on()
-        return _attempt(action, self._build)
+        return self._attempt(action, self._build)
 
     def _carry_out(self, action: Action) -> Outcome:
         """Do an action that builds nothing beforehand, or finishes what another pass began."""
         self._patience.go_on()
         match action.verb:
             case "replace" | "unmount" if action.beneath and not action.lazily:
-                fault = _attempt(action, self._finish)
+                fault = self._attempt(action, self._finish)
                 if fault and action.verb == "unmount":
                     self._stuck.append(action.target)
             case "replace":
-                fault = _attempt(action, self._rebuild_in_place)
+                fault = self._attempt(action, self._rebuild_in_place)
             case "adjust":
-                fault = _attempt(action, self._adjust)
+                fault = self._attempt(action, self._adjust)
             case "unmount" if action.fault:
                 return _stopped(action, self._take_off(action, action.fault))
             case "unmount" if action.volume in self._failed and not action.lazily:
                 why = self._failed[action.volume]
                 fault = faults.not_moved(action.volume, action.target, why)
             case "unmount":
-                fault = self._find_and_unmount(action)
+                fault = self._attempt(action, self._unmount)
                 if fault:
                     self._stuck.append(action.target)
             case _:
@@ -193,26 +196,16 @@ class Applier:
     def _take_off(self, action: Action, why: Fault) -> Fault:
         """Take off what the volume has at its target; what is wrong then, which was `why`."""
         for old in filter(None, (action.old, action.beneath)):
-            if trouble := self._find_and_unmount(action._replace(old=old)):
+            if trouble := self._attempt(action._replace(old=old), self._unmount):
                 self._stuck.append(action.target)
                 return idmap_faults.stays_on(why, trouble)
             action = action._replace(carried=())
         return why
 
-    def _find_and_unmount(self, action: Action) -> Fault | None:
-        """Of all that it takes, a folder above on a dead server is what hangs."""
-        looker = Looker[Action, Spot | Fault](
-            self._patience, _find, _give_up, _drop, key=lambda it: it.target
-        )
-        (found,) = looker.look_at([action])
-        if isinstance(found, Fault):
-            return found
-        return _attempt(action, partial(self._unmount, found=found))
-
-    def _unmount(self, action: Action, found: Spot) -> None:
+    def _unmount(self, action: Action) -> None:
         assert action.old
         old = action.old
-        with found, ExitStack() as held:
+        with spot(action.target) as found, ExitStack() as held:
             if carried := self._carrier.take_along(action.carried, held):
                 if not action.lazily:
                     self._carrier.see_no_strangers(old)
@@ -223,6 +216,22 @@ class Applier:
             else:
                 tree.unmount(found, old.id, old.submounts, lazily=action.lazily)
         self._record.remove(old.id)
+
+    def _attempt(self, action: Action, step: Callable[[Action], _T]) -> _T | Fault:
+        """Do a step of an action; what stops it becomes a sentence about this volume."""
+        try:
+            with self._errands.of(_place(action)):
+                return step(action)
+        except VolumeError as error:
+            return error.fault
+        except UnsafeLinkError as error:
+            return faults.unsafe_link(error.filename, error.strerror or "")
+        except UserNamespaceError as error:
+            return why_no_namespace(error)
+        except (TimeoutError, NoChildError) as error:
+            return unanswered(action.source, action.target, error)
+        except OSError as error:
+            return fault_of(error, f"{action.verb} {action.target}")
 
     def _build(self, action: Action) -> _Built:
         """The detached mount, its id entered in the record, which is not written yet."""
@@ -235,7 +244,7 @@ class Applier:
     def _built(self, source: Fd, wanted: DesiredMount) -> _Built:
         try:
             built = build(source, wanted, self._namespaces.of(wanted))
-            see_owner(built, wanted, self._patience)
+            see_owner(built, wanted)
         except VolumeError as error:
             if error.fault.code != "idmap-untrue" or wanted.volume.fallback == "fail":
                 raise
@@ -328,31 +337,9 @@ def _own_source(mount: DesiredMount) -> tuple[int, int] | None:
     return (mount.device, mount.inode) if mount.is_in_place else None
 
 
-def _attempt(action: Action, step: Callable[[Action], _T]) -> _T | Fault:
-    """Do a step of an action; what stops it becomes a sentence about this volume."""
-    try:
-        return step(action)
-    except VolumeError as error:
-        return error.fault
-    except UnsafeLinkError as error:
-        return faults.unsafe_link(error.filename, error.strerror or "")
-    except UserNamespaceError as error:
-        return why_no_namespace(error)
-    except OSError as error:
-        return fault_of(error, f"{action.verb} {action.target}")
-
-
-def _give_up(action: Action) -> Fault:
-    return faults.not_answering(action.source, action.target, PATIENCE)
-
-
-def _find(action: Action) -> Spot | Fault:
-    return _attempt(action, lambda it: spot(it.target))
-
-
-def _drop(answer: Spot | Fault) -> None:
-    if isinstance(answer, Spot):
-        answer.folder.close()
+def _place(action: Action) -> tuple[str, ...]:
+    """What hangs with it: the volume, as it is known also when it is looked at."""
+    return place_of_volume(action.mount.volume) if action.mount else (action.target,)
 
 
 def _changes(action: Action) -> bool:

@@ -1,13 +1,13 @@
 """Sources, targets and accounts that aren't there yet, and files that may be replaced by others.
 
 They are looked at a few times a second in a thread of its own, which is there only while something
-is awaited; what lies on a server that hangs is left out until that answers.
+is awaited; what lies on a server by a child, and left out until that answers.
 """
 
 from _thread import start_new_thread
 from collections.abc import Callable, Hashable, Mapping
 from threading import Condition, Event
-from time import monotonic
+from time import thread_time
 from types import EllipsisType
 
 from mountd.core.printable import printable
@@ -39,7 +39,9 @@ class Arrivals:
         """What was seen at the latest look, so that nothing rings twice."""
         self._news = Condition()
         self._has_looked = Event()
-        self._looker = Looker[tuple[str, Sight], Hashable](Patience(), _look, _give_up, key=_path)
+        self._looker = Looker[tuple[str, Sight], Hashable](
+            Patience(), _look, _give_up, key=_path, stays=True
+        )
         self._is_running = False
 
     def watch(self, sights: Mapping[str, Sight]) -> None:
@@ -75,7 +77,7 @@ class Arrivals:
                 self._is_running = bool(sights)
             if not sights:
                 return
-            begin = monotonic()
+            begin = thread_time()  # not the time for which a server was waited for
             try:
                 self._look_at(sights)
                 self.trouble = None
@@ -84,7 +86,7 @@ class Arrivals:
                 said = error.strerror if isinstance(error, OSError) else None
                 self.trouble = f"{_LATE}: {printable(said or f'{type(error).__name__}: {error}')}"
                 pause = min(max(2 * pause, 1.0), _LONGEST)
-            pause = max(pause, _IDLE_TIMES * (monotonic() - begin))
+            pause = max(pause, _IDLE_TIMES * (thread_time() - begin))
 
     def _look_at(self, sights: Mapping[str, Sight]) -> None:
         paths = [*sights]
@@ -113,7 +115,7 @@ def _look(item: tuple[str, Sight]) -> Hashable:
     return stamp(path) if sight is ... else identity(path)
 
 
-def _give_up(_: object) -> Hashable:
+def _give_up(*_: object) -> Hashable:
     return _HANGS
 
 

@@ -117,11 +117,20 @@ def _idmapped(superblocks: Sequence[list[ObservedMount]]) -> list[Answer]:
             looker = Looker[list[ObservedMount], Answer](
                 Patience(),
                 lambda mounts: _idmapped_one(mounts, userns),
-                lambda _: Answer(None, f"no answer within {PATIENCE:g} s"),
+                lambda _, error: Answer(None, _unanswered(error)),
+                key=lambda mounts: mounts[0].device,
+                needed=userns,
+                is_by_child=True,
             )
             return looker.look_at(superblocks)
     except UserNamespaceError as error:
         return [Answer(None, f"not tried, {why_no_namespace(error).message}")] * len(superblocks)
+
+
+def _unanswered(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {PATIENCE:g} s"
+    return f"not tried: {error.strerror}"
 
 
 def _idmapped_one(mounts: Sequence[ObservedMount], userns: Fd) -> Answer:

@@ -14,6 +14,7 @@ from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED
 from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
 from mountd.kernel.limits import hint_of
 from mountd.kernel.privileges import missing_capabilities
+from mountd.kernel.served import ServedError
 from mountd.lock import LockedError, StateError
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
@@ -113,6 +114,9 @@ class _Command:
             limit = hint_of(cause) if isinstance(cause, OSError) else None
             hint = limit or "mend that, or choose another by --state-dir DIR"
             return self._stopped(FAILED, [_problem(str(error), hint)])
+        except ServedError as error:  # what nobody foresaw to be on a server
+            hint = "have it where no server is asked, or choose another place"
+            return self._stopped(FAILED, [_problem(f"{error}, which may not answer", hint)])
         except OSError as error:
             return self._stopped(FAILED, [_problem(_said(error), hint_of(error))])
 

@@ -33,7 +33,7 @@ from mountd.kernel.contents import names_in
 from mountd.kernel.observe import observe
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.syscalls import statx
-from mountd.patience import PATIENCE, Looker, Patience
+from mountd.patience import PATIENCE, Looker, Patience, unanswered
 from mountd.reconcile import Pass
 from mountd.record import read_record
 from mountd.sources import Source, Sources
@@ -56,9 +56,12 @@ def find_doubts(result: Pass, state_dir: str) -> Doubts:
     actions = [each.action for each in result.outcomes]
     staying = [each for each in actions if not each.is_departure]
     doubter = _Doubter(actions, state_dir)
-    looker = Looker[Action, list[Doubt]](Patience(), doubter.look, _give_up)
-    found = [each for answers in looker.look_at(staying) for each in answers]
-    return Doubts(tuple(found), tuple(_unseen(staying, doubter.skipped)))
+    looker = Looker[Action, tuple[list[Doubt], int]](
+        Patience(), doubter.look, _give_up, key=lambda action: action.volume
+    )
+    answers = looker.look_at(staying)
+    found = [each for doubts, _ in answers for each in doubts]
+    return Doubts(tuple(found), tuple(_unseen(staying, sum(skipped for _, skipped in answers))))
 
 
 def with_doubts(result: Pass, found: Sequence[Doubt]) -> Pass:
@@ -79,8 +82,13 @@ def _with_notes(action: Action, notes: Sequence[str]) -> Action:
     return action._replace(notes=(*dict.fromkeys((*action.notes, *notes)),))
 
 
-def _give_up(action: Action) -> list[Doubt]:
-    return [doubt.not_answering(action.volume, action.source, action.target, PATIENCE)]
+def _give_up(action: Action, error: OSError) -> tuple[list[Doubt], int]:
+    if isinstance(error, TimeoutError):
+        found = doubt.not_answering(action.volume, action.source, action.target, PATIENCE)
+    else:
+        fault = unanswered(action.source, action.target, error)
+        found = doubt.not_looked_at(action.volume, fault.message)
+    return [found], 0
 
 
 def _unseen(staying: Sequence[Action], skipped: int) -> Iterator[str]:
@@ -127,11 +135,12 @@ class _Doubter:
         self._closed: dict[tuple[str, Person], str | None] = {}
         self._can_act_as_others = can_act_as_others()
         self._seconds_left = _MOST_SECONDS_IN_ALL
-        self.skipped = 0
-        """Volumes whose files there was no time for."""
+        self._skipped = 0
 
-    def look(self, action: Action) -> list[Doubt]:
+    def look(self, action: Action) -> tuple[list[Doubt], int]:
+        """What is to be doubted, and for how many volumes there was no time."""
         found: list[Doubt] = []
+        self._skipped = 0
         try:
             found += self._hidden(action)
             if mount := action.mount:
@@ -141,7 +150,7 @@ class _Doubter:
             found.append(doubt.not_looked_at(action.volume, error.fault.message))
         except OSError as error:
             found.append(doubt.not_looked_at(action.volume, error.strerror or str(error)))
-        return found
+        return found, self._skipped
 
     def _hidden(self, action: Action) -> Iterator[Doubt]:
         """What lies in the target's folder, if a first mount is to come over it."""
@@ -239,7 +248,7 @@ class _Doubter:
         if not unmapped.is_possible:
             return
         if self._seconds_left <= 0:
-            self.skipped += 1
+            self._skipped += 1
             return
         name = mount.volume.name
         place = mount.target if mount.volume.type else source.path

@@ -20,7 +20,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from mountd.core.printable import printable
-from mountd.glances import content, identity, link_at, trail
+from mountd.glances import Served, content, identity, link_at, trail
 
 _STEP = 30
 """Milliseconds from one look for events to the next; two of them pass before an edit is told."""
@@ -95,7 +95,8 @@ class Edits:
                     if self._differ(seen):
                         return
                     if trails == {path: trail(path) for path in seen}:  # else it is of others
-                        self._find_trouble(_unwatched(others))
+                        unseen = [each for each in others if not isinstance(seen[each], Served)]
+                        self._find_trouble(_unwatched(unseen))
                         self._failures = 0
                         self._wait_for_event(watch, passed, places, {p: seen[p] for p in others})
             except FileNotFoundError:
@@ -142,8 +143,11 @@ class Edits:
 
 
 def _can_watch(path: str, seen: Hashable) -> bool:
-    """Whether watchfiles can: it takes UTF-8 alone, and the kernel none that can't be read."""
-    return _is_utf8(path) and not isinstance(seen, int)
+    """Whether watchfiles can: it takes UTF-8 alone, and the kernel none that can't be read.
+
+    To arm a watch on what is served may wait for ever, and nobody would call.
+    """
+    return _is_utf8(path) and not isinstance(seen, int | Served)
 
 
 def _is_utf8(path: str) -> bool:

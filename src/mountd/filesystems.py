@@ -17,7 +17,7 @@ from mountd.kernel.filesystem import make_filesystem
 from mountd.kernel.observe import is_at, observe_mount, top_at
 from mountd.kernel.paths import ROOT, made, spot
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, statx
-from mountd.patience import PATIENCE, Looker, Patience
+from mountd.patience import PATIENCE, Errands, Looker, Patience, unanswered
 from mountd.record import Record
 
 
@@ -87,7 +87,7 @@ def mount_filesystems(
     for filesystem, path in found.items():
         if isinstance(path, str) and (top := top_at(path)):  # known by its name, record or not
             record.add_base(Base(top.id, filesystem.name))
-    looker = Looker[Filesystem, Fd | Fault](patience, _make, _give_up, _drop, key=_itself)
+    looker = Looker[Filesystem, Fd | Fault](patience, _make, _give_up, key=lambda it: it)
     made_ones = looker.look_at(missing)
     for filesystem, made_one in zip(missing, made_ones, strict=True):
         found[filesystem] = (
@@ -98,7 +98,9 @@ def mount_filesystems(
     return found
 
 
-def take_off_unused(volumes: Iterable[Volume], state_dir: str, record: Record) -> tuple[str, ...]:
+def take_off_unused(
+    volumes: Iterable[Volume], state_dir: str, record: Record, patience: Patience
+) -> tuple[str, ...]:
     """Take off what neither these volumes nor any mount on record needs.
 
     A sentence for each that can't be.
@@ -106,6 +108,7 @@ def take_off_unused(volumes: Iterable[Volume], state_dir: str, record: Record) -
     used = {each.filesystem.name for each in volumes if each.filesystem}
     used |= {each.filesystem for each in record.managed.values()}
     troubles = []
+    errands = Errands(patience)
     for base in [*record.bases.values()]:
         if base.name in used:
             continue
@@ -113,7 +116,7 @@ def take_off_unused(volumes: Iterable[Volume], state_dir: str, record: Record) -
         try:
             with suppress(FileNotFoundError):
                 path = observe_mount(base.id).point
-            with spot(path) as found:
+            with errands.of(path), spot(path) as found:
                 tree.unmount(found, base.id)
                 with suppress(OSError):
                     os.rmdir(base.name, dir_fd=found.folder.number)
@@ -137,17 +140,11 @@ def _make(filesystem: Filesystem) -> Fd | Fault:
         return fault_of(error, f"mount the {filesystem.type} of {filesystem.source}")
 
 
-def _give_up(filesystem: Filesystem) -> Fault:
-    return filesystem_faults.filesystem_not_answering(filesystem.type, filesystem.source, PATIENCE)
-
-
-def _itself(filesystem: Filesystem) -> Filesystem:
-    return filesystem
-
-
-def _drop(answer: Fd | Fault) -> None:
-    if isinstance(answer, Fd):
-        answer.close()
+def _give_up(filesystem: Filesystem, error: OSError) -> Fault:
+    fs_type, source, _ = filesystem
+    if isinstance(error, TimeoutError):
+        return filesystem_faults.filesystem_not_answering(fs_type, source, PATIENCE)
+    return unanswered(source, f"the {fs_type} of it", error)
 
 
 def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -> str | Fault:

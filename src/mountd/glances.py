@@ -1,11 +1,30 @@
-"""What is seen at a path, to be compared with what was seen there before."""
+"""What is seen at a path, to be compared with what was seen there before.
+
+Where a path leads to what somebody serves, `content` asks by a child, and the others raise
+ServedError.
+"""
 
 import os
 import stat
 from collections.abc import Hashable
+from typing import NamedTuple
+
+from mountd.kernel.paths import see
+from mountd.kernel.served import NoChildError, ServedError, may_wait
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, openat2, see_folder, st_dev, statx
+from mountd.patience import ask
 
 _MOST_LINKS = 40
 _MOST_BYTES = 16 << 20
+
+
+class Served(NamedTuple):
+    """What was seen on a server, of which the kernel tells no events."""
+
+    content: Hashable
+
+
+SILENT = Served("no answer")
 
 
 def content(path: str) -> Hashable:
@@ -14,31 +33,53 @@ def content(path: str) -> Hashable:
     Not the times, for two saves may have the same.
     """
     try:
-        found = os.stat(path)
-        owner = found.st_mode, found.st_uid, found.st_gid
-        if stat.S_ISDIR(found.st_mode):
-            return owner, tuple(sorted(os.listdir(path)))
-        if not stat.S_ISREG(found.st_mode):
-            return owner
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return owner, hash(file.read(_MOST_BYTES))
+        found = ask(_content, path)
+    except (TimeoutError, NoChildError):
+        return SILENT
+    return found
+
+
+def _content(path: str) -> Hashable:
+    found: Hashable
+    try:
+        with openat2(None, path, os.O_PATH, 0) as file:
+            found = _content_of(file)
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
     except OSError as error:
-        return None if isinstance(error, (FileNotFoundError, NotADirectoryError)) else error.errno
+        found = error.errno
+    return Served(found) if may_wait() else found
+
+
+def _content_of(file: Fd) -> Hashable:
+    see_folder(file)
+    found = os.fstat(file.number)
+    owner = found.st_mode, found.st_uid, found.st_gid
+    itself = f"/proc/self/fd/{file.number}"
+    if stat.S_ISDIR(found.st_mode):
+        return owner, tuple(sorted(os.listdir(itself)))
+    if not stat.S_ISREG(found.st_mode):
+        return owner
+    with open(os.open(itself, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        return owner, hash(stream.read(_MOST_BYTES))
 
 
 def identity(path: str) -> tuple[int, int] | None:
     """Which file or folder it is, as st_dev and st_ino; None where there is none."""
     try:
-        found = os.stat(path)
+        with openat2(None, path, os.O_PATH, 0) as file:
+            found = statx(file)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return st_dev(found.device), found.inode
 
 
 def stamp(path: str) -> Hashable:
     """Which file it is, and when it was last written."""
     try:
-        found = os.stat(path)
+        with openat2(None, path, os.O_PATH, 0) as file:
+            see_folder(file)
+            found = os.fstat(file.number)
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -47,8 +88,17 @@ def stamp(path: str) -> Hashable:
 def trail(path: str) -> tuple[dict[str, str | None], str | None]:
     """What is in the way of a path, each with what `link_at` says of it, and where the path ends.
 
-    These are the links that it goes by and, where it does not end anywhere, what is missing.
+    These are the links that it goes by and, where it does not end anywhere, what is missing. Of
+    what is served there is nothing in the way.
     """
+    try:
+        see(path)
+        return _trail(path)
+    except ServedError:
+        return {}, path
+
+
+def _trail(path: str) -> tuple[dict[str, str | None], str | None]:
     passed: dict[str, str | None] = {}
     here, todo = "", [*reversed(path.split("/"))]
     links = 0
@@ -76,8 +126,14 @@ def trail(path: str) -> tuple[dict[str, str | None], str | None]:
 def link_at(path: str) -> str | None:
     """What a link says; nothing for what isn't one, None for what isn't there."""
     try:
-        return os.readlink(path)
+        with openat2(None, path, os.O_PATH | os.O_NOFOLLOW, 0) as link:
+            see_folder(link)
+            return os.readlink("", dir_fd=link.number) if _is_link(link) else ""
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError:
+    except (OSError, ServedError):
         return ""
+
+
+def _is_link(file: Fd) -> bool:
+    return stat.S_ISLNK(statx(file, flags=AT_STATX_DONT_SYNC).mode)

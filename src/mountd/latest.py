@@ -4,13 +4,13 @@ from collections.abc import Hashable
 from time import monotonic
 
 from mountd.core.printable import printable
-from mountd.glances import content
+from mountd.glances import SILENT, content
 from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal
-from mountd.manifest.layers import find_layers, manifest_id
+from mountd.manifest.layers import manifest_id, places_of
 from mountd.manifest.load import Manifest
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.reading import BeingSavedError, read_manifest, read_saved_manifest
-from mountd.reconcile import Settings, load
+from mountd.reconcile import Settings, layers_of, load
 
 _SAVING = 5.0
 """Seconds for which a file that is open for writing is waited for."""
@@ -35,7 +35,13 @@ class Latest:
 
         Raises ManifestError for a wrong one at the first time.
         """
-        layers = find_layers(self._settings.manifest)
+        try:
+            layers = layers_of(self._settings.manifest)
+        except ManifestError as error:
+            self._refuse(error)
+            places = self.seen or places_of(self._settings.manifest)
+            self.seen = {path: content(path) for path in places}
+            return True
         seen = {path: content(path) for path in layers.places}
         if seen == self.seen and not anew and not self._problems:
             return True
@@ -47,7 +53,7 @@ class Latest:
             self._saving_since = since
             return False
         except ManifestError as error:
-            if self._is_first and not error.is_missing:
+            if self._is_first and not (error.is_missing or error.is_silent):
                 raise
             self._refuse(error)
         self.seen = seen
@@ -58,7 +64,8 @@ class Latest:
     @property
     def is_outdated(self) -> bool:
         """Whether it has been edited since it was read."""
-        return any(content(path) != each for path, each in self.seen.items())
+        sights = ((content(path), each) for path, each in self.seen.items())
+        return any(now not in (each, SILENT) for now, each in sights)
 
     @property
     def trouble(self) -> str | None:
@@ -81,7 +88,7 @@ class Latest:
         if error.problems == self._problems:
             return
         self._problems = error.problems
-        if not error.is_missing:
+        if not (error.is_missing or error.is_silent):
             for problem in error.problems:
                 self._journal.tell(str(problem), "manifest-refused", ERROR)
             return
@@ -90,6 +97,7 @@ class Latest:
         if self.manifest:
             message = f"{said}: the last good manifest stays in force, and nothing is unmounted"
             hint = "to take its volumes off, put a file with `version = 1` alone in its place"
+            hint = problem.hint if problem.is_silent and problem.hint else hint
             self._journal.tell(printable(message) + f"\nhint: {hint}", "manifest-missing", WARNING)
         else:
             message = f"{said}; waiting for it"

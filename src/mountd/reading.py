@@ -1,21 +1,48 @@
 """Reading a file that root is going to act on: safely, whole, and never more than is sensible."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from errno import EAGAIN, EFBIG, ELOOP, ENAMETOOLONG, ENOTCONN, ENOTDIR
 from fcntl import F_RDLCK, F_SETLEASE, F_SETSIG, F_UNLCK, fcntl
 from signal import SIGURG
 
 from mountd.core.faults import PASSING
-from mountd.kernel.limits import hint_of
+from mountd.kernel.limits import hint_of, hint_on
 from mountd.kernel.paths import NotAFileError, UnsafeLinkError, open_trusted
+from mountd.kernel.served import NoChildError
 from mountd.kernel.syscalls import Fd
 from mountd.manifest.load import MOST_BYTES, Reading, UnreadableError
+from mountd.patience import PATIENCE, ask
 
 
 class BeingSavedError(Exception):
     """A process has the file open for writing, and may not have saved all of it yet."""
+
+
+def read_patiently(read: Callable[[str], Reading], file: str) -> Reading:
+    """What one of the two below reads, also from a server, which may not answer.
+
+    Raises UnreadableError then.
+    """
+    try:
+        return ask(read, file)
+    except (TimeoutError, NoChildError) as error:
+        raise unanswered_file(error) from error
+
+
+def unanswered_file(error: OSError) -> UnreadableError:
+    """That a server, or the system, didn't let us have a file."""
+    if isinstance(error, TimeoutError):
+        said = f"no answer within {PATIENCE:g} s"
+        hint = "see whether the server behind it (FUSE, NFS, virtiofs) is alive"
+    else:
+        said = (
+            "it lies on a server, which only a process of its own may wait for, and none can be"
+            f" started: {error.strerror}"
+        )
+        hint = hint_on("threads")
+    return UnreadableError(said, hint, is_withheld=True, is_silent=True)
 
 
 def read_manifest(file: str) -> Reading:

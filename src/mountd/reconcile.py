@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from mountd.apply import Applier
 from mountd.core.model import Action, Desired, Observed, Outcome
@@ -12,16 +13,20 @@ from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above
 from mountd.filesystems import take_off_unused
 from mountd.kernel.observe import observe
+from mountd.kernel.paths import see
+from mountd.kernel.served import NoChildError
 from mountd.lock import see_no_watch
 from mountd.look import Look, Ways
-from mountd.manifest.layers import Layers, find_layers, manifest_id
+from mountd.manifest.layers import SEARCH_PATH, Layers, find_layers, manifest_id, places_of
 from mountd.manifest.load import Manifest, Reading, load_manifest
-from mountd.manifest.problem import ManifestError
+from mountd.manifest.problem import ManifestError, Problem
 from mountd.namespaces import Namespaces
-from mountd.patience import Patience
-from mountd.reading import read_manifest
+from mountd.patience import Patience, ask
+from mountd.reading import read_manifest, read_patiently, unanswered_file
 from mountd.record import Record, locked_record, read_record, state_folder
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 OnPlan = Callable[[list[Action]], None]
 OnOutcome = Callable[[Outcome], None]
 
@@ -80,7 +85,7 @@ def converge(
             observed = look.observe()
         outcomes = _converge(look, observed, on_plan, on_outcome)
         if manifest.is_whole and not manifest.is_part:
-            warnings += take_off_unused(manifest.volumes, ways.state_dir, record)
+            warnings += take_off_unused(manifest.volumes, ways.state_dir, record, ways.patience)
     return Pass(manifest.files, outcomes, False, warnings)
 
 
@@ -184,17 +189,18 @@ def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> 
         warnings = record.warnings
         record.forget_gone(observed.mounts)
         chosen = {each.id for each in ours if each.volume in names or not names}
+        patience = Patience()
         done: list[Outcome] = []
         while actions := departures(record.managed.values(), observed, chosen):
             ready = [each for each in actions if not each.after]
-            applier = Applier(record, manifest, observed, namespaces, Patience())
+            applier = Applier(record, manifest, observed, namespaces, patience)
             outcomes = _each(applier.apply(ready, {}), on_outcome)
             done += outcomes
             stuck = {each.action.target for each in outcomes if each.fault}
             beneath = [each for each in actions if each.after and each.target not in stuck]
             chosen = {each.old.id for each in beneath if each.old}
             observed = observe()
-        warnings += take_off_unused((), settings.state_dir, record)
+        warnings += take_off_unused((), settings.state_dir, record, patience)
     return Pass((manifest,), tuple(done), False, warnings)
 
 
@@ -229,13 +235,37 @@ def load(
     read: Callable[[str], Reading] = read_manifest,
 ) -> Manifest:
     """The manifest, of these layers if they are known. Raises ManifestError, and as `read` does."""
-    layers = layers or find_layers(settings.manifest)
-    reserved = _reserved(layers, settings.state_dir)
-    return load_manifest(layers, read, reserved, is_acting=is_acting)
+    layers = layers or layers_of(settings.manifest)
+    reserved = _patiently(layers.id, _reserved, layers, settings.state_dir)
+    reading = partial(read_patiently, read)
+    return load_manifest(layers, reading, reserved, is_acting=is_acting)
+
+
+def layers_of(manifest: str | None) -> Layers:
+    """The files of a manifest. Raises ManifestError where a server keeps us from seeing them."""
+    return _patiently(manifest or SEARCH_PATH[0], _layers_of, manifest)
+
+
+def _layers_of(manifest: str | None) -> Layers:
+    for place in places_of(manifest):
+        see(place)
+    return find_layers(manifest)
+
+
+def _patiently(file: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    try:
+        return ask(function, *args, **kwargs)
+    except (TimeoutError, NoChildError) as error:
+        why = unanswered_file(error)
+        raise ManifestError(
+            [Problem(file, None, None, why.message, why.hint, is_silent=True)], (file,)
+        ) from error
 
 
 def _reserved(layers: Layers, state_dir: str) -> dict[str, str]:
     """What no target may cover, wherever links lead to it: what we live on, and a merged /usr's."""
+    for place in (*layers.places, state_dir):
+        see(place)
     reserved: dict[str, str] = {}
     for path, what in (
         *((each, "the manifest") for each in layers.places),

@@ -27,7 +27,8 @@ from mountd.entries import (
 )
 from mountd.kernel.mount_namespace import MountNamespace, may_exist, our_namespace
 from mountd.kernel.paths import UnsafeLinkError, open_path, spot, why_no_proof
-from mountd.kernel.syscalls import Fd
+from mountd.kernel.served import ServedError
+from mountd.kernel.syscalls import Fd, see_folder
 from mountd.lock import StateError, locked
 
 _FORMAT = 1
@@ -324,6 +325,9 @@ def read_record(state_dir: str) -> Record:
     """The record as it is, for a look that changes nothing and takes no lock."""
     try:
         folder, _ = open_path(state_dir)
+        see_folder(folder)
+    except ServedError as error:
+        raise _on_server(state_dir) from error
     except OSError as error:
         nothing = Record(None, state_dir)
         nothing.damage = None if error.errno in (ENOENT, ENOTDIR) else error.strerror
@@ -368,6 +372,9 @@ def state_folder(path: str) -> Fd:
                 with suppress(FileExistsError):
                     os.mkdir(found.name, 0o755, dir_fd=found.folder.number)
             folder, _ = open_path(path)
+            see_folder(folder)
+    except ServedError as error:
+        raise _on_server(path) from error
     except UnsafeLinkError as error:
         said = f"{error.filename} is a link that {error.strerror}"
         raise StateError(f"the state directory can't be used: {said}") from error
@@ -383,6 +390,16 @@ def state_folder(path: str) -> Fd:
         folder.close()
         raise StateError(f"the state directory {path} must be a folder that only root can write")
     return folder
+
+
+def _on_server(path: str) -> StateError:
+    """A pass that waits for the server of its own locks would keep them for as long as that likes.
+
+    Nor may a boot's record outlive it.
+    """
+    return StateError(
+        f"the state directory {path} lies on a filesystem that a server keeps, which may not answer"
+    )
 
 
 _Stamp = tuple[int, int, int, int]

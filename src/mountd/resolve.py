@@ -41,18 +41,28 @@ from mountd.core.model import (
 from mountd.core.targets import why_forbidden
 from mountd.idmaps import idmap_here, notes_on
 from mountd.kernel.cause import fault_of
-from mountd.kernel.observe import is_mounted, top_at
+from mountd.kernel.observe import is_mounted, top_at, top_of
 from mountd.kernel.paths import (
     UnsafeLinkError,
-    is_plain_folder,
     kind_in_words,
+    plain_folder,
     spot,
 )
 from mountd.kernel.syscalls import Fd, Stat
-from mountd.patience import PATIENCE, Looker, Patience
+from mountd.patience import Looker, Patience, unanswered
 from mountd.sources import Bases, Source, Sources
 
-_Answer = tuple[Desired, Fd | None]
+
+class _Answer(NamedTuple):
+    """What a volume means, its source, and what was seen on the way: perhaps by another process."""
+
+    desired: Desired
+    source: Fd | None = None
+    top: Top | None = None
+    gone: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 Probe = Callable[[Fd, DesiredMount], Fault | None]
 """Tells why a source can't have an idmapping, if so."""
 
@@ -91,6 +101,7 @@ class Resolver:
             context.observed, context.managed, context.bases, adoptable=context.adoptable
         )
         self._gone: set[int] = set()
+        self._warnings: dict[str, None] = {}
         self.tops: dict[str, Top] = {}
         """What is on top at each target on which something is mounted."""
         self.sources: dict[str, Fd] = {}
@@ -112,7 +123,7 @@ class Resolver:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Who but root could have written the accounts that were looked up."""
-        return tuple(each for accounts in self._accounts.values() for each in accounts.warnings)
+        return tuple(self._warnings)
 
     @property
     def observed(self) -> Observed:
@@ -145,56 +156,66 @@ class Resolver:
             trouble = f"{error.filename or 'an account file'}: {error.strerror}"
         return Nobodys(nobodys, trouble)
 
-    def _see_top(self, target: str) -> None:
-        if top := top_at(target):
-            self.tops[target] = top
-            return
-        # somebody took a mount off just now, or another covers a folder above it
+    def _gone_from(self, target: str) -> tuple[int, ...]:
+        """Somebody took a mount off just now, or another covers a folder above it."""
         there = [each.id for each in self._context.observed.mounts.values() if each.point == target]
-        self._gone.update(each for each in there if not is_mounted(each))
+        return tuple(each for each in there if not is_mounted(each))
 
     def resolve(self, volumes: Sequence[Volume]) -> list[Desired]:
         """What each volume means now. A source or target that hangs costs its own volume only."""
         desired = []
         looker = Looker[Volume, _Answer](
-            self._context.patience, self._resolve_one, _give_up, _drop, key=_place
+            self._context.patience, self._resolve_one, _give_up, key=place_of_volume
         )
-        for each, source in looker.look_at(volumes):
-            if source:
-                self.sources[each.volume.name] = source
-            desired.append(each)
+        for each in looker.look_at(volumes):
+            if each.source:
+                self.sources[each.desired.volume.name] = each.source
+            if each.top:
+                self.tops[each.desired.target] = each.top
+            self._gone.update(each.gone)
+            self._warnings |= dict.fromkeys(each.warnings)
+            desired.append(each.desired)
         return desired
 
     def _resolve_one(self, volume: Volume) -> _Answer:
-        target = volume.target
         if volume.name in self._context.held:
-            return Unready(volume, target, self._context.held[volume.name]), None
+            return _Answer(Unready(volume, volume.target, self._context.held[volume.name]))
+        target = volume.target
+        gone: tuple[int, ...] = ()
         try:
             target, there = self._target(volume)
-            if target in self._points:
-                self._see_top(target)
-            if volume.filesystem and self._context.bases[volume.filesystem] is None:
-                return Later(volume, target), None
-            user = self._user(volume)
-            source = self._opener.open(volume, target)
-            try:
-                if source.through and self._has_to_go(source, user):
-                    source.fd.close()
-                    return Later(volume, target, source.through), None
-                kind = _kind(source.found, source.path)
-                if there and there != kind:
-                    raise VolumeError(faults.wrong_target_kind(target, kind))
-                mount = self._desired(volume, target, source, kind, user)
-                if there is None:
-                    mount = mount._replace(notes=(*mount.notes, f"makes {target}"))
-                return mount, self._held(source.fd)
-            except BaseException:
-                source.fd.close()
-                raise
+            if target in self._points and target not in self.tops:
+                if top := top_at(target):
+                    self.tops[target] = top
+                else:
+                    gone = self._gone_from(target)
+            desired, source = self._meant(volume, target, there)
         except VolumeError as error:
-            return Unready(volume, target, error.fault), None
+            desired, source = Unready(volume, target, error.fault), None
         except OSError as error:
-            return Unready(volume, target, self._fault(error, volume)), None
+            desired, source = Unready(volume, target, self._fault(error, volume)), None
+        warnings = [each for one in self._accounts.values() for each in one.warnings]
+        return _Answer(desired, source, self.tops.get(target), gone, tuple(warnings))
+
+    def _meant(self, volume: Volume, target: str, there: Kind | None) -> tuple[Desired, Fd | None]:
+        if volume.filesystem and self._context.bases[volume.filesystem] is None:
+            return Later(volume, target), None
+        user = self._user(volume)
+        source = self._opener.open(volume, target)
+        try:
+            if source.through and self._has_to_go(source, user):
+                source.fd.close()
+                return Later(volume, target, source.through), None
+            kind = _kind(source.found, source.path)
+            if there and there != kind:
+                raise VolumeError(faults.wrong_target_kind(target, kind))
+            mount = self._desired(volume, target, source, kind, user)
+            if there is None:
+                mount = mount._replace(notes=(*mount.notes, f"makes {target}"))
+            return mount, self._held(source.fd)
+        except BaseException:
+            source.fd.close()
+            raise
 
     def _held(self, source: Fd) -> Fd | None:
         if self._sources_left == 0:
@@ -322,7 +343,10 @@ class Resolver:
 
     def _target(self, volume: Volume) -> tuple[str, Kind | None]:
         """The target's path without links, and what is there; None where it has to be made."""
-        if is_plain_folder(volume.target):  # no links: the very path that the manifest's rules saw
+        if folder := plain_folder(volume.target):  # the very path that the manifest's rules saw
+            with folder:
+                if volume.target in self._points and (top := top_of(folder)):
+                    self.tops[volume.target] = top
             return volume.target, "folder"
         try:
             with spot(volume.target) as found:
@@ -348,24 +372,17 @@ def _views(mounts: Sequence[ObservedMount], volume: Volume) -> Iterator[View]:
         yield View(each.device, root, is_read_only or each.is_fs_read_only)
 
 
-def _ask_in_vain(questions: Asked) -> Nobodys:
-    return Nobodys(questions.accounts, f"/etc/passwd doesn't answer within {PATIENCE:g} s")
+def _ask_in_vain(questions: Asked, error: OSError) -> Nobodys:
+    return Nobodys(questions.accounts, unanswered("/etc/passwd", "/etc/group", error).message)
 
 
-def _give_up(volume: Volume) -> _Answer:
-    fault = faults.not_answering(volume.source, volume.target, PATIENCE)
-    return Unready(volume, volume.target, fault), None
+def _give_up(volume: Volume, error: OSError) -> _Answer:
+    return _Answer(Unready(volume, volume.target, unanswered(volume.source, volume.target, error)))
 
 
-def _place(volume: Volume) -> tuple[str, ...]:
-    """One thread at most hangs for each volume, however it is edited apart from these."""
+def place_of_volume(volume: Volume) -> tuple[str, ...]:
+    """One child at most hangs for each volume, however it is edited apart from these."""
     return volume.name, volume.source, volume.target, volume.accounts
-
-
-def _drop(answer: _Answer) -> None:
-    _, source = answer
-    if source:
-        source.close()
 
 
 def _kind(found: Stat, path: str) -> Kind:

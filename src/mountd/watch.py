@@ -212,6 +212,9 @@ class Watch:
         until = min(until, self._upkeep.news.due or until)
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
+        late = self._patience.descriptors
+        for each in late:
+            poll.register(each, select.POLLIN)
         if self._latest.manifest and now >= self._next_look:
             poll.register(self._table, select.POLLPRI)  # not POLLIN: that it always answers
         elif self._latest.manifest:
@@ -219,6 +222,8 @@ class Watch:
         for descriptor, _ in poll.poll(max(0.0, until - now) * 1000):
             if descriptor == self._bell:
                 self._hear()
+            elif descriptor in late:
+                self._patience.collect()
             elif self._latest.manifest:
                 self._look_at_mounts()
 

@@ -20,6 +20,9 @@ class VolumeError(Exception):
         super().__init__(fault.message)
         self.fault = fault
 
+    def __reduce__(self) -> tuple[type["VolumeError"], tuple[Fault]]:
+        return type(self), (self.fault,)
+
 
 class Limit(NamedTuple):
     """What sets a limit, and the number that is in force here; None where it can't be read."""
@@ -256,7 +259,8 @@ def mount_below(point: str, fs_type: str) -> Fault:
 _PATH_MAX = 4096
 
 
-def busy(target: str, holders: list[str]) -> Fault:
+def busy(target: str, holders: list[str], unseen: str | None = None) -> Fault:
+    """`unseen`: why there may be more of them."""
     who = ", ".join(holders[:5]) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
     if not holders:
         hint = f"some process has it open, or a namespace has a copy of it: `lsof +f -- {target}`"
@@ -264,8 +268,12 @@ def busy(target: str, holders: list[str]) -> Fault:
         hint = f"`umount {holders[0].removeprefix(A_MOUNT)}`; the next pass tries again"
     else:
         hint = "have them leave the folder and close its files; the next pass tries again"
-    said = f"{target} is in use" + (f" by {who}" if who else "")
+    said = f"{target} is in use" + (f" by {who}" if who else "") + _and_perhaps_more(unseen)
     return Fault("failed", "busy", said, hint, _errno.EBUSY)
+
+
+def _and_perhaps_more(unseen: str | None) -> str:
+    return f"; there may be others, for {unseen}" if unseen else ""
 
 
 A_MOUNT = "the mount at "
@@ -277,8 +285,9 @@ def not_moved(volume: str, point: str, why: Fault) -> Fault:
     return Fault("failed", why.code, message, f"mend what stops `{volume}`", why.errno)
 
 
-def busy_writers(target: str, writers: list[str]) -> Fault:
+def busy_writers(target: str, writers: list[str], unseen: str | None = None) -> Fault:
     who = f" ({', '.join(writers[:5])})" if writers else ""
+    who += _and_perhaps_more(unseen)
     return Fault(
         "failed",
         "busy",
@@ -295,6 +304,15 @@ def not_answering(source: str, target: str, seconds: float) -> Fault:
         f"no answer within {seconds:g} s from {source} (or {target})",
         "see whether the server behind it (FUSE, NFS, virtiofs) is alive; the next pass asks again",
     )
+
+
+def no_process(source: str, target: str, said: str, hint: str) -> Fault:
+    """`hint`: what may be in the way, with the number that is in force."""
+    message = (
+        f"{source} or {target} lies on a server, which only a process of its own may wait for, and"
+        f" none can be started: {said}"
+    )
+    return Fault("failed", "limit", message, hint)
 
 
 CODES: dict[int, Reason] = {

@@ -60,6 +60,23 @@ def parse_user(text: str, mount_id: int) -> int | None:
     return next((user for user in users if user), None)
 
 
+def layers_of_overlays(text: str) -> Iterator[tuple[int, list[str]]]:
+    """The device of each overlay, and the absolute paths of its layers, as it was given them."""
+    for line in text.split("\n"):
+        head, _, tail = line.partition(" - overlay ")
+        if tail:
+            major, _, minor = head.split(" ")[2].partition(":")
+            layers = []
+            for option in tail.rpartition(" ")[2].split(","):
+                key, _, value = option.partition("=")
+                if key.removesuffix("+") in _LAYERS:
+                    layers += [each for each in unescape(value).split(":") if each[:1] == "/"]
+            yield _device_number(int(major), int(minor)), layers
+
+
+_LAYERS = ("lowerdir", "upperdir", "workdir", "datadir")
+
+
 def unescape(word: str) -> str:
     r"""A word as it was: the kernel writes space, tab, newline, `#` and `\` as `\` and octal."""
     first, *others = word.split("\\")

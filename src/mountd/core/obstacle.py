@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from mountd.core.acl import AclEntry, deciding_entry, rwx
 from mountd.core.idmapping import OVERFLOW_ID, Extents, inverse, seen_as
 from mountd.core.model import Ids, ObservedMount, Person
+from mountd.core.served import has_server
 from mountd.core.travel import Arrival
 
 Wish = Literal["read", "write", "execute"]
@@ -288,14 +289,6 @@ def not_answering(path: str, seconds: float) -> Obstacle:
     hint = "see whether the server behind it (FUSE, NFS, virtiofs) is alive"
     message = f"no answer within {seconds:g} s on the way to {path}"
     return Obstacle("not-answering", path, message, hint)
-
-
-def has_server(fs_type: str) -> bool:
-    """Whether a filesystem asks a server, which has a say of its own."""
-    return fs_type.startswith(_SERVERS)
-
-
-_SERVERS = ("fuse", "virtiofs", "nfs", "9p", "cifs", "smb3", "ceph", "afs")
 
 
 def _has(mount: ObservedMount | None, flag: Literal["noexec"]) -> bool:

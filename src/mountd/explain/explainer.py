@@ -8,9 +8,9 @@ else can see. Nothing is changed.
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from time import monotonic
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mountd.accounts import Accounts
 from mountd.core import obstacle as words
@@ -18,7 +18,8 @@ from mountd.core.choice import ROOT
 from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import DesiredMount, Ids, ObservedMount, Outcome, Volume
-from mountd.core.obstacle import Share, has_server
+from mountd.core.obstacle import Share
+from mountd.core.served import has_server
 from mountd.core.travel import Kind, Origin, departure, rest, rows
 from mountd.explain.asked import Asked, asked_about, whole_path
 from mountd.explain.explanation import Explanation
@@ -33,12 +34,11 @@ from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.route import Route, walk
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
-from mountd.manifest.layers import find_layers
 from mountd.manifest.load import Manifest, read_documents
 from mountd.namespaces import Namespaces
 from mountd.patience import PATIENCE, Looker, Patience
-from mountd.reading import read_manifest
-from mountd.reconcile import Pass, Settings, load, preview, unknown_volumes
+from mountd.reading import read_manifest, read_patiently
+from mountd.reconcile import Pass, Settings, layers_of, load, preview, unknown_volumes
 from mountd.record import read_record
 from mountd.sources import Sources
 
@@ -49,16 +49,24 @@ _MOST_OWNERS = 4
 _Answer = TypeVar("_Answer")
 
 
+class _Learned(NamedTuple):
+    """What a look changed here."""
+
+    accounts: Accounts
+    notes: list[str]
+    ours: set[int]
+
+
 def explain(settings: Settings, name: str, path: str | None, spec: str | None) -> Explanation:
     """Explain a volume, as far as `path` below its target, for the user that `spec` names.
 
     Raises ManifestError, and ArgumentError for those three.
     """
-    layers = find_layers(settings.manifest)
+    layers = layers_of(settings.manifest)
     manifest = load(settings, is_acting=False, layers=layers)
     result = preview(settings, manifest)
     outcome = _outcome_of(name, result, settings)
-    lines = Lines(read_documents(layers, read_manifest), name)
+    lines = Lines(read_documents(layers, partial(read_patiently, read_manifest)), name)
     explainer = _Explainer(settings, manifest, lines, outcome)
     place = whole_path(path, outcome.action, explainer.volume)
     found = explainer.explain(place, spec)
@@ -93,7 +101,8 @@ class _Explainer:
         self._sources = Sources(observed, {}, {**bases})
         self._ours: set[int] = set()
         """The ids of the volume's mount, and of those that it includes."""
-        self._has_accounts = False
+        root = self.volume.accounts if self.volume else "/"
+        self._accounts = Accounts(root, is_acting=False)
         self._notes: list[str] = []
         if outcome.action.is_departure:
             self._notes.append("it is no longer in the manifest: the next pass takes it off")
@@ -101,16 +110,16 @@ class _Explainer:
     def explain(self, place: str, spec: str | None) -> Explanation:
         action, fault = self._action, self._outcome.fault
         idmap, origin = self._idmap
-        accounts = Accounts(self.volume.accounts if self.volume else "/", is_acting=False)
         late = Verdict(
             place, (), None, {"reach": None}, {"reach": words.not_answering(place, PATIENCE)}
         )
         asked, verdict = Asked(None, None, None, ()), late
         found: tuple[Ids, ...] = ()
         if not (fault and fault.code == "not-answering"):
-            asked = _patiently(lambda: self._asked(spec, accounts), asked)
-            found = _patiently(self._found, found)
-            verdict = _patiently(lambda: self._verdict(place, asked), late)
+            asked = self._patiently(lambda: self._asked(spec), asked)
+            found = self._patiently(self._found, found)
+            # as somebody else the kernel is asked by paths, which may lead anywhere
+            verdict = self._patiently(lambda: self._verdict(place, asked), late, is_by_child=True)
         person = asked.person
         people = self._people(asked, found)
         told = rows(idmap, people) if origin else ()
@@ -125,7 +134,7 @@ class _Explainer:
             idmap=idmap,
             origin=origin,
             rows=told,
-            names=tuple(self._name(each.seen.shown, accounts) for each in told),
+            names=tuple(self._name(each.seen.shown) for each in told),
             rest=rest(idmap, told, known_ids()) if origin else None,
             user=self.volume.user or "" if self.volume else "",
             person=person,
@@ -150,7 +159,26 @@ class _Explainer:
             return self._action.mount.idmap, "manifest"
         return None, None
 
-    def _asked(self, spec: str | None, accounts: Accounts) -> Asked:
+    def _patiently(
+        self, look: Callable[[], _Answer], otherwise: _Answer, *, is_by_child: bool = False
+    ) -> _Answer:
+        """What a look answers, or something else where it doesn't return.
+
+        Another process may take it, and what it learned is in its answer.
+        """
+        looker = Looker[None, tuple[_Answer, _Learned]](
+            Patience(),
+            lambda _: (look(), _Learned(self._accounts, self._notes, self._ours)),
+            lambda _, __: (otherwise, _Learned(self._accounts, self._notes, self._ours)),
+            key=lambda _: None,
+            is_by_child=is_by_child,
+        )
+        ((found, learned),) = looker.look_at([None])
+        self._accounts, self._notes, self._ours = learned
+        return found
+
+    def _asked(self, spec: str | None) -> Asked:
+        accounts = self._accounts
         try:
             _ = accounts.passwd, accounts.group
         except VolumeError as error:
@@ -158,12 +186,11 @@ class _Explainer:
         except OSError as error:
             said = f"{error.filename or accounts.root}: {error.strerror}"
         else:
-            self._has_accounts = True
             return asked_about(spec, self.volume, accounts)
         return Asked(None, None, None, (f"no names and users: {said}",))
 
-    def _name(self, ids: Ids, accounts: Accounts) -> str:
-        return accounts.name_of(ids) if self._has_accounts else ""
+    def _name(self, ids: Ids) -> str:
+        return self._accounts.name_of(ids) if self._accounts.is_read else ""
 
     def _people(self, asked: Asked, found: Sequence[Ids]) -> list[tuple[Kind, Ids]]:
         """Whose ids are told of first, as stored."""
@@ -285,11 +312,3 @@ class _Explainer:
                     f"{fs_type} asks a server, which may refuse what this kernel allows: there it"
                     " is the ids as stored that count"
                 )
-
-
-def _patiently(look: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
-    """What a look answers, or something else where it doesn't return."""
-    looker = Looker[Callable[[], _Answer], _Answer](
-        Patience(), lambda each: each(), lambda _: otherwise
-    )
-    return looker.look_at([look])[0]

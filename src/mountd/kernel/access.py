@@ -4,6 +4,7 @@ import os
 from _thread import start_new_thread
 from collections.abc import Callable, Sequence
 from errno import ENOSYS, EPERM
+from functools import partial
 from queue import SimpleQueue
 from struct import iter_unpack
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
@@ -13,7 +14,15 @@ from mountd.core.model import Person
 from mountd.kernel.limits import NoThreadError
 from mountd.kernel.paths import ROOT
 from mountd.kernel.privileges import missing_capabilities
-from mountd.kernel.syscalls import Fd, faccessat2, setgroups, setresgid, setresuid
+from mountd.kernel.syscalls import (
+    Fd,
+    faccessat2,
+    openat2,
+    see_folder,
+    setgroups,
+    setresgid,
+    setresuid,
+)
 
 _Answer = TypeVar("_Answer")
 
@@ -99,19 +108,17 @@ def first_closed(folders: Sequence[str], person: Person) -> str | None:
     What isn't there is closed to nobody. Raises OSError where it can't be asked.
     """
     with Deputy(person) as deputy:
-        return deputy.ask(lambda: _first_closed(folders))
-
-
-def _first_closed(folders: Sequence[str]) -> str | None:
-    for folder in folders:
-        try:
-            faccessat2(None, folder, os.X_OK)
-        except PermissionError as error:
-            if error.errno == EPERM:  # a seccomp filter's word
-                raise
-            return folder
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        for path in folders:
+            try:
+                with openat2(None, path, os.O_PATH, 0) as folder:
+                    see_folder(folder)
+                    deputy.ask(partial(faccessat2, folder, "", os.X_OK))
+            except PermissionError as error:
+                if error.errno == EPERM:  # a seccomp filter's word
+                    raise
+                return path
+            except (FileNotFoundError, NotADirectoryError):
+                return None
     return None
 
 

@@ -24,6 +24,7 @@ from mountd.kernel.syscalls import (
     mount_setattr,
     open_tree,
     open_tree_attr,
+    register,
     statx,
 )
 
@@ -56,6 +57,7 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
     try:
         _set(tree, wanted, None if wanted.through_idmap else userns)
         found = statx(tree, flags=AT_STATX_DONT_SYNC)
+        register(tree, found, wanted.fs_type)
         if (found.uid, found.gid) != wanted.shown:
             shown = Ids(found.uid, found.gid)
             raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))

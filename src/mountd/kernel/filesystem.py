@@ -12,7 +12,9 @@ from errno import EACCES, EBUSY, EINVAL, ENODATA, ENODEV, ENOENT, ENOMEDIUM, ENO
 from mountd.core import faults, filesystem_faults
 from mountd.core.faults import VolumeError
 from mountd.core.model import Fault
+from mountd.core.served import has_server
 from mountd.kernel.paths import UnsafeLinkError, open_path
+from mountd.kernel.served import ServedError, may_wait
 from mountd.kernel.syscalls import (
     FSCONFIG_CMD_CREATE,
     FSCONFIG_SET_FLAG,
@@ -36,6 +38,7 @@ def make_filesystem(fs_type: str, source: str, options: Sequence[str]) -> Fd:
     goes as a string of at most 255 bytes, never as a descriptor.
     Raises VolumeError, or OSError where there is no context to be had (EMFILE, ENOSYS).
     """
+    _see_server(fs_type, source, options)
     with _open(fs_type) as context:
         if is_device := _takes_device(fs_type):
             source = _without_links(fs_type, source)
@@ -54,6 +57,16 @@ def make_filesystem(fs_type: str, source: str, options: Sequence[str]) -> Fd:
                 fs_type, source, options, said, error.errno or 0, is_device=is_device
             )
             raise VolumeError(fault) from error
+
+
+def _see_server(fs_type: str, source: str, options: Sequence[str]) -> None:
+    """Raise ServedError where the kernel may ask a server, unless we may wait for one.
+
+    It walks by itself the paths that it is given; only those of devices lead nowhere else.
+    """
+    words = [each.removeprefix("/dev/") for each in (source, *options)]
+    if not may_wait() and (has_server(fs_type) or any("/" in each for each in words)):
+        raise ServedError(source, -1)
 
 
 def _open(fs_type: str) -> Fd:

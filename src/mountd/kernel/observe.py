@@ -10,8 +10,10 @@ from errno import ENOENT
 from mountd.core.idmapping import Idmapping, parsed_text
 from mountd.core.model import Atime, Flags, Ids, Observed, ObservedMount, Top
 from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo, parse_user
+from mountd.kernel import served
 from mountd.kernel.statmount import HAS_STATMOUNT, MountStat, listmount, statmount
 from mountd.kernel.syscalls import (
+    AT_STATX_DONT_SYNC,
     MOUNT_ATTR__ATIME,
     MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NOATIME,
@@ -21,7 +23,10 @@ from mountd.kernel.syscalls import (
     MOUNT_ATTR_RDONLY,
     MOUNT_ATTR_STRICTATIME,
     SB_RDONLY,
+    Fd,
+    Stat,
     look,
+    statx,
 )
 
 ATIMES: dict[Atime, int] = {
@@ -36,12 +41,15 @@ def observe() -> Observed:
     """Every mount that can be reached from our root; it waits for no server."""
     if not HAS_STATMOUNT:
         lines = parse_mountinfo(mountinfo())
-        return Observed({mount.id: mount for mount, _ in lines}, {}, tells_idmaps=False)
-    mounts: dict[int, ObservedMount] = {}
+        mounts = {mount.id: mount for mount, _ in lines}
+        served.learn(mounts.values())
+        return Observed(mounts, {}, tells_idmaps=False)
+    mounts = {}
     tells_idmaps = True
     for found in _stats(listmount()):
         mounts[found.id] = _observed(found)
         tells_idmaps = found.tells_maps
+    served.learn(mounts.values())
     return Observed(mounts, {}, tells_idmaps)
 
 
@@ -123,9 +131,17 @@ def top_at(path: str) -> Top | None:
     one known.
     """
     try:
-        found = look(None, path)
+        return _top(look(None, path))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def top_of(folder: Fd) -> Top | None:
+    """The same for what is open: None where no mount begins there."""
+    return _top(statx(folder, flags=AT_STATX_DONT_SYNC))
+
+
+def _top(found: Stat) -> Top | None:
     if not found.is_mount_root:
         return None
     return Top(found.mount, found.device, found.inode, Ids(found.uid, found.gid))

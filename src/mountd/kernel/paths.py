@@ -18,6 +18,7 @@ from mountd.core.faults import VolumeError
 from mountd.core.model import TOO_DEEP, Ids, Kind
 from mountd.kernel.observe import observe_mount, user_behind
 from mountd.kernel.privileges import missing_capabilities
+from mountd.kernel.served import by_road
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
     FAR,
@@ -29,6 +30,7 @@ from mountd.kernel.syscalls import (
     Stat,
     open_folder,
     openat2,
+    see_folder,
     setfsgid,
     setfsuid,
     statx,
@@ -85,6 +87,7 @@ class Spot:
         return "/".join((self.path.rstrip("/"), *self.names))
 
 
+@by_road
 def spot(path: str) -> Spot:
     """Find an absolute, normalised path's end, which need not exist, and keep its folder open.
 
@@ -109,6 +112,7 @@ def spot(path: str) -> Spot:
     return Spot(walk.folder, walk.path, walk.rest, there)
 
 
+@by_road
 def spot_below(root: Fd, path: str, rest: str) -> Spot:
     """Find `rest`, a relative path, from an open folder whose own path is `path`; no link is taken.
 
@@ -140,12 +144,14 @@ def made(path: str, kind: Kind) -> Spot:
     return spot(path)
 
 
+@by_road
 def make(found: Spot, kind: Kind) -> None:
     """Make what is missing at a path's end.
 
     Each is 0755 and belongs to whom the nearest existing folder belongs to, for it is made as that
     user: nothing has to be given away by name afterwards.
     """
+    see_folder(found.folder)
     with ExitStack() as held, _acting_as(statx(found.folder), found.path):
         folder = found.folder
         for name in found.names[:-1]:
@@ -199,6 +205,17 @@ def _acting_as(owner: Stat, path: str) -> Iterator[None]:
         setfsgid(ROOT)
 
 
+def see(path: str) -> None:
+    """Raise ServedError where a path, its links followed, leads to what is served, or through it.
+
+    What is done there by name then waits for nobody: as long as it is root alone who could mount
+    something on the way.
+    """
+    with suppress(OSError), openat2(None, path, os.O_PATH, 0) as file:
+        see_folder(file)
+
+
+@by_road
 def open_path(path: str) -> tuple[Fd, str]:
     """An O_PATH descriptor of what an absolute path leads to, and its path without links."""
     try:
@@ -230,13 +247,12 @@ def open_below(root: Fd, path: str) -> Fd:
         raise UnsafeLinkError(ELOOP, "is not followed here", path) from error
 
 
-def is_plain_folder(path: str) -> bool:
-    """Whether a path leads to a folder, through no link: the common case, for a third of `spot`."""
+def plain_folder(path: str) -> Fd | None:
+    """The folder that a path leads to through no link: the common case, for a third of `spot`."""
     try:
-        openat2(None, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS).close()
+        return openat2(None, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
     except OSError:
-        return False
-    return True
+        return None
 
 
 def open_trusted(path: str, *, may_lead_through_sticky: bool) -> tuple[Fd, list[str]]:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 
 from mountd.core.model import Observed, ObservedMount
 from mountd.core.mountinfo import parse_mountinfo
+from mountd.kernel import served
 from mountd.kernel.observe import mountinfo, observe, observe_mount
 from mountd.kernel.statmount import HAS_STATMOUNT, fingerprints, listmount
 from mountd.kernel.syscalls import Fd
@@ -91,6 +92,7 @@ class MountTable:
         for number, print_ in fingerprints(ids - self.mounts.keys()):
             with suppress(FileNotFoundError):
                 self.mounts[number] = mount = observe_mount(number)
+                served.learn_one(mount)
                 self._prints[number] = print_
                 yield Change(None, mount)
 
@@ -114,6 +116,7 @@ class MountTable:
             differing, parse_mountinfo("\n".join(differing.values())), strict=True
         ):
             yield Change(self.mounts.get(number), mount)
+            served.learn_one(mount)
             self.mounts[number], self._prints[number] = mount, hash(lines[number])
 
 

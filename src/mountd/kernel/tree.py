@@ -32,6 +32,7 @@ from mountd.kernel.syscalls import (
     move_mount,
     open_tree,
     openat2,
+    register,
     remount,
     statx,
     umount2,
@@ -165,7 +166,9 @@ def clone_of(spot: Spot, mount: int) -> Carried:
             mount_setattr(tree, set_=0, propagation=MS_PRIVATE, recursive=True)
         found = statx(tree, flags=AT_STATX_DONT_SYNC)
         ids = {mount: found.mount}
-        for each in descendants_of(mount):
+        if below := descendants_of(mount):
+            register(tree, found, observe_mount(mount).fs_type)
+        for each in below:
             path = each.point[len(spot.whole_path.rstrip("/")) + 1 :]
             with suppress(FileNotFoundError, NotADirectoryError):  # below one that covers it
                 ids[each.id] = look(tree, path).mount
@@ -235,7 +238,7 @@ def adjust(spot: Spot, mount: int, flags: Flags) -> None:
         except OSError as error:
             if error.errno != EBUSY:
                 raise
-            fault = faults.busy_writers(spot.whole_path, holders_of(mount, writing=True))
+            fault = faults.busy_writers(spot.whole_path, *holders_of(mount, writing=True))
             raise VolumeError(fault) from error
 
 
@@ -257,8 +260,9 @@ def unmount(spot: Spot, mount: int, submounts: Sequence[int] = (), *, lazily: bo
         return
     below = [each for each in reversed(descendants_of(mount)) if each.id in submounts]
     for each in [*below, observe_mount(mount)] if below else ():
-        if holders := list(processes_in(each.id)):
-            raise VolumeError(faults.busy(each.point, holders))
+        holders = processes_in(each.id)
+        if holders.found:
+            raise VolumeError(faults.busy(each.point, *holders))
     for each in below:
         with find(each.point) as found:
             _expect(each.id, found)
@@ -288,7 +292,7 @@ def _umount(spot: Spot, mount: int) -> None:
     except OSError as error:
         if error.errno != EBUSY:
             raise
-        raise VolumeError(faults.busy(spot.whole_path, holders_of(mount))) from error
+        raise VolumeError(faults.busy(spot.whole_path, *holders_of(mount))) from error
     _see_gone(mount, spot)
 
 

@@ -64,6 +64,12 @@ def find_layers(manifest: str | None) -> Layers:
     )
 
 
+def places_of(manifest: str | None) -> tuple[str, ...]:
+    """Where `find_layers` looks first of all: files and folders that need not exist."""
+    mains = (manifest,) if manifest and manifest not in SEARCH_PATH else SEARCH_PATH
+    return (*mains, *(f"{each}.d" for each in mains), *_credential_folders())
+
+
 def manifest_id(manifest: str | None) -> str:
     """The manifest's name in the record, which it has also while it is missing or wrong."""
     return SEARCH_PATH[0] if manifest is None or _is_search_path(manifest) else manifest
@@ -79,9 +85,7 @@ def _is_search_path(manifest: str | None) -> bool:
 
 def _credentials() -> tuple[list[str], list[str]]:
     """The credentials that are ours, and a sentence where it can't be told."""
-    given = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    folders = (os.path.normpath(given), *_CREDENTIALS) if given.startswith("/") else _CREDENTIALS
-    if not (folder := _first(folders)):
+    if not (folder := _first(_credential_folders())):
         return [], []
     try:
         names = _names(folder, "mountd.")
@@ -89,6 +93,11 @@ def _credentials() -> tuple[list[str], list[str]]:
         return [], [f"the credentials in {folder} can't be listed: {error.strerror}"]
     names.sort(key=lambda name: (name != "mountd.toml", os.fsencode(name)))
     return [f"{folder}/{name}" for name in names], []
+
+
+def _credential_folders() -> tuple[str, ...]:
+    given = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return (os.path.normpath(given), *_CREDENTIALS) if given.startswith("/") else _CREDENTIALS
 
 
 def _first(paths: tuple[str, ...]) -> str | None:

@@ -55,8 +55,9 @@ class Reading(NamedTuple):
 class UnreadableError(Exception):
     """A file can't be read: why, in words, and what to do about it.
 
-    `is_withheld`: it is there and may be as it should be, but this process doesn't get it.
-    `is_dangling`: of what is missing there is a link.
+    `is_withheld`: it is there and may be as it should be, but this process doesn't get it;
+    `is_silent`: because its server doesn't answer. `is_dangling`: of what is missing there is a
+    link.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class UnreadableError(Exception):
         is_withheld: bool = False,
         is_missing: bool = False,
         is_dangling: bool = False,
+        is_silent: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -74,6 +76,10 @@ class UnreadableError(Exception):
         self.is_withheld = is_withheld
         self.is_missing = is_missing
         self.is_dangling = is_dangling
+        self.is_silent = is_silent
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.hint), self.__dict__
 
 
 def load_manifest(
@@ -162,7 +168,8 @@ def _read(layers: Layers, read: Callable[[str], Reading], *, is_acting: bool) ->
                 # a drop-in that is listed is there, wherever its link leads
                 is_missing = error.is_missing and not (error.is_dangling and file != layers.main)
                 problem = Problem(file, None, None, error.message, error.hint)
-                files.problems.append(problem._replace(is_missing=is_missing))
+                problem = problem._replace(is_missing=is_missing, is_silent=error.is_silent)
+                files.problems.append(problem)
         except ManifestError as error:
             files.problems.extend(error.problems)
     if not any(files):

@@ -26,6 +26,8 @@ class Problem(NamedTuple):
     """The line itself, and below it a caret."""
     is_missing: bool = False
     """There is nothing that could be wrong."""
+    is_silent: bool = False
+    """It can't be read now, for its server doesn't answer."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file or "mountd"
@@ -59,6 +61,11 @@ class ManifestError(Exception):
     def is_missing(self) -> bool:
         """Whether there is no manifest, rather than a wrong one."""
         return all(each.is_missing for each in self.problems)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it can't be read now, whatever it may say."""
+        return any(each.is_silent for each in self.problems)
 
 
 class Lines:
