@@ -122,9 +122,9 @@ def test_another_manifests_mount_at_the_target_is_named(mounted: World, source: 
 
 
 @contextmanager
-def _namespace() -> Iterator[list[str]]:
+def _namespace(propagation: str = "private") -> Iterator[list[str]]:
     """Words that run something in a mount namespace of its own, as long as this lasts."""
-    with running("unshare", "-m", "--propagation", "private", "sh", "-c", "echo; read _") as it:
+    with running("unshare", "-m", "--propagation", propagation, "sh", "-c", "echo; read _") as it:
         yield ["nsenter", "-m", "-t", str(it.pid), "--wd=/"]
 
 
@@ -151,6 +151,18 @@ def test_a_pass_in_another_namespace_has_a_record_of_its_own(mounted: World) -> 
         left = _reconcile_there(mounted, there)
         assert left.volume("b")["action"] == "unmount"
         assert not _reconcile_there(mounted, there).document["changed"]
+
+
+def test_what_comes_there_by_propagation_is_no_strangers(shared_world: World) -> None:
+    world = shared_world
+    world.folder("source-a")
+    world.volumes(a=_volume(world, "a", user="1000:1000"))
+    with _namespace("slave") as there:
+        for user in ("1000:1000", "1001:1001"):
+            world.volumes(a=_volume(world, "a", user=user))
+            world.reconcile()
+            assert not _reconcile_there(world, there).document["changed"]
+            assert _reconcile_there(world, there).status == 0
 
 
 def test_the_record_of_a_namespace_that_is_gone_goes_with_the_next_write(mounted: World) -> None:

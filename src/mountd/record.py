@@ -130,9 +130,10 @@ class Record:
         """Have a manifest's mounts on record, `but` at these targets; `write` makes it last.
 
         Where some were found that it hadn't, others of other manifests may be there; where none
-        were until the pass is over, this is the first record of all.
+        were until the pass is over, this is the first record of all. A namespace that isn't the
+        first may be a slave of that one, and get copies of its mounts at any time.
         """
-        if not self.unsettled:
+        if not self.unsettled or self._name != _MAIN:
             return
         before = {**self.unsettled}
         self.unsettled[manifest] = frozenset(but)
