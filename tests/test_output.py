@@ -105,7 +105,11 @@ def test_status_is_by_target(world: World) -> None:
     assert [line.split()[0] for line in lines] == ["TARGET", *(f"/mnt/to-{n}" for n in "xyz")]
 
 
-@pytest.mark.parametrize("text", [None, "volumes = 1", ""], ids=["gone", "wrong", "empty"])
+_NONE = "version = 1"
+"""A manifest without volumes."""
+
+
+@pytest.mark.parametrize("text", [None, "volumes = 1", _NONE], ids=["gone", "wrong", "none"])
 def test_status_without_a_manifest_shows_what_is_mounted_all_the_same(
     world: World, text: str | None
 ) -> None:
@@ -116,12 +120,12 @@ def test_status_without_a_manifest_shows_what_is_mounted_all_the_same(
     if text is not None:
         world.write(text)
     result = world.mountd("status")
-    assert result.status == (0 if text == "" else 78)
-    assert "error: " in result.err or text == ""
-    assert result.out == (shown.replace("mounted", "leaving") if text == "" else shown)
+    assert result.status == (0 if text == _NONE else 78)
+    assert "error: " in result.err or text == _NONE
+    assert result.out == (shown.replace("mounted", "leaving") if text == _NONE else shown)
     world.mountd("unmount", "--all")
     assert world.mountd("status").out == ""
-    assert "no volumes" in world.mountd("status").err or text != ""
+    assert "no volumes" in world.mountd("status").err or text != _NONE
 
 
 @pytest.mark.parametrize("columns", [50, 200])
