@@ -257,7 +257,7 @@ def filesystem_out_of_reach(world: World, _: ExitStack) -> Result:
 @scene("foreign-mount")
 def mount_over_it_just_when_it_was_to_go(world: World, _: ExitStack) -> Result:
     work(world)
-    world.write("")
+    world.write("version = 1")
     when = f"1:mount -t tmpfs tmpfs {world / 'work'}"
     racer = [sys.executable, kill_at.__file__, when, str(kill_at.UMOUNT2)]
     words = ["reconcile", "--manifest", world.manifest, "--state-dir", world.state]
