@@ -26,6 +26,12 @@ needs_loop = pytest.mark.needs_loop
 SWAPPED = Idmapping(swap(501, 1000), swap(20, 1000))
 
 
+@pytest.fixture(autouse=True)
+def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the child that a pass has make filesystems: it may wait for what lies on a path."""
+    monkeypatch.setattr("mountd.kernel.filesystem.may_wait", lambda: True)
+
+
 @pytest.fixture
 def disk(world: World) -> Iterator[Disk]:
     with disks(world) as make:
