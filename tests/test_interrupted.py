@@ -65,6 +65,10 @@ _NEXT: dict[str, tuple[Callable[[World], Tables], dict[str, tuple[str, int]]]] =
         lambda it: {"x": _volume(it, "s", "t"), "y": _volume(it, "t", "u", 1002)},
         {"t": ("s", 1000), "u": ("s", 1002)},
     ),
+    "covered by a new parent": (
+        lambda it: {"x": _volume(it, "s", "a/deep"), "y": _volume(it, "other", "a")},
+        {"a": ("other", 1000), "a/deep": ("s", 1000)},
+    ),
     "the parent of another": (
         lambda it: {"x": _volume(it, "s", "t"), "y": _volume(it, "other", "t/y")},
         {"t": ("s", 1000), "t/y": ("other", 1000)},

@@ -77,7 +77,7 @@ def test_after_a_loss_each_manifest_finds_its_own_again_and_no_more(mounted: Wor
     other.volumes(theirs=_volume(mounted, "b"))
     other.reconcile()
     Path(mounted.state, "record.json").unlink()
-    for each, name in ((mounted, "a"), (other, "theirs")):
+    for each, name in ((mounted, "a"), (mounted, "a"), (other, "theirs")):
         assert each.reconcile().volume(name)["action"] == "keep"
     assert {each["manifest"] for each in record_of(mounted)} == {mounted.manifest, other.manifest}
     mounted.folder("source-c")

@@ -8,7 +8,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from mountd.apply import Applier
 from mountd.core.model import Action, Desired, Observed, Outcome
-from mountd.core.order import Progress, as_one, is_half_done, is_told, see_progress
+from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
 from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above
 from mountd.filesystems import take_off_unused
@@ -197,8 +197,12 @@ def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> 
             outcomes = _each(applier.apply(ready, {}), on_outcome)
             done += outcomes
             stuck = {each.action.target for each in outcomes if each.fault}
-            beneath = [each for each in actions if each.after and each.target not in stuck]
-            chosen = {each.old.id for each in beneath if each.old}
+            waiting = [each for each in actions if each.after and each.target not in stuck]
+            if all(each.fault for each in outcomes):
+                ends = [never(each) for each in waiting]
+                done += _each((Outcome(it, it.state, it.fault) for it in ends), on_outcome)
+                break
+            chosen = {each.old.id for each in waiting if each.old}
             observed = observe()
         warnings += take_off_unused((), settings.state_dir, record, patience)
     return Pass((manifest,), tuple(done), False, warnings)

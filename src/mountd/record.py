@@ -112,12 +112,12 @@ class Record:
                 self._name, found = here.own_file, _File()
         self._stamp, self.damage = found.stamp, found.damage
         self.has_file = found.stamp is not None
-        if found.place and found.place.is_same(here):
+        is_ours = found.place is not None and found.place.is_same(here)
+        if is_ours:
             self.managed, self.bases = {**found.managed}, {**found.bases}
             self.unsettled = {**found.unsettled}
-        else:
-            self._is_void = found.place is not None
-            self._is_new = self._name == _MAIN and not self.damage
+        self._is_void = found.place is not None and not is_ours
+        self._is_new = self._name == _MAIN and not self.damage and not is_ours
 
     def adoptable(self, manifest: str) -> Adoptable:
         """Where mounts may be a manifest's though the record, which was lost, doesn't name them."""

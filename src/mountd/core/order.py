@@ -45,9 +45,10 @@ def in_order(
     }
     needed = {name: each for name, each in needs(places).items() if each}
     found = {each.volume: each for each in actions}
+    at_once = {each.volume for each in actions if each.lazily or makes_room(each)}
     if scene.leaving:
         for name, (source, target) in places.items():
-            if name not in progress.done and not found[name].lazily:
+            if name not in progress.done and name not in at_once:
                 found[name] = _after_departures(found[name], source, target, scene)
     while some := [*circles(needed)]:
         for names in some:
@@ -57,11 +58,39 @@ def in_order(
                     found[name] = halted(found[name], faults.in_circle(names), scene)
     order = [name for name in TopologicalSorter(needed).static_order() if name in needed]
     for name in order:
-        if name in progress.done or found[name].lazily:
+        if name in progress.done or name in at_once:
             continue
         others = {each: found[each] for each in needed[name]}
         found[name] = _after_others(found[name], places[name][0], others, scene, progress)
-    return [found[each.volume] for each in actions]
+    stacks = stacks_of(found.values(), scene)
+    return [after_stacks(found[each.volume], stacks) for each in actions]
+
+
+def makes_room(action: Action) -> bool:
+    """Whether it takes the upper one of two of ours off, as the interrupted replacement would."""
+    return action.beneath is not None and not action.lazily and not action.after
+
+
+def stacks_of(actions: Iterable[Action], scene: Scene) -> dict[str, str]:
+    """Where two of ours become one in this round, and what to call what is awaited there."""
+    found = {scene.point(upper): upper for upper in scene.hidden.values()}
+    stacks = {point: absence(point) for point, upper in found.items() if upper.id in scene.going}
+    return stacks | {each.target: each.volume for each in actions if makes_room(each)}
+
+
+def after_stacks(action: Action, stacks: Mapping[str, str]) -> Action:
+    """The action, which has to wait where two of ours lie on one another below it.
+
+    They would have to come along, or be covered, and only the upper one can be reached.
+    """
+    if action.verb in (None, "keep", "adjust") or action.lazily:
+        return action
+    below = [name for point, name in stacks.items() if point.startswith(f"{action.target}/")]
+    if not below:
+        return action
+    if action.is_departure:
+        return action._replace(after=(*action.after, *below))
+    return put_off(action, below)
 
 
 def _places(desired: Desired) -> tuple[str | None, str]:
@@ -155,17 +184,18 @@ def see_progress(actions: list[Action]) -> list[Action]:
     """The actions, of which at least one can be carried out now: else none ever could."""
     if any(not each.after for each in actions):
         return actions
-    return [_never(each) for each in actions]
+    return [never(each) for each in actions]
 
 
-def _never(action: Action) -> Action:
+def never(action: Action) -> Action:
+    """The action, whose turn doesn't come in this pass."""
     fault = faults.never_ready(action.after)
     return action._replace(verb=None, state=fault.state, after=(), fault=fault)
 
 
 def is_half_done(outcome: Outcome) -> bool:
     """Whether it only made room: another plan has to tell what this volume means now."""
-    return outcome.action.verb == "replace" and bool(outcome.action.beneath) and not outcome.fault
+    return outcome.action.verb == "replace" and makes_room(outcome.action) and not outcome.fault
 
 
 def as_one(begun: Outcome | None, outcome: Outcome) -> Outcome:

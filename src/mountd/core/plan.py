@@ -24,7 +24,16 @@ from mountd.core.model import (
     may_adopt,
     parents_of,
 )
-from mountd.core.order import BUILDS, Progress, absence, halted, in_order, put_off
+from mountd.core.order import (
+    BUILDS,
+    Progress,
+    absence,
+    after_stacks,
+    halted,
+    in_order,
+    put_off,
+    stacks_of,
+)
 from mountd.core.scene import Scene, claims_of, near, scene_of, submounts_of
 from mountd.core.targets import Places
 
@@ -115,14 +124,21 @@ def _plan(
 def departures(record: Iterable[Managed], observed: Observed, chosen: set[int]) -> list[Action]:
     """The actions that take the chosen of the recorded mounts off, the deepest first.
 
-    Where two of ours lie on one another, the lower one has an `after`: it takes another plan.
+    Where two of ours lie on one another, at such a place or below it, the upper one goes first;
+    what has an `after` takes another plan.
     """
     alive, _ = _parted(record, observed)
-    nothing = scene_of((), observed, alive, (), set(), "")
-    chosen = chosen | {upper.id for lower, upper in nothing.hidden.items() if lower in chosen}
+    hidden = scene_of((), observed, alive, (), set(), "").hidden
+    places = Places(observed.mounts[each.id].point for each in alive if each.id in chosen)
+    chosen = chosen | {
+        upper.id
+        for upper in hidden.values()
+        if next(places.from_(observed.mounts[upper.id].point), None) is not None
+    }
     leaving = [each for each in _deepest(alive, observed) if each.id in chosen]
     scene = scene_of((), observed, alive, leaving, set(), "")
-    return [_departure(managed, scene) for managed in leaving]
+    stacks = stacks_of((), scene)
+    return [after_stacks(_departure(managed, scene), stacks) for managed in leaving]
 
 
 def _departures(
@@ -136,6 +152,7 @@ def _departures(
     awaited = {after for action in actions for after in action.after}
     urgent = {point for point in scene.leaving if absence(point) in awaited}
     disturbed = Places(covered | urgent)
+    stacks = stacks_of(actions, scene)
     first: list[Action] = []
     last: list[Action] = []
     held: dict[int, list[str]] = {}
@@ -143,15 +160,13 @@ def _departures(
         if managed.id in reused:  # found at the target of another volume, which takes its place
             continue
         point = scene.point(managed)
-        action = _departure(managed, scene)
+        action = after_stacks(_departure(managed, scene), stacks)
         if action.after:
             last.append(action)
         elif point in urgent or next(disturbed.above(point), None) is not None:
             first.append(action)
         else:
-            if (
-                managed.volume in waiting and not action.beneath
-            ):  # it is mounted at its new place before it leaves this
+            if managed.volume in waiting and not action.beneath:  # first it gets its new place
                 held.setdefault(managed.id, []).append(managed.volume)
             after = tuple(dict.fromkeys(held.get(managed.id, ())))
             if after:  # and what it lies on can't leave before either
@@ -217,8 +232,8 @@ def _upper_of_two(target: str, top: Top, scene: Scene) -> Managed | None:
 def _unstacked(desired: Desired, upper: Managed, scene: Scene) -> Action:
     """The rest of an interrupted replacement goes first, whatever the volume means now."""
     lower, mount = scene.beneath(upper), scene.observed.mounts[upper.id]
-    stranger = next(_strangers_on(desired.target, upper.id, scene), None)
-    if stranger:
+    if strangers := _strangers_on(desired.target, upper.id, scene):
+        stranger = strangers[0]
         fault = faults.mount_below(stranger.point, stranger.fs_type)
         return _stopped(desired, scene, fault)
     why = desired.fault if isinstance(desired, Unready) else None
@@ -365,10 +380,11 @@ def _obstacle(desired: DesiredMount, scene: Scene, old: int | None) -> Fault | N
     return None
 
 
-def _strangers_on(target: str, under: int | None, scene: Scene) -> Iterator[ObservedMount]:
-    """What isn't ours and lies below a target; `under` a mount, if given."""
+def _strangers_on(target: str, under: int | None, scene: Scene) -> list[ObservedMount]:
+    """What isn't ours and lies below a target, by path; `under` a mount, if given."""
     strangers = scene.strangers.get(target, ())
-    return (mount for mount in strangers if scene.is_under(mount.id, under))
+    found = [mount for mount in strangers if scene.is_under(mount.id, under)]
+    return sorted(found, key=lambda mount: (mount.point, mount.id))
 
 
 def _intrusion(
