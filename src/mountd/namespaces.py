@@ -35,6 +35,11 @@ class Namespaces:
             return None
         return self.carrying(wanted.idmap)
 
+    @property
+    def made(self) -> list[Fd]:
+        """Those that there are."""
+        return [*self._made.values()]
+
     def carrying(self, idmap: Idmapping) -> Fd:
         """The one that carries an idmapping. Raises UserNamespaceError."""
         if idmap not in self._made:
@@ -49,6 +54,11 @@ class Prober:
         self._namespaces = namespaces
         self._is_privileged = is_privileged
         self._known: dict[tuple[str, int], Fault | None] = {}
+
+    @property
+    def held(self) -> list[Fd]:
+        """The namespaces that there are already."""
+        return self._namespaces.made
 
     def __call__(self, source: Fd, wanted: DesiredMount) -> Fault | None:
         """Why this source can't have it. None where it can, and where we may not try."""

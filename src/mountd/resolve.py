@@ -165,7 +165,11 @@ class Resolver:
         """What each volume means now. A source or target that hangs costs its own volume only."""
         desired = []
         looker = Looker[Volume, _Answer](
-            self._context.patience, self._resolve_one, _give_up, key=place_of_volume
+            self._context.patience,
+            self._resolve_one,
+            _give_up,
+            key=place_of_volume,
+            needed=self._context.probe,
         )
         for each in looker.look_at(volumes):
             if each.source:

@@ -171,7 +171,7 @@ def _bury_abandoned() -> None:
 
 
 def descriptors_in(value: object) -> Iterator[Fd]:
-    """Those among values, in tuples of any kind, mappings, and what has one as `folder`."""
+    """Those among values, in tuples of any kind, mappings, and what has a `folder` or `held`."""
     if isinstance(value, Fd):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -181,6 +181,8 @@ def descriptors_in(value: object) -> Iterator[Fd]:
         yield from descriptors_in([*value.values()])
     elif isinstance(folder := getattr(value, "folder", None), Fd):
         yield folder
+    elif held := getattr(value, "held", None):
+        yield from descriptors_in(held)
 
 
 def _fork() -> int:
