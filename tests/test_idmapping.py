@@ -353,7 +353,7 @@ at_the_end = st.builds(
 anything = st.lists(small | at_the_end, max_size=7).map(tuple)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(maps(340) | anything)
 def test_the_kernel_takes_what_is_not_refused_and_nothing_else(extents: Extents) -> None:
     assert is_taken(Idmapping(extents, IDENTITY)) == (not refusals(extents))

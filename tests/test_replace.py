@@ -100,8 +100,8 @@ def test_a_reader_sees_the_old_or_the_new_mount_and_nothing_else(
     texts.append(Path(world.manifest).read_text())
     world.reconcile()
     with reader(target, *within) as process:
-        driver = [sys.executable, "-c", REPLACER, world.manifest, world.state, "200", *texts]
-        assert world.run(driver).out == "200\n"
+        driver = [sys.executable, "-c", REPLACER, world.manifest, world.state, "60", *texts]
+        assert world.run(driver).out == "60\n"
         assert process.points().count(str(target)) == 1
         assert process.end() == BOTH
     assert points(world) == [str(target)]
