@@ -12,7 +12,7 @@ from watcher import eventually, watch
 from world import World, record_of, run
 
 _LOSSES: dict[str, Callable[[World], object]] = {
-    "removed": lambda world: do(world, "rm -r state"),
+    "removed": lambda world: do(world, "mv state gone; rm -r gone"),
     "emptied": lambda world: do(world, "rm state/*"),
     "renamed": lambda world: do(world, "mv state elsewhere"),
     "replaced": lambda world: do(world, "mv state elsewhere; mkdir -p state"),

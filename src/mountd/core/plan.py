@@ -483,4 +483,4 @@ def _parted(record: Iterable[Managed], observed: Observed) -> tuple[list[Managed
 def _deepest(alive: Sequence[Managed], observed: Observed) -> list[Managed]:
     """By target, those below another before it, and of two that are stacked the upper before."""
     parents = {observed.mounts[managed.id].parent for managed in alive}
-    return sorted(alive, key=lambda it: (-it.target.count("/"), it.target, it.id in parents))
+    return sorted(alive, key=lambda it: (-it.target.count("/"), it.target, it.id in parents, it.id))

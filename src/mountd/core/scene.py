@@ -128,7 +128,9 @@ def scene_of(
     by_target: dict[str, list[Managed]] = {}
     by_id = {managed.id: managed for managed in alive}
     hidden = _hidden(by_id, observed)
-    for managed in alive:
+    for managed in sorted(
+        alive, key=lambda each: (each.id in hidden, each.id)
+    ):  # what is seen first
         by_target.setdefault(managed.target, []).append(managed)
         if managed.id not in going and managed.id not in hidden:
             point = observed.mounts[managed.id].point
