@@ -107,7 +107,7 @@ STATUS: dict[str, tuple[tuple[str, ...], str]] = {
 
 def status_manifest(world: World, names: Iterable[str]) -> str:
     """Volumes of which `a`, `b` and `c` have a source, and `root` has one that is root's."""
-    text = ""
+    text = "version = 1\n"
     for number, name in enumerate(names):
         table = volumes(world, f"v{number}" if len(name) > 64 else name)
         if name == "root":
