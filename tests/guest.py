@@ -19,12 +19,19 @@ from debian_12 import debian_12
 from package import PROJECT, package
 
 from debian import CACHE
+from mountd.journal import MESSAGE_IDS
 
+EVENTS = {each: event for event, each in MESSAGE_IDS.items()}
 EXAMPLE = PROJECT / "examples/guest-image"
 _LIMIT = 1800.0  # a hundred times what a quiet machine needs
 # QEMU's, before there is a systemd, where this machine left it no time.
 _PANIC, _BEGUN = "Kernel panic - not syncing", "systemd["
 _MOST_BOOTS = 3
+# Debian 12's kernel has the port in a module, which nobody would load.
+_LEAN = "modules-load=virtio_console " + " ".join(f"systemd.mask={each}" for each in (
+    "systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket",
+    "systemd-udev-trigger.service", "serial-getty@ttyS0.service",
+))  # fmt: skip
 _UNIT = """[Unit]
 After=multi-user.target
 [Service]
@@ -118,12 +125,14 @@ class Guest:
         more: Sequence[str] = (),
         append: str = "",
         user: str = "0:0",
+        is_lean: bool = False,
         **environment: Path,
     ) -> dict[str, Any]:
         """Boot, play a scene of inside.py, power off; what the guest told.
 
         `files`: what else lies in the folder that `{place}` is in `more`, QEMU's arguments;
         `append`: for the kernel's command line; `user`: who runs all of it, as uid:gid;
+        `is_lean`: without udev, whose looking at all devices takes a third of an emulated boot;
         `environment`: for `boot`, as its first lines say.
         """
         place = Path(tempfile.mkdtemp(dir=self._place))
@@ -153,7 +162,7 @@ class Guest:
             {
                 "IMAGE": "/mnt/image",
                 "MANIFEST": f"{seen}/manifest",
-                "APPEND": f"systemd.wants=guest.service {append}",
+                "APPEND": f"systemd.wants=guest.service {_LEAN if is_lean else ''} {append}",
                 **{name: self._seen(path) for name, path in environment.items()},
             },
         )
@@ -195,3 +204,38 @@ def _run(binds: Sequence[str], words: Sequence[str], environment: Mapping[str, s
         if _PANIC not in console or _BEGUN in console:
             break
     return console
+
+
+# what is shared, and what a guest told
+
+
+def volume(name: str, **keys: Any) -> str:
+    """A volume of the share `workspace`, at a target named after it, for node."""
+    given = {"type": "virtiofs", "source": "workspace", "target": f"/srv/{name}", "user": "node"}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in (given | keys).items() if value]
+    return "\n".join([f"[volumes.{name}]", *lines, ""])
+
+
+def make(path: Path, uid: int = 501, gid: int = 20, mode: int = 0o755) -> Path:
+    """A folder of this owner, or, where the mode says so, a file."""
+    if mode & 0o111:
+        path.mkdir()
+    else:
+        path.write_text(f"{path.name}\n")
+    os.chown(path, uid, gid)
+    path.chmod(mode)
+    return path
+
+
+def records(told: dict[str, Any], event: str, name: str) -> list[dict[str, str]]:
+    """What the journal has of a kind about a volume."""
+    return [
+        each
+        for each in told["journal"]
+        if EVENTS.get(each.get("MESSAGE_ID", "")) == event and each.get("MOUNTD_VOLUME") == name
+    ]
+
+
+def at(told: dict[str, Any], point: str, when: str = "mounts") -> list[dict[str, str]]:
+    """What the mount table has at a target."""
+    return [each for each in told[when] if each["point"] == point]

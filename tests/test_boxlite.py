@@ -1,4 +1,4 @@
-"""Users' names as docs/boxlite.md has them. Its first table is run in a guest, by test_guest.py."""
+"""Users' names as docs/boxlite.md has them. Its first table is run in a guest, by test_guest_old.py."""
 
 import pytest
 from boxlite import ERROR, users

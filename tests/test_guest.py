@@ -1,57 +1,23 @@
-"""The guest that the example builds and boots: virtiofs, a power cycle, old daemons and kernels."""
+"""The guest that the example builds and boots: virtiofs, a power cycle, a user who shares."""
 
 import json
 import os
 import shutil
 import stat
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boxlite
 import pytest
-from guest import EXAMPLE, Guest
+from guest import EVENTS, EXAMPLE, Guest, at, make, records, volume
 from package import PROJECT
 from pages import block
 from world import owner
 
-from mountd.journal import MESSAGE_IDS
-
-_EVENTS = {each: event for event, each in MESSAGE_IDS.items()}
 _WORK = "/home/node/workspace"
 _NODE = [1000, 1000]
-_CASES = boxlite.cases()
-_ELSEWHERE = {12, 15}  # one is an error, one a volume's target
 _MANIFEST = (EXAMPLE / "volumes.toml").read_text()
 """The share `workspace` in node's home."""
-
-
-def volume(name: str, **keys: Any) -> str:
-    """A volume of the share `workspace`, at a target named after it, for node."""
-    given = {"type": "virtiofs", "source": "workspace", "target": f"/srv/{name}", "user": "node"}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in (given | keys).items() if value]
-    return "\n".join([f"[volumes.{name}]", *lines, ""])
-
-
-def make(path: Path, uid: int = 501, gid: int = 20, mode: int = 0o755) -> Path:
-    """A folder of this owner, or, where the mode says so, a file."""
-    if mode & 0o111:
-        path.mkdir()
-    else:
-        path.write_text(f"{path.name}\n")
-    os.chown(path, uid, gid)
-    path.chmod(mode)
-    return path
-
-
-def records(told: dict[str, Any], event: str, name: str) -> list[dict[str, str]]:
-    """What the journal has of a kind about a volume."""
-    return [
-        each
-        for each in told["journal"]
-        if _EVENTS.get(each.get("MESSAGE_ID", "")) == event and each.get("MOUNTD_VOLUME") == name
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +105,6 @@ def first(cycle: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def second(cycle: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
     return cycle[1]
-
-
-def at(told: dict[str, Any], point: str, when: str = "mounts") -> list[dict[str, str]]:
-    """What the mount table has at a target."""
-    return [each for each in told[when] if each["point"] == point]
 
 
 def test_the_sharing_users_files_are_nodes_in_the_guest(first: dict[str, Any]) -> None:
@@ -307,7 +268,7 @@ def test_after_a_power_cycle_all_is_as_it_was(
 
 
 def test_after_a_power_cycle_nothing_had_to_wait(second: dict[str, Any]) -> None:
-    told = {_EVENTS.get(each.get("MESSAGE_ID", "")) for each in second["journal"]}
+    told = {EVENTS.get(each.get("MESSAGE_ID", "")) for each in second["journal"]}
     assert told <= {"mounted", "watching", None}, second["journal"]
 
 
@@ -324,140 +285,6 @@ def test_what_it_cost_at_boot(
     others = [line for line in lines if line not in ours][:2]
     told = ", ".join(ours + others) or "systemd had no figures yet"
     record_property("told at the end", f"in an emulated guest's boot: {told}")
-
-
-# daemons side by side, and every way to hand a manifest over
-
-_WAYS = ("smbios", "smbios-binary", "fw_cfg", "cmdline")
-
-
-def handed_over(way: str, place: Path) -> str:
-    """A manifest of one volume as the guide's commands make it into what a hypervisor takes."""
-    manifest = place / "volumes.toml"
-    manifest.write_text(volume(way, source="good"))
-    subprocess.run(["sh", "-euc", block("guests.md", "sh", "base64")], cwd=place, check=True)
-    made = manifest if way == "fw_cfg" else place / way
-    return made.read_text().strip().replace("mountd.toml", f"mountd.{way}.toml")
-
-
-def ids_of(owner: str) -> tuple[int, int]:
-    uid, gid = owner.split(":")
-    return int(uid), int(gid)
-
-
-def boxlite_volume(case: boxlite.Case) -> str:
-    name = f"case-{case.number}"
-    return volume(name, source="boxlite", subdir=name, user=case.user, read_only=case.is_read_only)
-
-
-@pytest.fixture(scope="module")
-def daemons(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a guest with an old daemon beside a good one told."""
-    place = tmp_path_factory.mktemp("daemons")
-    good, old = make(place / "good"), make(place / "old")
-    for folder in (good, old):
-        make(folder / "hello", mode=0o644)
-    cases = [each for each in _CASES if each.number not in _ELSEWHERE]
-    share = make(place / "boxlite")
-    for case in cases:
-        root, *inner = case.owners
-        made = make(
-            share / f"case-{case.number}", *ids_of(root), 0o700 if case.is_read_only else 0o755
-        )
-        for each in inner:
-            make(made / each, *ids_of(each))
-    manifest = "\n".join(
-        [
-            *(boxlite_volume(case) for case in cases),
-            volume("case-15", type="", source="/srv/case-1", user="2000:2000"),
-            volume("good", source="good"),
-            volume("old", source="old"),
-            volume("strict", source="old", fallback="fail"),
-        ]
-    )
-    way = {each: handed_over(each, place) for each in _WAYS}
-    more = ["-smbios", "type=11,path={place}/smbios"]
-    more += ["-smbios", f"type=11,value={way['smbios-binary']}"]
-    more += ["-fw_cfg", "name=opt/io.systemd.credentials/mountd.fw_cfg.toml,file={place}/fw_cfg"]
-    with guest.old_daemon("old", old) as its_share:
-        return guest.boot(
-            "daemons",
-            manifest,
-            {"good": good, "boxlite": share},
-            files={each: way[each] for each in ("smbios", "fw_cfg")},
-            more=[*more, *its_share],
-            append=way["cmdline"],
-        )
-
-
-def test_a_daemon_that_grants_it_has_its_share_idmapped(daemons: dict[str, Any]) -> None:
-    assert daemons["owners"]["good"] == {".": _NODE, "hello": _NODE}
-
-
-def test_a_daemon_that_is_too_old_has_its_share_mounted_with_raw_ids(
-    daemons: dict[str, Any],
-) -> None:
-    assert daemons["owners"]["old"] == {".": [501, 20], "hello": [501, 20]}
-
-
-def test_it_is_told_that_the_daemon_is_too_old_and_which_one_would_do(
-    daemons: dict[str, Any],
-) -> None:
-    (told,) = records(daemons, "fallback", "old")
-    assert told["MESSAGE"] == (
-        "fallback: old: mounted with raw ids: virtiofs refuses idmapped mounts (Linux 6.12): the"
-        " host's server is too old, or doesn't grant it\n"
-        "hint: its server has to grant it, as virtiofsd does from 1.13 on, or mount it with raw ids"
-        ' by `idmap = "never"`'
-    )
-    assert told["MOUNTD_REASON"] == "filesystem-refuses"
-
-
-def test_a_volume_that_insists_is_not_mounted_from_an_old_daemon(daemons: dict[str, Any]) -> None:
-    assert daemons["strict"] == ""
-    (told,) = records(daemons, "failed", "strict")
-    assert "the host's server is too old" in told["MESSAGE"]
-
-
-def test_a_manifest_arrives_in_each_way_that_the_guide_names(daemons: dict[str, Any]) -> None:
-    for way in _WAYS:
-        (mount,) = at(daemons, f"/srv/{way}")
-        assert mount["source"] == "good"
-
-
-# BoxLite's cases, in the same guest
-
-
-@pytest.mark.parametrize("case", _CASES, ids=lambda case: str(case.number))
-def test_a_case_of_boxlites_comes_out_as_its_page_says(
-    daemons: dict[str, Any], case: boxlite.Case
-) -> None:
-    if case.number == 12:
-        assert daemons["case 12"]["status"] == 78
-        assert "volumes.case-12.owner" in daemons["case 12"]["err"]
-        assert case.outcome == boxlite.ERROR
-        return
-    name = f"case-{case.number}"
-    (told,) = (each for each in daemons["status"]["volumes"] if each["name"] == name)
-    assert told["state"] == "mounted"
-    stored = case.owners or ("501:20",)
-    found = daemons["cases"][name]
-    seen = [":".join(map(str, found[path])) for path in (".", *stored[1:])]
-    assert boxlite.outcome(told, zip(stored, seen, strict=True)) == case.outcome
-
-
-def test_each_of_boxlites_cases_is_on_its_page() -> None:
-    assert [each.number for each in _CASES] == list(range(1, 17))
-
-
-def test_no_id_is_lost_in_any_of_boxlites_cases(daemons: dict[str, Any]) -> None:
-    idmaps = [each["idmap"] for each in daemons["status"]["volumes"] if each["idmap"]]
-    counts = {sum(each["count"] for each in ids) for idmap in idmaps for ids in idmap.values()}
-    assert counts == {2**32 - 1}
-
-
-def test_what_boxlite_leaves_unreadable_or_unwritable_is_neither(daemons: dict[str, Any]) -> None:
-    assert daemons["node reads case 8"] == daemons["70000 writes in case 13"] == "done"
 
 
 # a daemon that is the sharing user
@@ -487,6 +314,7 @@ def sharing(guest: Guest, owned: Path) -> dict[str, Any]:
         {"workspace": owned},
         credentials={"guest.commands": json.dumps(shown)},
         user="501:20",
+        is_lean=True,
     )
 
 
@@ -514,44 +342,3 @@ def test_run_by_the_sharing_user_nothing_can_be_given_away(sharing: dict[str, An
 
 def test_run_by_the_sharing_user_nobody_else_makes_files(sharing: dict[str, Any]) -> None:
     assert sharing["a third user makes a file"] == "EPERM"
-
-
-# an old kernel
-
-
-@pytest.fixture(scope="module")
-def old_kernel(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the same image told under Linux 6.1."""
-    work = make(tmp_path_factory.mktemp("old") / "workspace")
-    make(work / "hello", mode=0o644)
-    return guest.boot("old_kernel", _MANIFEST, {"workspace": work}, KERNEL=guest.old_kernel)
-
-
-def test_an_old_kernel_has_the_share_mounted_with_raw_ids(old_kernel: dict[str, Any]) -> None:
-    assert old_kernel["kernel"].startswith("6.1.")
-    assert old_kernel["owners"] == {".": [501, 20], "hello": [501, 20]}
-
-
-def test_it_is_told_that_the_kernel_is_too_old_and_which_one_would_do(
-    old_kernel: dict[str, Any],
-) -> None:
-    (told,) = records(old_kernel, "fallback", "workspace")
-    assert told["MESSAGE"] == (
-        "fallback: workspace: mounted with raw ids: virtiofs refuses idmapped mounts (Linux 6.1):"
-        " this kernel is too old for it\n"
-        "hint: virtiofs needs Linux 6.12 and a server that grants it, or mount it with raw ids by"
-        ' `idmap = "never"`'
-    )
-
-
-def test_an_old_kernel_idmaps_its_own_disk(old_kernel: dict[str, Any]) -> None:
-    assert old_kernel["local"] == {".": _NODE}
-
-
-def test_an_old_kernel_replaces_with_a_gap_that_is_told(old_kernel: dict[str, Any]) -> None:
-    told = {each["name"]: each for each in old_kernel["replaced"]["volumes"]}
-    assert told["local"]["action"] == "replace"
-    assert told["local"]["notes"] == ["gap: for a moment /opt/local shows what lies under it"]
-    assert told["workspace"]["action"] == "keep"
-    assert old_kernel["local after"] == {".": [2000, 2000]}
-    assert len(at(old_kernel, "/opt/local", "mounts at the end")) == 1
