@@ -26,6 +26,7 @@ _KNOWN_BY: dict[str, str | tuple[str, ...]] = {
     "pydantic_core": "mountd.manifest.",
     "tomli": "mountd.manifest.",
     "ctypes": "mountd.kernel.",
+    "systemd": ("mountd.journal", "mountd.supervisor"),
 }
 
 

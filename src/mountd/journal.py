@@ -4,12 +4,11 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from errno import EMSGSIZE, ENOBUFS
 from select import PIPE_BUF
 
 from mountd.core.model import DONE, Action, Drift, Fault, Outcome, State
 from mountd.core.printable import printable
-from mountd.outlet import Datagrams, Outlet, see_room
+from mountd.outlet import Outlet, see_reader, see_room
 
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 
@@ -40,8 +39,6 @@ MESSAGE_IDS = {
 _PRIORITIES: dict[State, int] = {"failed": ERROR, "conflict": WARNING, "pending": NOTICE}
 
 _JOURNALD = "/run/systemd/journal/socket"
-_MOST_CHARACTERS = 16 << 10
-"""What is told of a message that is too long for the socket."""
 
 Send = Callable[[dict[str, str], bool], None]
 """Takes a record's fields, and whether it may wait. Raises BlockingIOError if it would have to."""
@@ -205,33 +202,22 @@ def _journal_send() -> Send | None:
     stderr = os.fstat(2)
     if os.environ.get("JOURNAL_STREAM") != f"{stderr.st_dev}:{stderr.st_ino}":
         return None
-    journald = Datagrams(_JOURNALD)
+    try:
+        from systemd import journal  # noqa: PLC0415 - it may not be there
+    except ImportError:  # a missing library costs the fields, not the mounts
+        return None
 
     def send(fields: dict[str, str], may_wait: bool) -> None:
+        # not the library's logging handler, which adds 21 fields of Python's
         try:
-            journald.send(_encoded(fields), may_wait=may_wait)
+            see_reader(_JOURNALD, may_wait=may_wait)
+            journal.sendv(*(os.fsencode(f"{name}={text}") for name, text in fields.items() if text))
         except BlockingIOError:
             raise
-        except OSError as error:
-            if error.errno in (EMSGSIZE, ENOBUFS) and len(fields["MESSAGE"]) > _MOST_CHARACTERS:
-                message = f"{fields['MESSAGE'][:_MOST_CHARACTERS]}…"
-                send({**fields, "MESSAGE": message}, may_wait)
-            else:  # a journal that is gone is no reason to stop halfway
-                _print(fields["MESSAGE"], may_wait=may_wait)
+        except OSError:  # a journal that is gone is no reason to stop halfway
+            _print(fields["MESSAGE"], may_wait=may_wait)
 
     return send
-
-
-def _encoded(fields: dict[str, str]) -> bytes:
-    """As journald takes it (https://systemd.io/JOURNAL_NATIVE_PROTOCOL), but for what is empty."""
-    found = []
-    for name, text in fields.items():
-        value = text.encode(errors="surrogateescape")
-        if b"\n" in value:
-            found.append(b"%s\n%s%s\n" % (name.encode(), len(value).to_bytes(8, "little"), value))
-        elif value:
-            found.append(b"%s=%s\n" % (name.encode(), value))
-    return b"".join(found)
 
 
 def _print(message: str, *, may_wait: bool = True) -> None:

@@ -8,7 +8,7 @@ counted.
 import select
 from _thread import start_new_thread
 from collections.abc import Callable, Hashable
-from socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_DGRAM, socket
+from socket import AF_UNIX, SOCK_DGRAM, socket
 from threading import Condition
 from time import monotonic
 
@@ -96,23 +96,18 @@ class Outlet:
             return None
 
 
-class Datagrams:
-    """A way to a socket of systemd's.
+def see_reader(address: str, *, may_wait: bool) -> None:
+    """Wait until a socket of systemd's has room. Raises OSError, BlockingIOError if it has none.
 
-    The library's own (systemd-python 235) keeps Python's lock while it waits, so that no thread
-    helps: the whole process stops.
+    systemd's library (systemd-python 235) keeps Python's lock while it sends, so that no thread
+    would help where nobody reads: the whole process would stop. A socket that is connected has room
+    where its reader has some. `address` is a path, or after an `@` a name (unix(7)); others can't
+    be asked.
     """
-
-    def __init__(self, address: str) -> None:
-        """`address`: a path, or after an `@` a name (unix(7))."""
-        self._address = f"\0{address[1:]}" if address.startswith("@") else address
-        self._socket: socket | None = None
-
-    def send(self, data: bytes, *, may_wait: bool) -> None:
-        """Raises OSError; BlockingIOError where nobody reads, and we may not wait for that."""
-        self._socket = self._socket or socket(AF_UNIX, SOCK_DGRAM)
-        flags = MSG_NOSIGNAL | (0 if may_wait else MSG_DONTWAIT)
-        self._socket.sendto(data, flags, self._address)
+    if address[:1] in ("/", "@"):
+        with socket(AF_UNIX, SOCK_DGRAM) as asking:
+            asking.connect(f"\0{address[1:]}" if address[0] == "@" else address)
+            see_room(asking.fileno(), may_wait=may_wait)
 
 
 def see_room(descriptor: int, *, may_wait: bool) -> None:

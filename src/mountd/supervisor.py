@@ -1,11 +1,11 @@
 """What systemd is told where it started us, and others that speak as it does (sd_notify(3))."""
 
 import os
-from contextlib import suppress
+from collections.abc import Callable
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 from mountd.core.printable import printable
-from mountd.outlet import Datagrams, Outlet
+from mountd.outlet import Outlet, see_reader
 
 _MOST_STATUS = 240
 
@@ -14,11 +14,16 @@ class Supervisor:
     """Tells systemd, and never waits for it; without one it does nothing."""
 
     def __init__(self) -> None:
-        self.is_there = bool(os.environ.get("NOTIFY_SOCKET"))
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        self.is_there = bool(self._address)
         self.is_systemd = self.is_there and "INVOCATION_ID" in os.environ
-        self._socket = Datagrams(os.environ.get("NOTIFY_SOCKET", ""))
+        self._notify: Callable[[str], object] | None = None
         self._status = ""
         self._outlet = Outlet()
+        if self.is_there:
+            from systemd import daemon  # noqa: PLC0415 - for this alone, and it may not be there
+
+            self._notify = daemon.notify
 
     @property
     def watchdog(self) -> float | None:
@@ -61,9 +66,15 @@ class Supervisor:
         self._status = next((line for line in lines if line.startswith("STATUS=")), self._status)
         key = lines[0].partition("=")[0] if len(lines) == 1 else None
         if self.is_there:
-            data = "\n".join(lines).encode(errors="surrogateescape")
-            self._outlet.put(lambda may_wait: self._send(data, may_wait=may_wait), len(data), key)
+            text = "\n".join(lines)
+            self._outlet.put(lambda may_wait: self._send(text, may_wait=may_wait), len(text), key)
 
-    def _send(self, data: bytes, *, may_wait: bool) -> None:
-        with suppress(OSError):  # its socket is gone: it will find out, and we can't
-            self._socket.send(data, may_wait=may_wait)
+    def _send(self, text: str, *, may_wait: bool) -> None:
+        try:
+            see_reader(self._address, may_wait=may_wait)
+            if self._notify:
+                self._notify(text)
+        except InterruptedError:  # by a signal, where another filled the room that there was
+            self._send(text, may_wait=may_wait)
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass  # its socket is gone: it will find out, and we can't
