@@ -27,6 +27,8 @@ class _Left(NamedTuple):
     id: int
     target: str
     flags: Flags
+    is_undone: bool = False
+    """Whether it was seen that somebody has undone it, which counts once."""
 
 
 class Upkeep:
@@ -62,6 +64,9 @@ class Upkeep:
 
     def converge(self, manifest: Manifest) -> Pass:
         """Make a pass of it all. Raises LockedError, StateError and StoppedError."""
+        if self._left:
+            for changes in self._table.changes():  # that nobody has repaired yet
+                self._hold_back(self.drifted(changes))
         result = self._pass(manifest, is_repair=False)
         self.news.warnings(result.warnings)
         self.news.forget_all_but(result.outcomes)
@@ -107,7 +112,7 @@ class Upkeep:
         changed = {now.id: now for _, now in changes if now}
         return {
             name
-            for name, (number, target, flags) in self._left.items()
+            for name, (number, target, flags, _) in self._left.items()
             if number not in mounts
             or (
                 number in changed
@@ -120,15 +125,7 @@ class Upkeep:
 
         False: that takes a pass of all. Raises as `converge` does.
         """
-        now = monotonic()
-        todo = set()
-        for name in names:
-            fight = self._fights[name] = undone(self._fights.get(name, Fight()), now)
-            if fight.until > now:
-                self._hold(name, fight)
-            else:
-                todo.add(name)
-        if not todo:
+        if not (todo := self._hold_back(names)):
             return True
         if not all(map(self._stands_alone, todo)):
             return False
@@ -195,6 +192,20 @@ class Upkeep:
         if any(is_within(action.source, each) for each in faulty):
             return False
         return not any(is_within(action.target, each) for each in faulty - {action.target})
+
+    def _hold_back(self, names: Iterable[str]) -> set[str]:
+        """Those that may be put back now; one that has been too often of late has to wait."""
+        now = monotonic()
+        free = set()
+        for name in names:
+            if not self._left[name].is_undone:
+                self._left[name] = self._left[name]._replace(is_undone=True)
+                fight = self._fights[name] = undone(self._fights.get(name, Fight()), now)
+                if fight.until > now:
+                    self._hold(name, fight)
+                    continue
+            free.add(name)
+        return free
 
     def _hold(self, name: str, fight: Fight) -> None:
         before = self.outcomes[name]
