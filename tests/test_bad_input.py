@@ -6,7 +6,6 @@
 import os
 import socket
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from mountd.reading import read_manifest
 GOLDEN = Path(__file__).parent / "golden" / "bad-input"
 SUITE = Path(__file__).parents[2] / "shared/data/toml-test"
 MIB = 1 << 20
-TOMLI = tuple(int(each) for each in version("tomli").split(".")[:3])
 """From 2.4.1 on it takes no key of so many parts; what is refused before is the table of it."""
 
 
@@ -117,7 +115,7 @@ SYNTHETIC: Mapping[str, tuple[bytes, list[tuple[int, str]]]] = {
     "10,000 tables": (HEAD + b"user = " + b"{a=" * 10000 + b"1" + b"}" * 10000, [(4, "nested")]),
     "a key of 10,000 parts": (
         HEAD + b"user" + b".a" * 10000 + b" = 1",
-        [(4, "parts" if TOMLI > (2, 4, 0) else "must be a string or an integer, not a table")],
+        [(4, "parts")],
     ),
     "200 brackets": (HEAD + b"user = " + b"[" * 200 + b"]" * 200, [(4, "must be a string")]),
     "a line of 100,000 characters": (

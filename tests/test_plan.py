@@ -33,7 +33,7 @@ from mountd.core.model import (
     Volume,
     root_at,
 )
-from mountd.core.nesting import circle, needs
+from mountd.core.nesting import circles, needs
 from mountd.core.plan import departures, plan
 
 KERNELS = [
@@ -489,7 +489,7 @@ SOURCES = ["/s/1", "/s/2", "/t/a", "/t/a/x", "/t/a/b/x", "/t/d", "/t/d/e/x", "/m
 def _is_legal(volumes: Sequence[Volume]) -> bool:
     """What the manifest's own rules leave."""
     places = {each.name: (None if each.type else each.source, each.target) for each in volumes}
-    return circle(needs(places)) is None
+    return not any(circles(needs(places)))
 
 
 def _is_in_place(target: str, how: str) -> bool:

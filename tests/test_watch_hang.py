@@ -205,15 +205,20 @@ def test_sigterm_ends_it_in_the_middle_of_a_long_pass_and_all_is_on_record(world
 
 
 def test_passes_by_the_hundred_leave_nothing_behind(world: World) -> None:
-    """What one pass left behind for a volume, 6,000 would: more than a mebibyte."""
+    """What one pass left behind for a volume, 6,000 would each time: more than a mebibyte."""
     write(world, good=30)
     with watch(world) as watcher:
         for _ in range(100):
             watcher.reload()
-        resident, count = resident_kib(watcher), kept(watcher)
-        for _ in range(200):
-            watcher.reload()
-        assert resident_kib(watcher) - resident < 900
+        count = kept(watcher)
+        for _ in range(10):  # what an allocator keeps comes to an end, what is left behind doesn't
+            resident = resident_kib(watcher)
+            for _ in range(200):
+                watcher.reload()
+            if resident_kib(watcher) - resident < 500:
+                break
+        else:
+            pytest.fail("each two hundred passes took more memory")
         eventually(lambda: kept(watcher) <= count)
         assert watcher.stop() == 0
 

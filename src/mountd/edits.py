@@ -10,17 +10,17 @@ and all of it where the kernel gives no watches or threads.
 import os
 from _thread import start_new_thread
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
-from resource import RLIMIT_NOFILE, getrlimit
 from threading import Event, get_native_id
 from time import monotonic, sleep
 from typing import Any
 
 from mountd.core.printable import printable
 from mountd.glances import Served, content, identity, link_at, trail
+from mountd.kernel.limits import NoThreadError, hint_on
 
 _STEP = 30
 """Milliseconds from one look for events to the next; two of them pass before an edit is told."""
@@ -34,7 +34,6 @@ _SPARE = 2
 """Threads that can be had at once where watchfiles is asked for one."""
 
 _LATE = "edits are seen a second late"
-_NO_THREAD = "no thread can be started (see TasksMax=, pids.max and kernel.threads-max)"
 
 
 class Edits:
@@ -65,7 +64,7 @@ class Edits:
                 start_new_thread(self._run, ())
             except RuntimeError:
                 self._is_running = False
-                self._find_trouble(f"edits are seen a minute late: {_NO_THREAD}")
+                self._find_trouble(f"edits are seen a minute late: {_without_thread()}")
 
     def _run(self) -> None:
         while True:
@@ -171,29 +170,15 @@ def _in_words(error: Exception) -> str | None:
     """Why there are no events; None for one that means nothing but that something has changed."""
     if isinstance(error, ImportError):
         return "the Python package watchfiles is missing; install it"
-    if isinstance(error, _NoThreadError):
-        return _NO_THREAD
+    if isinstance(error, NoThreadError):
+        return _without_thread()
     if "Unable to decode" in str(error):  # a name in a folder: it is listed, and that is compared
         return None
-    limits = ", or ".join(f"{name}, which is {value}" for name, value in _limits())
-    return f"the kernel gives no watches on files ({printable(str(error))}); raise {limits}"
+    return f"the kernel gives no watches on files ({printable(str(error))}); {hint_on('watches')}"
 
 
-def _limits() -> Iterator[tuple[str, int]]:
-    """What limits inotify(7), and how far: the kernel, or our user namespace if that is lower."""
-    for kind in ("instances", "watches"):
-        found = []
-        for name in (f"fs/inotify/max_user_{kind}", f"user/max_inotify_{kind}"):
-            with suppress(OSError, ValueError), open(f"/proc/sys/{name}") as file:
-                found.append((int(file.read()), name.replace("/", ".")))
-        if found:
-            value, name = min(found)
-            yield name, value
-    yield "LimitNOFILE=", getrlimit(RLIMIT_NOFILE)[0]
-
-
-class _NoThreadError(RuntimeError):
-    """No thread can be started now."""
+def _without_thread() -> str:
+    return f"no thread can be started; {hint_on('threads')}"
 
 
 @contextmanager
@@ -206,7 +191,7 @@ def _watch_of(paths: Collection[str]) -> Iterator[Any]:
 
 
 def _see_threads() -> None:
-    """Raise _NoThreadError where watchfiles would get no thread: it ends the process by that.
+    """Raise NoThreadError where watchfiles would get no thread: it ends the process by that.
 
     (notify's `watch` panics, and its destructor once more, which aborts.) More are tried than it
     needs, all at once, and are gone before it begins.
@@ -224,7 +209,7 @@ def _see_threads() -> None:
             start_new_thread(wait, ())
             count += 1
     except RuntimeError as error:
-        raise _NoThreadError from error
+        raise NoThreadError from error
     finally:
         go.set()
         deadline = monotonic() + 1

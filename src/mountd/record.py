@@ -441,6 +441,8 @@ def _found(folder: Fd, name: str) -> _File:
         if isinstance(error, OSError) and error.errno in PASSING:
             raise  # what can't be opened just now is not damaged
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, KeyError):
+            said = f"it has no {said}"
         return _File(stamp, damage=said)
 
 

@@ -11,8 +11,7 @@ import signal
 import traceback
 from collections.abc import Container
 from contextlib import ExitStack, suppress
-from errno import EMFILE, ENOSYS
-from resource import RLIMIT_NOFILE, getrlimit
+from errno import ENOSYS
 from time import monotonic
 
 from mountd.arrivals import Arrivals, Sight
@@ -21,6 +20,7 @@ from mountd.edits import Edits
 from mountd.filesystems import place_of
 from mountd.glances import content
 from mountd.journal import DEBUG, ERROR, INFO, WARNING, Journal
+from mountd.kernel.limits import hint_of
 from mountd.kernel.table import MountTable
 from mountd.latest import Latest
 from mountd.lock import LockedError, StateError, WatchedError, WatchLock
@@ -433,10 +433,8 @@ def _in_words(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
     where = f" ({error.filename})" if error.filename else ""
-    raises = ""
-    if error.errno == EMFILE:
-        raises = f"; raise LimitNOFILE=, which is {getrlimit(RLIMIT_NOFILE)[0]}"
-    return f"{error.strerror or error}{where}{raises}"
+    hint = hint_of(error)
+    return f"{error.strerror or error}{where}{f'; {hint}' if hint else ''}"
 
 
 def _accounts(manifest: Manifest, roots: Container[str]) -> set[str]:

@@ -35,16 +35,12 @@ def needs(places: Mapping[str, tuple[str | None, str]]) -> dict[str, tuple[str, 
     return found
 
 
-def circle(needed: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Volumes of which each needs the next, and the last one the first; None where none do.
-
-    `needed` is as `needs` tells; a name that has no entry needs nothing.
-    """
-    return next(circles(needed), None)
-
-
 def circles(needed: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """Such circles, with no volume in two of them: one at least, where there is any."""
+    """Volumes of which each needs the next, and the last one the first; none is in two circles.
+
+    `needed` is as `needs` tells; a name that has no entry needs nothing. Where there is any circle,
+    one at least is found.
+    """
     done: set[str] = set()
     for start, others in needed.items():
         if not others:

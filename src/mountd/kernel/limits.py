@@ -12,7 +12,7 @@ from typing import Literal
 
 from mountd.core.faults import Limit, raising
 
-Kind = Literal["files", "all files", "mounts", "user namespaces", "threads"]
+Kind = Literal["files", "all files", "mounts", "user namespaces", "threads", "watches"]
 _SYSCTLS: dict[Kind, str] = {
     "all files": "fs.file-max",
     "mounts": "fs.mount-max",
@@ -53,6 +53,8 @@ def limits_on(kind: Kind) -> list[Limit]:
     if kind == "threads":
         found = [*_on_threads()]
         return [limit for limit, is_reached in found if is_reached] or [each for each, _ in found]
+    if kind == "watches":
+        return [*_on_watches(), *limits_on("files")]
     return [_sysctl(_SYSCTLS[kind])]
 
 
@@ -68,6 +70,14 @@ def _on_threads() -> Iterator[tuple[Limit, bool]]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if soft != resource.RLIM_INFINITY and os.getuid() != 0:  # the first user is let off
         yield Limit("the limit on processes (`ulimit -u`, LimitNPROC=)", soft), False
+
+
+def _on_watches() -> Iterator[Limit]:
+    """What limits inotify(7): the kernel, or our user namespace where that is lower."""
+    for kind in ("instances", "watches"):
+        names = (f"fs.inotify.max_user_{kind}", f"user.max_inotify_{kind}")
+        found = [each for each in map(_sysctl, names) if each.value is not None]
+        yield min(found, key=lambda each: each.value or 0, default=_sysctl(names[0]))
 
 
 def _cgroups() -> Iterator[str]:

@@ -107,7 +107,7 @@ class Mount(Protocol):
 def learn(mounts: Iterable[Mount]) -> None:
     """Know these mounts, and no others."""
     mounts = [*mounts]
-    _known.ids, _known.points = {}, {}
+    _known.ids, _known.points, _known.procs, _known.own_ids = {}, {}, set(), set()
     _known.own = {each.device for each in mounts if each.point == "/"}
     for mount in mounts:
         learn_one(mount)
