@@ -1,4 +1,4 @@
-"""Users' names as docs/boxlite.md has them. Its first table is run in a guest, by test_guest_old.py."""
+"""Users' names as docs/boxlite.md has them; test_guest_old.py runs its first table in a guest."""
 
 import pytest
 from boxlite import ERROR, users
