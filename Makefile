@@ -14,8 +14,8 @@ test: .venv/bin/mountd
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/pytest --quiet --numprocesses 4 --dist loadfile --no-loadscope-reorder
-	.venv/bin/python tests/lowest.py --quiet --numprocesses 4 --dist loadfile
+	.venv/bin/pytest --quiet --numprocesses 5 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python tests/lowest.py --quiet --numprocesses 5 --dist loadfile
 
 bench: .venv/bin/mountd
 	.venv/bin/python tests/bench/bench.py

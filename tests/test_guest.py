@@ -91,6 +91,7 @@ def cycle(guest: Guest, shared: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             credentials=credentials,
             DISK=disk,
             append="systemd.wants=workload.service",
+            is_lean=scene == "second_boot",
         )
         for scene in ("first_boot", "second_boot")
     )
