@@ -630,7 +630,7 @@ def test_a_record_that_cant_be_written_is_told_and_tried_again(
         lock.mkdir()
         in_place(Path(place.manifest), volumes(place, "b"))
         if is_reload:
-            watcher.process.send_signal(SIGHUP)
+            watcher.reload()
         eventually(lambda: "can't be made" in watcher.log)
         assert shown(place) == "a"
         lock.rmdir()
