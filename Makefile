@@ -2,6 +2,9 @@
 PYTHON ?= python3
 DIST ?= dist
 
+# Each process of pytest's would compile all tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: venv demo test bench deb clean
 
 venv: .venv/bin/mountd
@@ -13,7 +16,7 @@ test: .venv/bin/mountd
 	@.ci/packages test
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy
+	@.venv/bin/pytest --collect-only --quiet >/dev/null & .venv/bin/mypy; status=$$?; wait; exit $$status
 	.venv/bin/pytest --quiet --numprocesses 5 --dist loadfile --no-loadscope-reorder
 	.venv/bin/python tests/lowest.py --quiet --numprocesses 5 --dist loadfile
 

@@ -27,6 +27,7 @@ _LONGEST = {
 settings.register_profile(
     "the suite's", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("fewer", settings.get_profile("the suite's"), max_examples=20)
 settings.load_profile("the suite's")
 
 

@@ -33,6 +33,7 @@ _PACKAGES = (
 _ELSEWHERE = {"container", "guest", "jsonschema_rs", "pexpect", "rich", "shipped"}
 """Whoever imports one of these is run by `.venv` alone."""
 _BESIDE = "not the_demo_runs"  # which runs what `.venv` has
+_FEWER = "--hypothesis-profile=fewer"  # what is looked for here doesn't hang on an example
 _ENTER = """
 root=$1 archive=$2 deb=$3 project=$4; shift 4
 mount -t tmpfs -o mode=755 tmpfs "$root"
@@ -53,12 +54,16 @@ cd /opt/mountd
 exec "$@"
 """
 _SEE = """
-import os, sys
+import os, subprocess, sys
 from importlib.metadata import version
 for name, floor in (each.split("=") for each in os.environ.pop("FLOORS").split()):
     if not f"{version(name)}.".startswith(f"{floor}."):
         sys.exit(f"{name} is {version(name)} in Debian 13, and {floor} is said to be the lowest")
-os.execv(sys.executable, [sys.executable, "-m", "pytest", *sys.argv[1:]])
+pytest = [sys.executable, "-m", "pytest", *sys.argv[1:]]
+if "--numprocesses" in pytest:  # else each of them compiles all tests by itself
+    collect = [*pytest, "--collect-only", "--numprocesses=0", "--quiet"]
+    subprocess.run(collect, stdout=subprocess.DEVNULL, check=False)
+os.execv(sys.executable, pytest)
 """
 
 
@@ -71,7 +76,7 @@ def floors() -> dict[str, str]:
 def main(*options: str) -> int:
     """Run them, and return how that ended."""
     files = [each for each in PROJECT.glob("tests/test_*.py") if not _imports(each) & _ELSEWHERE]
-    tests = ["-k", _BESIDE, *(f"tests/{each.name}" for each in sorted(files))]
+    tests = [_FEWER, "-k", _BESIDE, *(f"tests/{each.name}" for each in sorted(files))]
     if any(each.startswith("tests/") for each in options):
         tests = []
     archive, deb = debian_13(*_PACKAGES), package().deb
