@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGKILL
 
 import pexpect
 import pytest
@@ -53,7 +54,9 @@ def _line_of(shell: str, home: str) -> Iterator["pexpect.spawn[str]"]:
         terminal.expect("ready\r\n")
         yield terminal
     finally:
-        terminal.close(force=True)
+        terminal.kill(SIGKILL)
+        terminal.wait()  # `close` gives it a tenth of a second to be gone
+        terminal.close()
 
 
 def _offered(world: World, shell: str, typed: str, *wanted: str) -> set[str]:

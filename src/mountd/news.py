@@ -44,7 +44,7 @@ class News:
         records: list[Callable[[], None]] = []
         if is_repair and is_done and action.verb != "unmount":
             records.append(lambda: self._journal.drift(action))
-        if is_done or (fault and fault != before.fault):
+        if is_done or (fault and not _is_as_told(fault, before.fault)):
             records.append(lambda: self._journal.change(outcome))
         elif before.fault and not fault:
             records.append(lambda: self._journal.recovery(outcome))
@@ -126,3 +126,8 @@ class News:
         self._told.pop(key, None)
         if state != _Told():
             self._told[key] = state
+
+
+def _is_as_told(fault: Fault, told: Fault | None) -> bool:
+    """Whether it is no news: who keeps a mount busy may be another at each try, or not be found."""
+    return fault == told or (told is not None and fault.code == told.code == "busy")
