@@ -523,8 +523,8 @@ def test_all_that_is_wrong_is_told_with_its_place(place: World) -> None:
         drop_in.parent.mkdir()
         drop_in.write_text('[volumes.a]\nusr = 1\nread_only = "x"\n')
         eventually(lambda: f"{drop_in}:3:13: error: " in watcher.log)
-        assert f"{drop_in}:2:1: error: unknown key `volumes.a.usr`" in watcher.log
-        assert "      | ^^^ did you mean `user`?" in watcher.log
+        eventually(lambda: f"{drop_in}:2:1: error: unknown key `volumes.a.usr`" in watcher.log)
+        eventually(lambda: "      | ^^^ did you mean `user`?" in watcher.log)
         drop_in.write_text('[volumes.a]\nuser = "0:0"\n')
         comes_to_be(place / "to/a/hello", 0, 0)
 

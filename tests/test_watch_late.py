@@ -46,7 +46,7 @@ def test_what_a_volume_waits_for_is_told_once_and_seen_when_it_comes(
     else:
         world.volumes(late=base | keys, other=base | {"source": "$/outer", "target": "$/other"})
     with watch(world) as watcher:
-        assert "pending: late" in watcher.log
+        eventually(lambda: "pending: late" in watcher.log)
         assert watcher.status.startswith("1 of 2 mounted; late: ")
         do(world, arrival)
         target = world / str({**base, **keys}["target"])[2:]
@@ -64,7 +64,7 @@ def test_a_device_that_comes_is_mounted(world: World) -> None:
         keys = {"type": "ext4", "source": world / "device", "target": world / "work"}
         world.volumes(late={**keys, "user": "1000:1000"})
         with watch(world) as watcher:
-            assert "pending: late" in watcher.log
+            eventually(lambda: "pending: late" in watcher.log)
             do(world, f"cp -a {device} device")
             eventually(lambda: is_mounted(world / "work"))
             eventually(lambda: watcher.status == "1 volume mounted")
