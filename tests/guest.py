@@ -19,7 +19,7 @@ from debian_12 import debian_12
 from package import PROJECT, package
 
 from debian import CACHE
-from mountd.journal import MESSAGE_IDS
+from mountd.report.journal import MESSAGE_IDS
 
 EVENTS = {each: event for event, each in MESSAGE_IDS.items()}
 EXAMPLE = PROJECT / "examples/guest-image"

@@ -9,10 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from mountd.core import faults
 from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
 from mountd.core.drift import record_entry
-from mountd.core.faults import VolumeError
 from mountd.core.idmapping import IDENTITY, Idmapping
 from mountd.core.model import (
     Action,
@@ -36,7 +34,9 @@ from mountd.core.model import (
 from mountd.core.order import Progress, adopts, as_one, is_half_done, is_told, unseen
 from mountd.core.plan import needs_gap_in_place, plan
 from mountd.core.targets import folders_above
-from mountd.record import Record
+from mountd.core.words import faults
+from mountd.core.words.faults import VolumeError
+from mountd.reconcile.record import Record
 
 OURS, THEIRS = "/etc/mountd.toml", "/srv/other.toml"
 RW = Flags(read_only=False, nosuid=True, nodev=True, noexec=False, atime="relatime")

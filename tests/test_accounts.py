@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import Result, World, owner, run
 
-from mountd.accounts import _Group, _Passwd
+from mountd.reconcile.accounts import _Group, _Passwd
 
 HIGHEST = 4294967294
 NODE = "node:x:1000:1000::/home/node:/bin/sh\n"

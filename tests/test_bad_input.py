@@ -14,7 +14,7 @@ from world import Mount, Result, World
 from mountd.manifest.layers import find_layers
 from mountd.manifest.load import load_manifest
 from mountd.manifest.problem import ManifestError
-from mountd.reading import read_manifest
+from mountd.reconcile.reading import read_manifest
 
 GOLDEN = Path(__file__).parent / "golden" / "bad-input"
 SUITE = Path(__file__).parents[2] / "shared/data/toml-test"

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from world import World, run
 
-from mountd.confinement import Confinement, files_of, forcing, parse_unit, service_of
 from mountd.kernel.privileges import is_slave
+from mountd.watch.confinement import Confinement, files_of, forcing, parse_unit, service_of
 
 _UNIT = "mountd-on-trial.service"
 _FOLDER = f"/run/systemd/system/{_UNIT}.d"
 _ASK = """
 import json
-from mountd.confinement import find_confinement
+from mountd.watch.confinement import find_confinement
 print(json.dumps(find_confinement()))
 """
 # pid 1 is a shell, and what asks runs in its mount namespace or in one of its own

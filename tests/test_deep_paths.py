@@ -21,8 +21,8 @@ from world import World, owner, run
 
 from mountd.core.model import Flags, ObservedMount, parents_of
 from mountd.core.mountinfo import parse_user
-from mountd.core.printable import printable
 from mountd.core.targets import Places, folders_above, is_within
+from mountd.core.words.printable import printable
 
 ALICE = 1000
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -33,10 +33,10 @@ from world import (
 import mountd.explain.explanation
 from mountd.core.idmapping import Extent, Extents, Idmapping
 from mountd.core.model import Ids
-from mountd.core.travel import arrival, departure
 from mountd.explain.explainer import explain
 from mountd.explain.explanation import explanation_document
-from mountd.reconcile import Settings
+from mountd.explain.travel import arrival, departure
+from mountd.reconcile.passes import Settings
 
 golden = test_output.golden
 _PASSWD = "root:x:0:0::/:/bin/sh\nnode:x:1000:1000::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n"

@@ -25,7 +25,7 @@ from world import (
     running,
 )
 
-from mountd.journal import MESSAGE_IDS
+from mountd.report.journal import MESSAGE_IDS
 
 journal = test_journal.journal
 VERSION = ".".join(os.uname().release.split(".")[:2])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mountd.core.fight import OF_ALL, OF_ONE, Fight, Telling, undone
+from mountd.watch.fight import OF_ALL, OF_ONE, Fight, Telling, undone
 
 _MOST_A_MINUTE = 10
 """Five at once, and those after 1, 2, 4, 8 and 16 s."""

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from world import World, disks, mount_table, run
 
-from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping, swap
 from mountd.core.model import Fault
+from mountd.core.words.faults import VolumeError
 from mountd.kernel.filesystem import make_filesystem
 from mountd.kernel.syscalls import MOUNT_ATTR_IDMAP, Fd, mount_setattr
 from mountd.kernel.userns import make_user_namespace

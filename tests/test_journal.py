@@ -14,7 +14,7 @@ import pytest
 from every_state import make_every_state
 from world import MOUNTD, Result, World, run
 
-from mountd.journal import MESSAGE_IDS
+from mountd.report.journal import MESSAGE_IDS
 
 _SOCKETS = "/run/systemd/journal"
 _CONF = """[Journal]

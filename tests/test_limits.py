@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from world import MOUNTD, World
 
-from mountd.core.faults import Limit, raising
+from mountd.core.words.faults import Limit, raising
 from mountd.kernel.cause import fault_of
 from mountd.kernel.limits import Kind, NoThreadError, hint_of, hint_on, limits_on
 

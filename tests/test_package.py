@@ -14,7 +14,7 @@ from container import Container, Machines
 from package import PROJECT, VERSION, Package, package
 from world import mount_id, owner, run
 
-from mountd.journal import MESSAGE_IDS
+from mountd.report.journal import MESSAGE_IDS
 
 _LATER = f"{VERSION}+later"
 _DATA = {  # of the wheel too, below its prefix

@@ -10,10 +10,9 @@ from typing import TypeVar
 import pytest
 from watcher import eventually
 
-from mountd import patience
-from mountd.kernel import road
+from mountd.kernel import patience, road
+from mountd.kernel.patience import Looker, Patience, StoppedError, ask
 from mountd.kernel.served import NoChildError, ServedError, may_wait
-from mountd.patience import Looker, Patience, StoppedError, ask
 
 _SHORT = 2.0
 _T = TypeVar("_T")
@@ -154,7 +153,7 @@ def test_what_a_look_raises_is_raised(look: Hanging, items: list[int]) -> None:
 def test_a_stop_ends_a_look_long_before_its_patience(
     look: Hanging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mountd.patience.PATIENCE", 60.0)
+    monkeypatch.setattr("mountd.kernel.patience.PATIENCE", 60.0)
     patience = look.patience
 
     def stops(item: int) -> str:

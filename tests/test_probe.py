@@ -14,10 +14,10 @@ from old_kernel import DEBIAN_12, DEBIAN_13, FILTERED, NO_IDMAPPING
 from world import World, disks, let_users_reach, mount_table, run, running
 
 import mountd
-from mountd.core import idmap_faults
-from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping, swap
 from mountd.core.model import Fault
+from mountd.core.words import idmap_faults
+from mountd.core.words.faults import VolumeError
 from mountd.kernel.probe import why_no_idmap
 from mountd.kernel.syscalls import (
     MOUNT_ATTR_IDMAP,

@@ -34,7 +34,7 @@ OLD = ["file of 1000: hello\n", "folder of 1000"]
 
 REPLACER = """
 import sys
-from mountd.reconcile import Settings, reconcile
+from mountd.reconcile.passes import Settings, reconcile
 manifest, state, count, *texts = sys.argv[1:]
 outcomes = []
 for each in range(int(count)):

@@ -99,7 +99,9 @@ def test_the_keys_in_the_readme_are_those_of_the_schema() -> None:
 
 
 def test_the_journals_fields_in_the_manual_are_those_that_are_sent() -> None:
-    sent = set(re.findall(r'"(MOUNTD_\w+)"', (PROJECT / "src/mountd/journal.py").read_text()))
+    sent = set(
+        re.findall(r'"(MOUNTD_\w+)"', (PROJECT / "src/mountd/report/journal.py").read_text())
+    )
     assert {each.rstrip("=") for each in _entries("mountd.service.8", "Journal")} == sent
 
 

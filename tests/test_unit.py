@@ -13,7 +13,7 @@ from container import Container, Machines, until
 from package import PROJECT
 from world import Mount, mount_id, owner
 
-from mountd.journal import MESSAGE_IDS
+from mountd.report.journal import MESSAGE_IDS
 
 _MANIFEST = "/etc/mountd.toml"
 _UNITS = "/run/systemd/system"

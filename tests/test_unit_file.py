@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from world import World, run
 
-from mountd.confinement import FORCING, Directive, parse_unit
-from mountd.journal import MESSAGE_IDS
+from mountd.report.journal import MESSAGE_IDS
+from mountd.watch.confinement import FORCING, Directive, parse_unit
 
 ROOT = Path(__file__).parent.parent
 UNITS = ROOT / "units"

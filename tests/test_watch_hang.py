@@ -13,7 +13,7 @@ from test_watch_drift import NODE, do, is_mounted, table
 from watcher import Watcher, eventually, watch
 from world import World, owner, record_of, run
 
-from mountd.patience import PATIENCE
+from mountd.kernel.patience import PATIENCE
 
 MANY = [f"hung{number}" for number in range(20)]
 

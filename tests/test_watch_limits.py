@@ -11,13 +11,13 @@ from test_watch_drift import do, is_mounted, make_plain
 from watcher import eventually, watch
 from world import MOUNTD, World, record_of, run
 
-from mountd.glances import trail
+from mountd.watch.glances import trail
 
 _WITHOUT_WATCHES = """
 import os, sys, threading, time
 from pathlib import Path
-from mountd.edits import Edits
-from mountd.glances import content
+from mountd.watch.edits import Edits
+from mountd.watch.glances import content
 
 knob, file = Path("/proc/sys/user", sys.argv[1]), sys.argv[2]
 was = knob.read_text()
@@ -119,7 +119,7 @@ _thread.start_new_thread = start_new_thread
 _FAULTY = """
 import os, sys
 sys.path.remove(os.path.dirname(__file__))
-from mountd.upkeep import Upkeep
+from mountd.watch.upkeep import Upkeep
 converge = Upkeep.converge
 
 def faulty(self, manifest):
@@ -183,7 +183,7 @@ def test_a_fault_of_our_own_at_the_start_doesnt_end_it_either(world: World) -> N
 def test_a_process_that_gives_no_thread_to_watchfiles_is_not_ended_by_it(tmp_path: Path) -> None:
     """notify 8 panics, and once more while that unwinds, which aborts: it must not be asked."""
     script = (
-        "import mountd.edits as edits\n"
+        "import mountd.watch.edits as edits\n"
         'def none(*_): raise RuntimeError("can\'t start new thread")\n'
         "edits.start_new_thread = none\n"
         "try:\n"

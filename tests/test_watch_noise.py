@@ -14,7 +14,7 @@ from test_watch_drift import do, is_mounted, make_plain, table
 from watcher import PATIENCE, eventually, watch
 from world import MOUNTD, World, run
 
-from mountd.outlet import Outlet
+from mountd.report.outlet import Outlet
 
 _ENVIRONMENT = {key: text for key, text in os.environ.items() if key != "INVOCATION_ID"}
 

@@ -11,7 +11,7 @@ import pytest
 from world import MOUNTD, Result, World, mount_id, record_of, run, running
 
 from mountd.core.model import Base, Fault, Ids, Managed, Refused
-from mountd.entries import bases_from, managed_from, to_json
+from mountd.reconcile.entries import bases_from, managed_from, to_json
 
 
 def _volume(world: World, name: str, **keys: Any) -> dict[str, Any]:

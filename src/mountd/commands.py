@@ -8,36 +8,28 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from errno import ENOSYS
 
-from mountd.core.model import Action, Outcome
-from mountd.core.printable import printable
+from mountd.core.model import Action, Outcome, Report
+from mountd.core.words.printable import printable
 from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
-from mountd.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
 from mountd.kernel.limits import hint_of
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.served import ServedError
-from mountd.lock import LockedError, StateError
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
-from mountd.progress import ProgressLine
-from mountd.reconcile import (
+from mountd.reconcile.passes import (
     ArgumentError,
-    Pass,
     Settings,
     preview,
     reconcile,
     recorded,
     unmount,
 )
-from mountd.report import (
-    Page,
-    is_as_desired,
-    is_change,
-    is_failure,
-    render_plan,
-    render_status,
-    render_summary,
-    to_document,
-)
+from mountd.reconcile.state import LockedError, StateError
+from mountd.report.document import to_document
+from mountd.report.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
+from mountd.report.lines import render_plan, render_status, render_summary
+from mountd.report.page import Page
+from mountd.report.progress import ProgressLine
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def show_usage_error(message: str) -> None:
     """The JSON document of a run that did not begin, for the command line was wrong."""
-    nothing = Pass((), (), is_dry=True)
+    nothing = Report((), (), is_dry=True)
     document = to_document("", nothing, errors=[_problem(message)])
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
@@ -130,18 +122,18 @@ class _Command:
         self._warn(result.warnings)
         if self._arguments.json:
             self._show_document(result)
-        elif any(is_change(each) or each.fault for each in result.outcomes):
+        elif any(each.is_change or each.fault for each in result.outcomes):
             self._show_summary(result)
-        if any(map(is_failure, result.outcomes)):
+        if any(each.is_failure for each in result.outcomes):
             return FAILED
-        has_changes = result.is_dry and any(map(is_change, result.outcomes))
+        has_changes = result.is_dry and any(each.is_change for each in result.outcomes)
         return CHANGES if has_changes and self._arguments.detailed_exitcode else OK
 
     def _watch(self) -> int:
         # none of these is needed by commands that end
-        from mountd.confinement import find_confinement  # noqa: PLC0415
-        from mountd.supervisor import Supervisor  # noqa: PLC0415
-        from mountd.watch import Watch  # noqa: PLC0415
+        from mountd.watch.confinement import find_confinement  # noqa: PLC0415
+        from mountd.watch.loop import Watch  # noqa: PLC0415
+        from mountd.watch.systemd import Supervisor  # noqa: PLC0415
 
         supervisor = Supervisor()
         if confinement := find_confinement():
@@ -156,7 +148,7 @@ class _Command:
             self._show_document(watch.result)
         return OK
 
-    def _preview(self) -> Pass:
+    def _preview(self) -> Report:
         with self._progress:
             return preview(self._settings)
 
@@ -176,7 +168,7 @@ class _Command:
             else:
                 self._journal.line(f"{self._manifest}: no volumes", INFO)
             self._tell_faults_if_quiet(result)
-        return OK if all(map(is_as_desired, result.outcomes)) else FAILED
+        return OK if all(each.is_as_desired for each in result.outcomes) else FAILED
 
     def _show_recorded(self) -> None:
         """What there is all the same: a manifest that can't be had unmounts nothing."""
@@ -188,7 +180,7 @@ class _Command:
     def _check(self) -> int:
         if self._arguments.system:
             return self._check_system()
-        from mountd.doubts import find_doubts, with_doubts  # noqa: PLC0415 - 3 ms, for this alone
+        from mountd.check.doubts import find_doubts, with_doubts  # noqa: PLC0415 - 3 ms, for this alone
 
         result = self._preview()
         doubts = find_doubts(result, self._settings.state_dir)
@@ -205,7 +197,7 @@ class _Command:
         return OK
 
     def _check_system(self) -> int:
-        from mountd.check import find_system, render_system, system_document  # noqa: PLC0415
+        from mountd.check.system import find_system, render_system, system_document  # noqa: PLC0415
 
         findings = find_system()
         if self._arguments.json:
@@ -245,7 +237,7 @@ class _Command:
             self._show_document(result)
         else:
             self._show_summary(result)
-        return FAILED if any(map(is_failure, result.outcomes)) else OK
+        return FAILED if any(each.is_failure for each in result.outcomes) else OK
 
     def _tell_outcome(self, outcome: Outcome) -> None:
         self._progress.end()
@@ -258,7 +250,7 @@ class _Command:
             is_long = explains or self._arguments.verbose
             self._show(render_plan(actions, self._page, explains=explains, is_long=is_long))
 
-    def _show_summary(self, result: Pass) -> None:
+    def _show_summary(self, result: Report) -> None:
         """A dry run's is the end of the plan; else the plan is out, and this is about it."""
         text = render_summary(result, self._page)
         if result.is_dry:
@@ -267,16 +259,16 @@ class _Command:
         else:
             self._journal.line(text, INFO)
 
-    def _tell_faults_if_quiet(self, result: Pass) -> None:
+    def _tell_faults_if_quiet(self, result: Report) -> None:
         if self._arguments.quiet:
             self._tell_faults(result)
 
-    def _tell_faults(self, result: Pass) -> None:
+    def _tell_faults(self, result: Report) -> None:
         for action, _, fault in result.outcomes:
             if fault:
                 self._journal.line(fault_in_words(action.volume, fault), NOTICE)
 
-    def _show_document(self, result: Pass, *, shows_found: bool = False) -> None:
+    def _show_document(self, result: Report, *, shows_found: bool = False) -> None:
         self._print_json(to_document(self._pass_id, result, shows_found=shows_found))
 
     def _stopped(
@@ -286,7 +278,7 @@ class _Command:
         for problem in problems:
             self._journal.tell(str(problem), event, ERROR)
         if self._arguments.json:
-            nothing = Pass(files or (self._manifest,), (), not self._is_acting)
+            nothing = Report(files or (self._manifest,), (), not self._is_acting)
             self._print_json(to_document(self._pass_id, nothing, errors=problems))
         return status
 

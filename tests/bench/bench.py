@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mountd.reconcile import Settings, reconcile
+from mountd.reconcile.passes import Settings, reconcile
 
 FLOOR = Path(__file__).with_name("floor.c")
 MOUNTD = Path(sys.executable).with_name("mountd")

@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mountd.core import idmap_faults
 from mountd.core.choice import ROOT, shown_owner
 from mountd.core.idmapping import Idmapping, seen_as
 from mountd.core.model import (
@@ -28,6 +27,7 @@ from mountd.core.model import (
 )
 from mountd.core.order import absence
 from mountd.core.targets import Places, folders_above
+from mountd.core.words import idmap_faults
 
 
 class Asked(NamedTuple):

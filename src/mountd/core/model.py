@@ -446,3 +446,30 @@ class Outcome(NamedTuple):
     action: Action
     state: State
     fault: Fault | None = None
+
+    @property
+    def is_change(self) -> bool:
+        """Whether a mount was changed, or in a dry run would be."""
+        action, fault = self.action, self.fault
+        return action.verb in DONE and (fault is None or (action.lazily and fault == action.fault))
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a required volume is not as desired, so that the run has failed."""
+        return self.action.required and self.fault is not None
+
+    @property
+    def is_as_desired(self) -> bool:
+        """Whether a required volume is mounted, without drift; what leaves is none."""
+        is_mounted = self.state == "mounted" and not self.action.drift
+        return is_mounted or not self.action.required or self.action.is_departure
+
+
+class Report(NamedTuple):
+    """What a pass saw and did. In a dry run, each outcome is the volume's state now."""
+
+    files: tuple[str, ...]
+    """The manifest's."""
+    outcomes: tuple[Outcome, ...]
+    is_dry: bool
+    warnings: tuple[str, ...] = ()

@@ -4,7 +4,6 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from typing import NamedTuple
 
-from mountd.core import faults
 from mountd.core.model import (
     Action,
     Adoptable,
@@ -16,6 +15,7 @@ from mountd.core.model import (
 from mountd.core.nesting import circles, needs
 from mountd.core.scene import Scene
 from mountd.core.targets import is_within
+from mountd.core.words import faults
 
 BUILDS = ("mount", "replace")
 """The actions that put a new mount somewhere."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mountd.core import faults
 from mountd.core.drift import differences, record_entry
 from mountd.core.exposure import judge
 from mountd.core.idmapping import Idmapping
@@ -36,6 +35,7 @@ from mountd.core.order import (
 )
 from mountd.core.scene import Scene, claims_of, near, scene_of, submounts_of
 from mountd.core.targets import Places
+from mountd.core.words import faults
 
 _NO_PROGRESS = Progress()
 

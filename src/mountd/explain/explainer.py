@@ -12,35 +12,35 @@ from functools import cached_property, partial
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
-from mountd.accounts import Accounts
-from mountd.core import obstacle as words
 from mountd.core.choice import ROOT
-from mountd.core.faults import VolumeError
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import DesiredMount, Ids, ObservedMount, Outcome, Volume
-from mountd.core.obstacle import Share
+from mountd.core.model import DesiredMount, Ids, ObservedMount, Outcome, Report, Volume
 from mountd.core.served import has_server
-from mountd.core.travel import Kind, Origin, departure, rest, rows
+from mountd.core.words.faults import VolumeError
+from mountd.explain import obstacle as words
 from mountd.explain.asked import Asked, asked_about, whole_path
 from mountd.explain.explanation import Explanation
+from mountd.explain.obstacle import Share
 from mountd.explain.reason import Lines, reason_for, share_of
+from mountd.explain.travel import Kind, Origin, departure, rest, rows
 from mountd.explain.verdict import Judge, Verdict
-from mountd.filesystems import mounted_filesystems
 from mountd.kernel.access import Deputy, Ourselves, can_act_as_others
 from mountd.kernel.clone import build
 from mountd.kernel.contents import files_below
 from mountd.kernel.observe import observe
+from mountd.kernel.patience import PATIENCE, Looker, Patience
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.route import Route, walk
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
 from mountd.manifest.load import Manifest, read_documents
-from mountd.namespaces import Namespaces
-from mountd.patience import PATIENCE, Looker, Patience
-from mountd.reading import read_manifest, read_patiently
-from mountd.reconcile import Pass, Settings, layers_of, load, preview, unknown_volumes
-from mountd.record import read_record
-from mountd.sources import Sources
+from mountd.reconcile.accounts import Accounts
+from mountd.reconcile.filesystems import mounted_filesystems
+from mountd.reconcile.idmaps import Namespaces
+from mountd.reconcile.passes import Settings, layers_of, load, preview, unknown_volumes
+from mountd.reconcile.reading import read_manifest, read_patiently
+from mountd.reconcile.record import read_record
+from mountd.reconcile.sources import Sources
 
 _MOST_FILES = 1_000
 _MOST_SECONDS = 1.0
@@ -73,7 +73,7 @@ def explain(settings: Settings, name: str, path: str | None, spec: str | None) -
     return found._replace(is_asked=path is not None, warnings=result.warnings)
 
 
-def _outcome_of(name: str, result: Pass, settings: Settings) -> Outcome:
+def _outcome_of(name: str, result: Report, settings: Settings) -> Outcome:
     """The volume's own, rather than that of a mount which leaves under its name."""
     found = [each for each in result.outcomes if each.action.volume == name]
     if not found:

@@ -28,11 +28,11 @@ from typing import Any, NamedTuple
 
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Drift, Fault, Person, Refused, State
-from mountd.core.travel import Arrival, Origin, Rest, Row
 from mountd.explain.reason import Reason
+from mountd.explain.travel import Arrival, Origin, Rest, Row
 from mountd.explain.verdict import Deed, Verdict
 from mountd.kernel.route import Step
-from mountd.report import idmap_document
+from mountd.report.document import idmap_document
 
 
 class Explanation(NamedTuple):

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Action, DesiredMount, Refused, Rule, Volume
-from mountd.core.obstacle import Share
-from mountd.core.travel import arrival
+from mountd.explain.obstacle import Share
+from mountd.explain.travel import arrival
 from mountd.manifest.merge import MergedDocuments
 
 

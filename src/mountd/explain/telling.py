@@ -4,14 +4,14 @@ import stat
 
 from mountd.core.idmapping import in_words
 from mountd.core.model import Person
-from mountd.core.obstacle import Obstacle
-from mountd.core.printable import printable
-from mountd.core.travel import Rest, Row
+from mountd.core.words.printable import printable
 from mountd.explain.explanation import Explanation
+from mountd.explain.obstacle import Obstacle
+from mountd.explain.travel import Rest, Row
 from mountd.explain.verdict import Deed, Verdict
-from mountd.idmaps import LEFT_OUT
 from mountd.kernel.route import Step
-from mountd.report import Page, wrapped
+from mountd.reconcile.choice import LEFT_OUT
+from mountd.report.page import Page, wrapped
 
 
 def render_explanation(told: Explanation, page: Page, *, only_no: bool) -> str:

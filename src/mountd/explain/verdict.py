@@ -6,10 +6,10 @@ from collections.abc import Callable
 from errno import EACCES, ELOOP, EPERM
 from typing import Literal, NamedTuple, Self
 
-from mountd.core import obstacle as words
 from mountd.core.model import Ids, ObservedMount, Person
-from mountd.core.obstacle import Obstacle, Place, Share, Wish
-from mountd.core.travel import departure
+from mountd.explain import obstacle as words
+from mountd.explain.obstacle import Obstacle, Place, Share, Wish
+from mountd.explain.travel import departure
 from mountd.kernel.route import Route, Step
 
 Deed = Literal["reach", "read", "write", "execute", "create"]

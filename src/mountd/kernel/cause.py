@@ -1,7 +1,7 @@
 """What the kernel answered → a fault, with what is in force here."""
 
-from mountd.core import faults
 from mountd.core.model import Fault
+from mountd.core.words import faults
 from mountd.kernel.limits import hint_of
 
 

@@ -5,9 +5,9 @@ from contextlib import suppress
 from errno import EINVAL
 from typing import NamedTuple
 
-from mountd.core import faults, idmap_faults
-from mountd.core.faults import VolumeError
 from mountd.core.model import DesiredMount, Flags, Ids, Volume
+from mountd.core.words import faults, idmap_faults
+from mountd.core.words.faults import VolumeError
 from mountd.kernel.observe import ATIMES
 from mountd.kernel.probe import has_mount_setattr, why_absent
 from mountd.kernel.syscalls import (

@@ -9,10 +9,10 @@ import stat
 from collections.abc import Sequence
 from errno import EACCES, EBUSY, EINVAL, ENODATA, ENODEV, ENOENT, ENOMEDIUM, ENOTBLK, ENXIO, EPERM
 
-from mountd.core import faults, filesystem_faults
-from mountd.core.faults import VolumeError
 from mountd.core.model import Fault
 from mountd.core.served import has_server
+from mountd.core.words import faults, filesystem_faults
+from mountd.core.words.faults import VolumeError
 from mountd.kernel.paths import UnsafeLinkError, open_path
 from mountd.kernel.served import ServedError, may_wait
 from mountd.kernel.syscalls import (

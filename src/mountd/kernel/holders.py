@@ -10,8 +10,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-from mountd.core.faults import A_MOUNT
 from mountd.core.mountinfo import Line, parse_mountinfo
+from mountd.core.words.faults import A_MOUNT
 from mountd.kernel.observe import children_of, mountinfo
 from mountd.kernel.statmount import HAS_STATMOUNT, statmount
 from mountd.kernel.syscalls import reusable_mount_id

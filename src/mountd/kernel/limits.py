@@ -10,7 +10,7 @@ from contextlib import suppress
 from errno import EAGAIN, EMFILE, ENFILE
 from typing import Literal
 
-from mountd.core.faults import Limit, raising
+from mountd.core.words.faults import Limit, raising
 
 Kind = Literal["files", "all files", "mounts", "user namespaces", "threads", "watches"]
 _SYSCTLS: dict[Kind, str] = {

@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from errno import EACCES, EINVAL, ELOOP, ENOENT
 from typing import Self
 
-from mountd.core import faults
-from mountd.core.faults import VolumeError
 from mountd.core.model import TOO_DEEP, Ids, Kind
+from mountd.core.words import faults
+from mountd.core.words.faults import VolumeError
 from mountd.kernel.observe import observe_mount, user_behind
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.served import by_road

@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterable
 from fcntl import ioctl
 
-from mountd.core import idmap_faults
 from mountd.core.model import Fault
 from mountd.core.mountinfo import parse_mountinfo
+from mountd.core.words import idmap_faults
 from mountd.kernel.observe import is_mounted, mountinfo
 from mountd.kernel.syscalls import Fd, statx
 

@@ -11,9 +11,9 @@ from functools import cache
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
-from mountd.core import faults, idmap_faults
-from mountd.core.faults import VolumeError
 from mountd.core.model import Fault
+from mountd.core.words import faults, idmap_faults
+from mountd.core.words.faults import VolumeError
 from mountd.kernel.binding import AT_FDCWD
 from mountd.kernel.limits import hint_on, limits_on
 from mountd.kernel.observe import observe_mount

@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from mountd.core.faults import PASSING
+from mountd.core.words.faults import PASSING
 from mountd.manifest.problem import Problem
 
 SEARCH_PATH = ("/etc/mountd.toml", "/run/mountd.toml", "/usr/lib/mountd.toml")

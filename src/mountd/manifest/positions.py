@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
 
-from mountd.core.printable import printable
+from mountd.core.words.printable import printable
 
 KeyPath = tuple[str | int, ...]
 """Names from the root down; an int is an index into an array, or into an array of tables."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from mountd.core.printable import printable
+from mountd.core.words.printable import printable
 from mountd.manifest.positions import Span
 
 _WIDEST = 70

@@ -1,0 +1,150 @@
+"""Why a filesystem can't be mounted for volumes with a `type`."""
+
+import errno as _errno
+from collections.abc import Sequence
+
+from mountd.core.model import Fault
+from mountd.core.words.faults import CODES, MOUNTED_LATER
+
+
+def link_in_subdir(subdir: str) -> Fault:
+    message = f"there is a link in `subdir`, {subdir}, which could lead out of the filesystem"
+    return Fault("failed", "unsafe-path", message, "name the folder that it leads to")
+
+
+def no_subdir(subdir: str, fs_type: str, source: str) -> Fault:
+    message = f"there is no {subdir} on the {fs_type} of {source}"
+    return Fault("pending", "no-source", message, MOUNTED_LATER)
+
+
+def filesystem_not_answering(fs_type: str, source: str, seconds: float) -> Fault:
+    message = f"no answer within {seconds:g} s from the {fs_type} of {source}"
+    hint = "see whether the server behind it is alive; the next pass asks again"
+    return Fault("failed", "not-answering", message, hint)
+
+
+def covered_filesystem(fs_type: str, source: str, point: str, cover: str) -> Fault:
+    message = f"the {fs_type} of {source}, at {point}, is covered by another mount, at {cover}"
+    hint = f"`umount --lazy {cover}`, for mountd itself has its lock there"
+    return Fault("conflict", "foreign-mount", message, hint)
+
+
+def unknown_filesystem(fs_type: str) -> Fault:
+    return Fault(
+        "failed",
+        "mount-refused",
+        f"this kernel knows no filesystem `{fs_type}`",
+        f"`modprobe {fs_type}` says whether there is a module for it; /proc/filesystems lists"
+        " those that need none",
+        _errno.ENODEV,
+    )
+
+
+def no_filesystem_permitted(fs_type: str) -> Fault:
+    message = f"the kernel doesn't let us mount {fs_type}: it takes CAP_SYS_ADMIN"
+    hint = "run mountd as root, or give the container CAP_SYS_ADMIN"
+    return Fault("failed", "not-privileged", message, hint, _errno.EPERM)
+
+
+def refused_option(fs_type: str, option: str, said: str, errno: int) -> Fault:
+    key, _, value = option.partition("=")
+    longest = max(len(each.encode(errors="surrogateescape")) for each in (key, value))
+    if longest > _MOST_OPTION_BYTES:
+        hint = f"the kernel takes at most {_MOST_OPTION_BYTES} bytes of an option"
+        if fs_type == "overlay":
+            hint += "; give each folder an item `lowerdir+=…` of its own (Linux 6.8)"
+    elif key in _MOUNT_WORDS:
+        hint = (
+            "that is about the mount, not the filesystem: volumes have the keys `nosuid`, `nodev`,"
+            " `noexec`, `atime` and `required` for it"
+        )
+    elif "," in option:
+        hint = "where the comma parts two options, make each an item of the list"
+    else:
+        hint = f"leave it out, or see what {fs_type} takes in its man page or mount(8)"
+    message = f"{fs_type} refuses the option {_shown(option)}: {said}"
+    return Fault("failed", "mount-refused", message, hint, errno)
+
+
+_MOST_OPTION_BYTES = 255
+
+
+_MOUNT_WORDS = {"defaults", "auto", "noauto", "user", "users", "nofail", "_netdev"} | {
+    no + word
+    for word in ("suid", "dev", "exec", "atime", "diratime", "relatime", "strictatime", "symfollow")
+    for no in ("", "no")
+}
+
+
+def _shown(option: str) -> str:
+    """An option as a message may have it, also in a journal that others read."""
+    key, equals, value = option.partition("=")
+    if equals and key in ("password", "pass", "password2", "secret"):
+        value = "…"
+    shown = key + equals + value
+    return f"`{shown}`" if len(shown) <= 80 else f"`{shown[:79]}…`"
+
+
+def option_names_nothing(fs_type: str, option: str, said: str) -> Fault:
+    message = f"what {fs_type}'s option {_shown(option)} names isn't there: {said}"
+    hint = MOUNTED_LATER
+    return Fault("pending", "no-source", message, hint, _errno.ENOENT)
+
+
+def not_a_device_path(fs_type: str, source: str) -> Fault:
+    message = f"{fs_type} lies on a device, and `{source}` is not the absolute path of one"
+    hint = "for a UUID or a label write /dev/disk/by-uuid/… or /dev/disk/by-label/…"
+    return Fault("failed", "mount-refused", message, hint)
+
+
+def not_a_device(fs_type: str, source: str) -> Fault:
+    return Fault(
+        "failed",
+        "wrong-kind",
+        f"{source} is not a block device, which {fs_type} has to lie on",
+        "for an image, make one by `losetup --find --show FILE`, and name that as the source",
+        _errno.ENOTBLK,
+    )
+
+
+def empty_device(source: str) -> Fault:
+    message = f"there is nothing behind {source}: it has no size"
+    return Fault("pending", "no-source", message, MOUNTED_LATER)
+
+
+def read_only_device(fs_type: str, source: str) -> Fault:
+    message = f"{source} is read-only, and {fs_type} would be mounted to be written"
+    return Fault("failed", "read-only-filesystem", message, 'add "ro" to `options`', _errno.EACCES)
+
+
+def busy_device(fs_type: str, source: str, said: str) -> Fault:
+    return Fault(
+        "failed",
+        "busy",
+        f"{fs_type} can't be mounted from {source}: {said}",
+        f"`findmnt {source}` shows where it is mounted already, for which `options` must agree on"
+        f" `ro`; `lsblk {source}` shows what else has it",
+        _errno.EBUSY,
+    )
+
+
+def nothing_there(fs_type: str, source: str, said: str) -> Fault:
+    message = f"{fs_type} finds nothing at `{source}`: {said}"
+    return Fault("pending", "no-source", message, MOUNTED_LATER)
+
+
+def refused_filesystem(
+    fs_type: str, source: str, options: Sequence[str], said: str, errno: int, *, is_device: bool
+) -> Fault:
+    code = CODES.get(errno, "io" if errno == _errno.EIO else "mount-refused")
+    asks = ["`dmesg` may say more"]
+    if errno in (_errno.EPERM, _errno.EACCES):
+        code = "not-privileged"
+        asks.insert(0, "a container may mount few filesystems, and no device on a nodev mount")
+    elif is_device and errno in (_errno.EINVAL, _errno.EIO):
+        asks.insert(0, f"`blkid {source}` says what is on it")
+    elif fs_type == "virtiofs" and errno == _errno.EINVAL:  # so far only dmesg knows
+        asks.insert(0, "see that the host shares something by this tag")
+    given = f" with {' '.join(map(_shown, options))}" if options else ""
+    message = f"{fs_type} can't be mounted from {source}{given}: {said}"
+    return Fault("failed", code, message, "; ".join(asks), errno)

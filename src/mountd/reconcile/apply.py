@@ -1,0 +1,355 @@
+"""Actions → outcomes. One volume's failure doesn't stop the others.
+
+New mounts are built many at a time: their ids enter the record in one write, then each is attached.
+"""
+
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby
+from typing import NamedTuple, TypeVar
+
+from mountd.core.choice import with_raw_ids
+from mountd.core.drift import record_entry
+from mountd.core.model import Action, DesiredMount, Fault, Managed, Observed, Outcome
+from mountd.core.plan import needs_gap_in_place
+from mountd.core.words import faults, idmap_faults
+from mountd.core.words.faults import VolumeError
+from mountd.kernel import attach as tree
+from mountd.kernel.cause import fault_of
+from mountd.kernel.clone import Tree, build
+from mountd.kernel.observe import descendants_of
+from mountd.kernel.paths import UnsafeLinkError, made, open_path, spot
+from mountd.kernel.patience import Errands, Patience, unanswered
+from mountd.kernel.probe import why_no_namespace
+from mountd.kernel.served import NoChildError
+from mountd.kernel.syscalls import Fd, statx
+from mountd.kernel.userns import UserNamespaceError
+from mountd.reconcile.carrying import Carrier, ids_of, write_record
+from mountd.reconcile.desired import place_of_volume
+from mountd.reconcile.idmaps import Namespaces
+from mountd.reconcile.record import Record
+from mountd.reconcile.truth import see_owner
+
+_T = TypeVar("_T")
+
+
+class _Built(NamedTuple):
+    """A new mount, and what it came to be: with raw ids, where the filesystem maps untruly."""
+
+    tree: Tree
+    mount: DesiredMount
+
+
+class Applier:
+    """Carries the actions of one manifest's pass out."""
+
+    def __init__(
+        self,
+        record: Record,
+        manifest: str,
+        observed: Observed,
+        namespaces: Namespaces,
+        patience: Patience,
+    ) -> None:
+        self._record = record
+        self._manifest = manifest
+        self._observed = observed
+        self._namespaces = namespaces
+        self._patience = patience
+        self._errands = Errands(patience)
+        self._carrier = Carrier(record)
+        self._sources: dict[str, Fd] = {}
+        self._recorded: dict[int, Managed] = {}
+        self._failed: dict[str, Fault] = {}
+        """Volumes that could not be mounted: what they have elsewhere stays."""
+        self._stuck: list[str] = []
+        """Where mounts could not be taken off: nothing may be mounted over them."""
+
+    def apply(self, actions: Sequence[Action], sources: dict[str, Fd]) -> Iterator[Outcome]:
+        """Carry the actions out in their order, and say what became of each."""
+        self._sources = sources
+        if fault := self._prepare(actions):
+            yield from (
+                _left(each) if self._is_on_record(each) else _stopped(each, fault)
+                for each in actions
+            )
+            return
+        actions = sorted(actions, key=lambda it: not it.lazily)  # before there is a way to root
+        for builds, group in groupby(actions, key=self._is_built_first):
+            if builds:
+                yield from self._put_up(list(group))
+            else:
+                yield from map(self._carry_out, group)
+        write_record(
+            self._record
+        )  # forgets what went; if that fails, the next pass sees that it is gone
+
+    def _prepare(self, actions: Sequence[Action]) -> Fault | None:
+        """Record what is kept. Where the record can't be written, nothing may be changed."""
+        self._recorded = {**self._record.managed}
+        for action in actions:
+            if action.verb == "keep" and action.old:
+                self._record.add(action.old)
+        others = [each for each in actions if not self._is_built_first(each)]
+        if len(others) < len(actions) and not any(map(_changes, others)):
+            return None  # what is built is on record before it is attached, or isn't attached
+        return write_record(self._record, always=any(map(_changes, actions)))
+
+    def _is_on_record(self, action: Action) -> bool:
+        """Whether nothing is to be done about this one, not even in the record."""
+        is_known = action.old is None or self._recorded.get(action.old.id) == action.old
+        return action.verb is None or (action.verb == "keep" and is_known)
+
+    def _is_built_first(self, action: Action) -> bool:
+        """Whether a new mount is built beforehand: an interrupted replacement may do without."""
+        if action.verb not in ("mount", "replace") or action.beneath or not action.mount:
+            return False
+        return not needs_gap_in_place(action.mount, self._observed)
+
+    def _put_up(self, actions: list[Action]) -> Iterator[Outcome]:
+        """Mount or replace: build, record, attach; as many at once as there may be descriptors.
+
+        All are built before the first is attached: open_tree(2) looks at each mount that lies on
+        the source's own, and often these are the targets. Else a pass were quadratic.
+        """
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        at_once = limit // 2
+        for start in range(0, len(actions), at_once):
+            yield from self._put_up_at_once(actions[start : start + at_once])
+
+    def _put_up_at_once(self, actions: list[Action]) -> Iterator[Outcome]:
+        built = [(action, self._begin(action)) for action in actions]
+        unrecorded = write_record(self._record)
+        for action, result in built:
+            self._patience.go_on()
+            fault = result if isinstance(result, Fault) else unrecorded
+            if isinstance(result, _Built):
+                with result.tree.fd:
+                    fault = fault or self._attempt(action, partial(self._attach, built=result.tree))
+                if result.mount.volume.recursive and not fault:
+                    self._record_submounts(result.tree.id)
+                if fault:
+                    self._carrier.forget_unless_mounted(result.tree.id)
+                action = action._replace(mount=result.mount)  # noqa: PLW2901 - what it came to
+            if fault:
+                self._failed[action.volume] = fault
+            yield _stopped(action, fault) if fault else Outcome(action, "mounted")
+
+    def _begin(self, action: Action) -> _Built | Fault:
+        self._patience.go_on()
+        return self._attempt(action, self._build)
+
+    def _carry_out(self, action: Action) -> Outcome:
+        """Do an action that builds nothing beforehand, or finishes what another pass began."""
+        self._patience.go_on()
+        match action.verb:
+            case "replace" | "unmount" if action.beneath and not action.lazily:
+                fault = self._attempt(action, self._finish)
+                if fault and action.verb == "unmount":
+                    self._stuck.append(action.target)
+            case "replace":
+                fault = self._attempt(action, self._rebuild_in_place)
+            case "adjust":
+                fault = self._attempt(action, self._adjust)
+            case "unmount" if action.fault:
+                return _stopped(action, self._take_off(action, action.fault))
+            case "unmount" if action.volume in self._failed and not action.lazily:
+                why = self._failed[action.volume]
+                fault = faults.not_moved(action.volume, action.target, why)
+            case "unmount":
+                fault = self._attempt(action, self._unmount)
+                if fault:
+                    self._stuck.append(action.target)
+            case _:
+                return _left(action)
+        if fault:
+            return _stopped(action, fault)
+        return Outcome(action, "unmounted" if action.verb == "unmount" else "mounted")
+
+    def _finish(self, action: Action) -> None:
+        """Take off the old mount of a replacement that was interrupted, as that would have done."""
+        assert action.old and action.beneath
+        self._see_nothing_stuck_below(action.target)
+        with spot(action.target) as found, ExitStack() as held:
+            carried = self._carrier.take_along(action.carried, held)
+            self._carrier.see_no_strangers(action.old)
+            try:
+                tree.let_out(found, action.old.id, carried)
+            finally:
+                self._carrier.forget_unless_mounted(*self._record.managed)  # what lay on it went
+                self._carrier.settle(carried)
+
+    def _see_nothing_stuck_below(self, target: str) -> None:
+        """Raise VolumeError where a mount below could not be taken off: it would be buried."""
+        for point in self._stuck:
+            if point.startswith(f"{target}/"):
+                raise VolumeError(faults.busy_below(target, point))
+
+    def _adjust(self, action: Action) -> None:
+        assert action.mount and action.old
+        with spot(action.target) as found:
+            tree.adjust(found, action.old.id, action.mount.flags)
+        self._record.add(action.old)
+
+    def _take_off(self, action: Action, why: Fault) -> Fault:
+        """Take off what the volume has at its target; what is wrong then, which was `why`."""
+        for old in filter(None, (action.old, action.beneath)):
+            if trouble := self._attempt(action._replace(old=old), self._unmount):
+                self._stuck.append(action.target)
+                return idmap_faults.stays_on(why, trouble)
+            action = action._replace(carried=())
+        return why
+
+    def _unmount(self, action: Action) -> None:
+        assert action.old
+        old = action.old
+        with spot(action.target) as found, ExitStack() as held:
+            if carried := self._carrier.take_along(action.carried, held):
+                if not action.lazily:
+                    self._carrier.see_no_strangers(old)
+                try:
+                    tree.uncover(found, old.id, old.submounts, carried, lazily=action.lazily)
+                finally:
+                    self._carrier.settle(carried)
+            else:
+                tree.unmount(found, old.id, old.submounts, lazily=action.lazily)
+        self._record.remove(old.id)
+
+    def _attempt(self, action: Action, step: Callable[[Action], _T]) -> _T | Fault:
+        """Do a step of an action; what stops it becomes a sentence about this volume."""
+        try:
+            with self._errands.of(_place(action)):
+                return step(action)
+        except VolumeError as error:
+            return error.fault
+        except UnsafeLinkError as error:
+            return faults.unsafe_link(error.filename, error.strerror or "")
+        except UserNamespaceError as error:
+            return why_no_namespace(error)
+        except (TimeoutError, NoChildError) as error:
+            return unanswered(action.source, action.target, error)
+        except OSError as error:
+            return fault_of(error, f"{action.verb} {action.target}")
+
+    def _build(self, action: Action) -> _Built:
+        """The detached mount, its id entered in the record, which is not written yet."""
+        assert action.mount
+        wanted = action.mount
+        self._see_nothing_stuck_below(wanted.target)
+        with self._source(wanted) as source:
+            return self._built(source, wanted)
+
+    def _built(self, source: Fd, wanted: DesiredMount) -> _Built:
+        try:
+            built = build(source, wanted, self._namespaces.of(wanted))
+            see_owner(built, wanted)
+        except VolumeError as error:
+            if error.fault.code != "idmap-untrue" or wanted.volume.fallback == "fail":
+                raise
+            wanted = with_raw_ids(wanted, wanted.idmap, error.fault)
+            built = build(source, wanted, self._namespaces.of(wanted))
+        self._record.add(record_entry(wanted, built.id, self._manifest, built.submounts))
+        return _Built(built, wanted)
+
+    def _source(self, wanted: DesiredMount) -> Fd:
+        """The source as it was resolved: held since, or opened again and seen to be the same."""
+        if source := self._sources.pop(wanted.volume.name, None):
+            return source
+        source, _ = open_path(wanted.source)
+        found = statx(source)
+        if (found.device, found.inode) != (wanted.device, wanted.inode):
+            source.close()
+            raise VolumeError(faults.moved_meanwhile(wanted.source))
+        return source
+
+    def _attach(self, action: Action, built: Tree) -> None:
+        assert action.mount
+        if action.old:
+            self._replace(action, action.old, action.mount, built)
+        elif action.carried:
+            self._cover(action, action.mount, built)
+        else:
+            with made(action.target, action.mount.kind) as found:
+                tree.attach(built, found, action.mount.flags, _own_source(action.mount))
+
+    def _cover(self, action: Action, mount: DesiredMount, built: Tree) -> None:
+        """Mount over other volumes' mounts, which go on above it."""
+        with made(action.target, mount.kind) as found, ExitStack() as held:
+            carried = self._carrier.take_along(action.carried, held)
+            try:
+                tree.cover(built, found, mount.flags, _own_source(mount), carried)
+            finally:
+                self._carrier.settle(carried)
+
+    def _replace(self, action: Action, old: Managed, mount: DesiredMount, built: Tree) -> None:
+        with spot(action.target) as found, ExitStack() as held:
+            carried = self._carrier.take_along(action.carried, held)
+            try:
+                self._carrier.see_no_strangers(old)
+                tree.expect(old.id, found)
+                if self._observed.can_go_beneath:
+                    tree.replace(built, found, old.id, mount.flags, carried)
+                else:
+                    spare = self._carrier.spare(action.target, old, held)
+                    tree.swap(lambda: built, found, spare, mount.flags, carried)
+                    self._record.remove(*spare.ids.values())
+            except BaseException:
+                self._carrier.forget_unless_mounted(old.id, *ids_of(carried))
+                raise
+            self._record.remove(old.id)
+            if carried:
+                self._carrier.settle(carried)
+
+    def _rebuild_in_place(self, action: Action) -> None:
+        """Before Linux 6.15: our own mount has to go before its source can have another map."""
+        assert action.mount and action.old
+        old, wanted = action.old, action.mount
+        wanted = wanted._replace(through=None, through_idmap=wanted.source_idmap)
+
+        def build_anew() -> Tree:
+            self._sources.pop(wanted.volume.name).close()
+            built = self._build(action._replace(mount=wanted))
+            if fault := write_record(self._record):
+                raise VolumeError(fault)
+            return built.tree
+
+        with ExitStack() as held, spot(action.target) as found:
+            carried = self._carrier.take_along(action.carried, held)
+            spare = self._carrier.spare(action.target, old, held)
+            self._carrier.see_no_strangers(old)
+            tree.expect(old.id, found)
+            try:
+                tree.swap(build_anew, found, spare, wanted.flags, carried)
+            finally:
+                self._carrier.forget_unless_mounted(old.id, *ids_of([*carried, spare]))
+
+    def _record_submounts(self, mount: int) -> None:
+        """All that came with it, also what was covered as it was built."""
+        below = {each.id for each in descendants_of(mount)}
+        managed = self._record.managed[mount]
+        self._record.add(managed._replace(submounts=tuple(below - {*self._record.managed})))
+
+
+def _own_source(mount: DesiredMount) -> tuple[int, int] | None:
+    """What may be mounted at the target already: in place, the source."""
+    return (mount.device, mount.inode) if mount.is_in_place else None
+
+
+def _place(action: Action) -> tuple[str, ...]:
+    """What hangs with it: the volume, as it is known also when it is looked at."""
+    return place_of_volume(action.mount.volume) if action.mount else (action.target,)
+
+
+def _changes(action: Action) -> bool:
+    return action.verb not in (None, "keep")
+
+
+def _left(action: Action) -> Outcome:
+    """What nothing is done about: it is as it was, or can't be helped now."""
+    return Outcome(action, action.state, action.fault)
+
+
+def _stopped(action: Action, fault: Fault) -> Outcome:
+    return Outcome(action, fault.state, fault)

@@ -1,0 +1,401 @@
+"""Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
+
+import stat
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
+
+from mountd.core.choice import (
+    Root,
+    rule_for,
+    shown_owner,
+    stored_owner,
+    with_raw_ids,
+)
+from mountd.core.exposure import Asked
+from mountd.core.idmapping import (
+    Idmapping,
+)
+from mountd.core.model import (
+    Adoptable,
+    Desired,
+    DesiredMount,
+    Fault,
+    Flags,
+    Ids,
+    Kind,
+    Later,
+    Managed,
+    Nobodys,
+    Observed,
+    ObservedMount,
+    Top,
+    Unready,
+    User,
+    View,
+    Volume,
+    root_at,
+)
+from mountd.core.targets import why_forbidden
+from mountd.core.words import faults, idmap_faults
+from mountd.core.words.faults import VolumeError
+from mountd.kernel.cause import fault_of
+from mountd.kernel.observe import is_mounted, top_at, top_of
+from mountd.kernel.paths import (
+    UnsafeLinkError,
+    kind_in_words,
+    plain_folder,
+    spot,
+)
+from mountd.kernel.patience import Looker, Patience, unanswered
+from mountd.kernel.syscalls import Fd, Stat
+from mountd.reconcile.accounts import Accounts
+from mountd.reconcile.choice import idmap_here, notes_on
+from mountd.reconcile.sources import Bases, Source, Sources
+
+
+class _Answer(NamedTuple):
+    """What a volume means, its source, and what was seen on the way: perhaps by another process."""
+
+    desired: Desired
+    source: Fd | None = None
+    top: Top | None = None
+    gone: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+Probe = Callable[[Fd, DesiredMount], Fault | None]
+"""Tells why a source can't have an idmapping, if so."""
+
+
+class Context(NamedTuple):
+    """What the volumes of a pass are looked at with.
+
+    `reserved`: what no target may cover, by path; `managed`: this manifest's mounts, to which come
+    equal ones at `adoptable` targets; `is_acting`: mounts will follow; more than `most_sources` are
+    not held open, but opened again when needed. `held` volumes are left as they are, and why.
+    """
+
+    reserved: Mapping[str, str]
+    observed: Observed
+    managed: Mapping[int, Managed]
+    adoptable: Adoptable
+    bases: Bases
+    probe: Probe
+    may_probe: bool
+    is_acting: bool
+    most_sources: int
+    patience: Patience
+    held: Mapping[str, Fault]
+
+
+class Resolver:
+    """Works out desired mounts, and holds the sources it opened until the end of the `with`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._points = {mount.point for mount in context.observed.mounts.values()}
+        self._sources_left = context.most_sources
+        self._accounts: dict[str, Accounts] = {}
+        self._users: dict[tuple[str, str], User] = {}
+        self._opener = Sources(
+            context.observed, context.managed, context.bases, adoptable=context.adoptable
+        )
+        self._gone: set[int] = set()
+        self._warnings: dict[str, None] = {}
+        self.tops: dict[str, Top] = {}
+        """What is on top at each target on which something is mounted."""
+        self.sources: dict[str, Fd] = {}
+        """The source of each volume that means a mount, by its name; who takes one closes it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for source in self.sources.values():
+            source.close()
+
+    def keep_sources(self, volumes: Container[str]) -> None:
+        """Close all others: what a descriptor is on can't be taken off."""
+        for name in [*self.sources]:
+            if name not in volumes:
+                self.sources.pop(name).close()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Who but root could have written the accounts that were looked up."""
+        return tuple(self._warnings)
+
+    @property
+    def observed(self) -> Observed:
+        """The mounts, with what is on top at the targets, and without what has gone meanwhile."""
+        observed = self._context.observed._replace(tops=self.tops)
+        if not self._gone:
+            return observed
+        mounts = {
+            number: each for number, each in observed.mounts.items() if number not in self._gone
+        }
+        return observed._replace(mounts=mounts)
+
+    def nobodys(self, questions: Asked) -> Nobodys:
+        """Which of these uids nobody on this machine can have, by the account files of `/`."""
+        looker = Looker[Asked, Nobodys](
+            self._context.patience, self._nobodys, _ask_in_vain, key=lambda _: "accounts of /"
+        )
+        (found,) = looker.look_at([questions])
+        return found
+
+    def _nobodys(self, questions: Asked) -> Nobodys:
+        accounts = self._accounts_of("/")
+        nobodys, trouble = questions.accounts, ""
+        try:
+            nobodys = frozenset(it for it in nobodys if not accounts.has_uid(it))
+            nobodys |= {it for it in questions.heirs if not accounts.can_be(it)}
+        except VolumeError as error:
+            trouble = error.fault.message
+        except OSError as error:
+            trouble = f"{error.filename or 'an account file'}: {error.strerror}"
+        return Nobodys(nobodys, trouble)
+
+    def _gone_from(self, target: str) -> tuple[int, ...]:
+        """Somebody took a mount off just now, or another covers a folder above it."""
+        there = [each.id for each in self._context.observed.mounts.values() if each.point == target]
+        return tuple(each for each in there if not is_mounted(each))
+
+    def resolve(self, volumes: Sequence[Volume]) -> list[Desired]:
+        """What each volume means now. A source or target that hangs costs its own volume only."""
+        desired = []
+        looker = Looker[Volume, _Answer](
+            self._context.patience,
+            self._resolve_one,
+            _give_up,
+            key=place_of_volume,
+            needed=self._context.probe,
+        )
+        for each in looker.look_at(volumes):
+            if each.source:
+                self.sources[each.desired.volume.name] = each.source
+            if each.top:
+                self.tops[each.desired.target] = each.top
+            self._gone.update(each.gone)
+            self._warnings |= dict.fromkeys(each.warnings)
+            desired.append(each.desired)
+        return desired
+
+    def _resolve_one(self, volume: Volume) -> _Answer:
+        if volume.name in self._context.held:
+            return _Answer(Unready(volume, volume.target, self._context.held[volume.name]))
+        target = volume.target
+        gone: tuple[int, ...] = ()
+        try:
+            target, there = self._target(volume)
+            if target in self._points and target not in self.tops:
+                if top := top_at(target):
+                    self.tops[target] = top
+                else:
+                    gone = self._gone_from(target)
+            desired, source = self._meant(volume, target, there)
+        except VolumeError as error:
+            desired, source = Unready(volume, target, error.fault), None
+        except OSError as error:
+            desired, source = Unready(volume, target, self._fault(error, volume)), None
+        warnings = [each for one in self._accounts.values() for each in one.warnings]
+        return _Answer(desired, source, self.tops.get(target), gone, tuple(warnings))
+
+    def _meant(self, volume: Volume, target: str, there: Kind | None) -> tuple[Desired, Fd | None]:
+        if volume.filesystem and self._context.bases[volume.filesystem] is None:
+            return Later(volume, target), None
+        user = self._user(volume)
+        source = self._opener.open(volume, target)
+        try:
+            if source.through and self._has_to_go(source, user):
+                source.fd.close()
+                return Later(volume, target, source.through), None
+            kind = _kind(source.found, source.path)
+            if there and there != kind:
+                raise VolumeError(faults.wrong_target_kind(target, kind))
+            mount = self._desired(volume, target, source, kind, user)
+            if there is None:
+                mount = mount._replace(notes=(*mount.notes, f"makes {target}"))
+            return mount, self._held(source.fd)
+        except BaseException:
+            source.fd.close()
+            raise
+
+    def _held(self, source: Fd) -> Fd | None:
+        if self._sources_left == 0:
+            source.close()
+            return None
+        self._sources_left -= 1
+        return source
+
+    def _fault(self, error: OSError, volume: Volume) -> Fault:
+        if isinstance(error, UnsafeLinkError):
+            return faults.unsafe_link(error.filename, error.strerror or "")
+        if isinstance(error, PermissionError) and not self._context.is_acting:
+            return faults.not_visible(error)
+        return fault_of(error, f"look at {volume.source} or {volume.target}")
+
+    def _has_to_go(self, source: Source, user: User | None) -> bool:
+        """Whether our own mount hides what the source in place is.
+
+        It does where the volume had another source before; and before Linux 6.15, if the record
+        was lost, for then nobody tells its idmapping, and who is shown is all that is known.
+        """
+        found = source.found
+        if not self._opener.shows_what_it_covers(source.mount):
+            return True
+        if not source.mount.is_idmapped or source.idmap or self._context.observed.tells_idmaps:
+            return False
+        if user and (found.uid, user.gid in (None, found.gid)) == (user.uid, True):
+            return False
+        if source.through not in self._context.managed:
+            raise VolumeError(faults.foreign_mount(source.path, source.mount.fs_type, covers=False))
+        return True
+
+    def _desired(
+        self, volume: Volume, target: str, source: Source, kind: Kind, user: User | None
+    ) -> DesiredMount:
+        found, own = source.found, source.own
+        flags = Flags(
+            own.flags.read_only if volume.read_only is None else volume.read_only,
+            volume.nosuid,
+            volume.nodev,
+            own.flags.noexec if volume.noexec is None else volume.noexec,
+            volume.atime or own.flags.atime,
+        )
+        stored = stored_owner(Ids(found.uid, found.gid), source.idmap)
+        seen = shown_owner(stored, own.idmap)
+        if volume.recursive and target.startswith(f"{source.path.rstrip('/')}/"):
+            raise VolumeError(faults.target_in_source(target))
+        is_read_only = flags.read_only or own.is_fs_read_only
+        root = Root(stored, seen, found.mode, own.idmap, is_read_only)
+        idmap, fault = idmap_here(volume, root, user)
+        owner = volume.owner or stored
+        views = [View(own.device, root_at(source.mount, source.path), is_read_only)]
+        submounts = self._opener.submounts(source) if volume.recursive else {}
+        views += (view for below in submounts.values() for view in _views(below, volume))
+        is_writable = not all(view.is_read_only for view in views)
+        mount = DesiredMount(
+            volume=volume,
+            source=volume.source if volume.type else source.path,
+            target=target,
+            kind=kind,
+            fs_type=own.fs_type,
+            device=found.device,
+            inode=found.inode,
+            owner=owner,
+            user=user,
+            seen=seen,
+            shown=shown_owner(stored, idmap) if idmap else seen,
+            idmap=idmap or own.idmap,
+            inherited=idmap is None,
+            flags=flags,
+            source_idmap=own.idmap,
+            through_idmap=source.idmap,
+            through=source.through,
+            superblock=own.device,
+            root=views[0].root,
+            submounts=(*submounts,),
+            notes=notes_on(idmap, owner, user, is_writable=is_writable),
+            rule=rule_for(volume, root, user),
+            views=(*views,),
+        )
+        if idmap:
+            fault = self._why_refused(mount, source.fd, own)
+        return self._or_with_raw_ids(mount, idmap, fault)
+
+    def _or_with_raw_ids(
+        self, mount: DesiredMount, idmap: Idmapping | None, fault: Fault | None
+    ) -> DesiredMount:
+        """The mount, or what its volume falls back to if it can't have its idmapping."""
+        if fault is None and idmap and not self._context.may_probe:
+            note = "whether it takes the idmapping can be tried by root alone"
+            return mount._replace(notes=(*mount.notes, note))
+        if fault is None:
+            return mount
+        if mount.volume.fallback == "fail" or fault.code == "limit":  # which may pass
+            raise VolumeError(fault)
+        return with_raw_ids(mount, idmap, fault)
+
+    def _why_refused(self, mount: DesiredMount, source: Fd, own: ObservedMount) -> Fault | None:
+        """Why the mount can't have its idmapping; what is on record isn't tried again."""
+        top = self.tops.get(mount.target)
+        if top and (top.device, top.inode) == (mount.device, mount.inode):
+            managed = self._context.managed.get(top.id)
+            there = self._context.observed.mounts.get(top.id)
+            refused = managed.refused if managed else None
+            if refused and refused.idmap == mount.idmap and refused.fault.code in _LASTING:
+                return refused.fault
+            if mount.idmap in (managed and managed.idmap, there and there.idmap):
+                return None  # it has it already
+        if own.is_idmapped and not self._context.observed.can_remap:
+            return idmap_faults.source_is_idmapped(mount.source)
+        return self._context.probe(source, mount)
+
+    def _user(self, volume: Volume) -> User | None:
+        if volume.user is None:
+            return None
+        key = volume.accounts, volume.user
+        if key not in self._users:
+            self._users[key] = self._accounts_of(volume.accounts).resolve_user(volume.user)
+        return self._users[key]
+
+    def _accounts_of(self, root: str) -> Accounts:
+        if root not in self._accounts:
+            self._accounts[root] = Accounts(root, is_acting=self._context.is_acting)
+        return self._accounts[root]
+
+    def _target(self, volume: Volume) -> tuple[str, Kind | None]:
+        """The target's path without links, and what is there; None where it has to be made."""
+        if folder := plain_folder(volume.target):  # the very path that the manifest's rules saw
+            with folder:
+                if volume.target in self._points and (top := top_of(folder)):
+                    self.tops[volume.target] = top
+            return volume.target, "folder"
+        try:
+            with spot(volume.target) as found:
+                path = found.whole_path
+                if why := why_forbidden(path, self._context.reserved):
+                    raise VolumeError(faults.forbidden_target(path, why))
+                if found.there:
+                    return path, "folder" if stat.S_ISDIR(found.there.mode) else "file"
+        except NotADirectoryError as error:
+            raise VolumeError(faults.no_folder(volume.target)) from error
+        if volume.source == volume.target and not volume.type:
+            raise VolumeError(faults.no_source(volume.source))
+        if not volume.create:
+            raise VolumeError(faults.no_target(volume.target))
+        return path, None
+
+
+def _views(mounts: Sequence[ObservedMount], volume: Volume) -> Iterator[View]:
+    """What a recursive volume shows of these, which are mounted below its source."""
+    for each in mounts:
+        is_read_only = each.flags.read_only if volume.read_only is None else volume.read_only
+        root = each.root.removesuffix("//deleted")
+        yield View(each.device, root, is_read_only or each.is_fs_read_only)
+
+
+def _ask_in_vain(questions: Asked, error: OSError) -> Nobodys:
+    return Nobodys(questions.accounts, unanswered("/etc/passwd", "/etc/group", error).message)
+
+
+def _give_up(volume: Volume, error: OSError) -> _Answer:
+    return _Answer(Unready(volume, volume.target, unanswered(volume.source, volume.target, error)))
+
+
+def place_of_volume(volume: Volume) -> tuple[str, ...]:
+    """One child at most hangs for each volume, however it is edited apart from these."""
+    return volume.name, volume.source, volume.target, volume.accounts
+
+
+def _kind(found: Stat, path: str) -> Kind:
+    if stat.S_ISDIR(found.mode):
+        return "folder"
+    if stat.S_ISREG(found.mode):
+        return "file"
+    raise VolumeError(faults.wrong_source_kind(path, kind_in_words(found.mode)))
+
+
+_LASTING = ("filesystem-refuses", "idmap-untrue")
+"""Refusals that stay as they are; what we lack is tried again."""

@@ -1,0 +1,172 @@
+"""The raw mounts of volumes with a `type`: one for each filesystem, below the state directory.
+
+The folder is root's alone, so nobody reaches a filesystem but through the volumes cloned from it.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+from mountd.core.model import Base, Fault, Filesystem, ObservedMount, Volume
+from mountd.core.words import faults, filesystem_faults
+from mountd.core.words.faults import VolumeError
+from mountd.kernel import attach as tree
+from mountd.kernel.cause import fault_of
+from mountd.kernel.clone import Tree
+from mountd.kernel.filesystem import make_filesystem
+from mountd.kernel.observe import is_at, observe_mount, top_at
+from mountd.kernel.paths import ROOT, made, spot
+from mountd.kernel.patience import PATIENCE, Errands, Looker, Patience, unanswered
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, statx
+from mountd.reconcile.record import Record
+
+
+def place_of(filesystem: Filesystem, state_dir: str) -> str:
+    """Where it is mounted, or would be, as the mount table has it."""
+    return _path(state_dir, filesystem.name)
+
+
+def mounted_filesystems(
+    volumes: Iterable[Volume],
+    mounts: Mapping[int, ObservedMount],
+    state_dir: str,
+    bases: Mapping[str, Base],
+) -> dict[Filesystem, str | Fault | None]:
+    """Where each that these volumes name is mounted, a fault where it is out of reach, else None.
+
+    By the record's `bases` it is found wherever the state directory was moved to.
+    """
+    wanted = dict.fromkeys(each.filesystem for each in volumes if each.filesystem)
+    if not wanted:
+        return {}
+    points = {mount.point for mount in mounts.values()}
+    found: dict[Filesystem, str | Fault | None] = {}
+    for each in wanted:
+        base = bases.get(each.name)
+        mount = mounts.get(base.id) if base else None
+        if mount and os.path.basename(mount.point) != each.name:  # its id was used again
+            mount = None
+        path = mount.point if mount else _path(state_dir, each.name)
+        if path not in points:
+            found[each] = None
+        elif _leads_to(path, mount):
+            found[each] = path
+        else:  # another one would hide what lies on a tmpfs
+            cover = _cover(path, mounts)
+            found[each] = filesystem_faults.covered_filesystem(each.type, each.source, path, cover)
+    return found
+
+
+def _cover(path: str, mounts: Mapping[int, ObservedMount]) -> str:
+    """Where the mount is that lies over a path: the one that its folders lead to."""
+    while True:
+        path = os.path.dirname(path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            mount = mounts.get(statx(None, path, flags=AT_STATX_DONT_SYNC).mount)
+            return mount.point if mount else path
+
+
+def _leads_to(path: str, mount: ObservedMount | None) -> bool:
+    """Whether this mount, or any if it isn't known, is at a path, as far as we may look."""
+    try:
+        return is_at(path, mount.id) if mount else top_at(path) is not None
+    except PermissionError:
+        return True
+
+
+def mount_filesystems(
+    volumes: Iterable[Volume],
+    mounts: Mapping[int, ObservedMount],
+    state_dir: str,
+    record: Record,
+    patience: Patience,
+) -> dict[Filesystem, str | Fault | None]:
+    """Mount what these volumes name and isn't mounted yet; where each is, or why it can't be."""
+    found = mounted_filesystems(volumes, mounts, state_dir, record.bases)
+    missing = [each for each, path in found.items() if path is None]
+    for filesystem, path in found.items():
+        if isinstance(path, str) and (top := top_at(path)):  # known by its name, record or not
+            record.add_base(Base(top.id, filesystem.name))
+    looker = Looker[Filesystem, Fd | Fault](patience, _make, _give_up, key=lambda it: it)
+    made_ones = looker.look_at(missing)
+    for filesystem, made_one in zip(missing, made_ones, strict=True):
+        found[filesystem] = (
+            made_one
+            if isinstance(made_one, Fault)
+            else _attach(made_one, filesystem, state_dir, record)
+        )
+    return found
+
+
+def take_off_unused(
+    volumes: Iterable[Volume], state_dir: str, record: Record, patience: Patience
+) -> tuple[str, ...]:
+    """Take off what neither these volumes nor any mount on record needs.
+
+    A sentence for each that can't be.
+    """
+    used = {each.filesystem.name for each in volumes if each.filesystem}
+    used |= {each.filesystem for each in record.managed.values()}
+    troubles = []
+    errands = Errands(patience)
+    for base in [*record.bases.values()]:
+        if base.name in used:
+            continue
+        path = _path(state_dir, base.name)
+        try:
+            with suppress(FileNotFoundError):
+                path = observe_mount(base.id).point
+            with errands.of(path), spot(path) as found:
+                tree.unmount(found, base.id)
+                with suppress(OSError):
+                    os.rmdir(base.name, dir_fd=found.folder.number)
+        except VolumeError as error:
+            troubles.append(f"{error.fault.message}; it is tried again at the next pass")
+        except OSError as error:
+            troubles.append(f"{path} can't be taken off: {error.strerror}")
+        else:
+            record.remove_base(base.name)
+    with suppress(OSError):
+        record.write()
+    return tuple(troubles)
+
+
+def _make(filesystem: Filesystem) -> Fd | Fault:
+    try:
+        return make_filesystem(filesystem.type, filesystem.source, filesystem.options)
+    except VolumeError as error:
+        return error.fault
+    except OSError as error:
+        return fault_of(error, f"mount the {filesystem.type} of {filesystem.source}")
+
+
+def _give_up(filesystem: Filesystem, error: OSError) -> Fault:
+    fs_type, source, _ = filesystem
+    if isinstance(error, TimeoutError):
+        return filesystem_faults.filesystem_not_answering(fs_type, source, PATIENCE)
+    return unanswered(source, f"the {fs_type} of it", error)
+
+
+def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -> str | Fault:
+    """Put it below the state directory; its id is on record before."""
+    path = _path(state_dir, filesystem.name)
+    mount_id = statx(mount, flags=AT_STATX_DONT_SYNC).mount
+    try:
+        with mount:
+            record.add_base(Base(mount_id, filesystem.name))
+            record.write()
+            with made(os.path.dirname(path), "folder") as folder:
+                if folder.there and folder.there.uid != ROOT:  # root's link may lead anywhere
+                    return faults.unsafe_file(f"{folder.whole_path} isn't root's")
+                os.chmod(folder.name, 0o700, dir_fd=folder.folder.number)
+            with made(path, "folder") as found:
+                tree.move(Tree(mount, mount_id), found)
+    except VolumeError as error:
+        return error.fault
+    except OSError as error:
+        return fault_of(error, f"attach the {filesystem.type} of {filesystem.source}")
+    return path
+
+
+def _path(state_dir: str, name: str) -> str:
+    return f"{os.path.realpath(f'{state_dir}/fs')}/{name}"

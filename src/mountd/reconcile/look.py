@@ -1,0 +1,149 @@
+"""What the rounds of one pass have in common: the manifest, the record, and ways to look."""
+
+import fcntl
+import os
+import resource
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from mountd.core.exposure import asked
+from mountd.core.model import Action, Desired, Fault, Filesystem, Observed, ObservedMount
+from mountd.core.order import Progress, adopts, unseen
+from mountd.core.plan import plan
+from mountd.kernel.observe import observe
+from mountd.kernel.patience import Patience
+from mountd.kernel.privileges import missing_capabilities
+from mountd.kernel.probe import has_beneath, has_open_tree_attr
+from mountd.manifest.load import Manifest
+from mountd.reconcile.apply import Applier
+from mountd.reconcile.desired import Context, Resolver
+from mountd.reconcile.filesystems import mount_filesystems, mounted_filesystems
+from mountd.reconcile.idmaps import Namespaces, Prober
+from mountd.reconcile.record import Record
+
+
+class Ways(NamedTuple):
+    """How a pass looks: one of its own, or one of many in a process that watches.
+
+    `state_dir` is where the record is; `observe` reads the mount table; `held` are volumes that are
+    left as they are, and why.
+    """
+
+    state_dir: str
+    patience: Patience
+    observe: Callable[[], Observed] = observe
+    held: Mapping[str, Fault] = {}
+
+
+class Look:
+    """A pass, as far as it has come."""
+
+    def __init__(
+        self,
+        ways: Ways,
+        manifest: Manifest,
+        record: Record,
+        namespaces: Namespaces,
+        *,
+        is_acting: bool,
+    ) -> None:
+        self.manifest = manifest
+        self._ways = ways
+        self.record = record
+        self._namespaces = namespaces
+        self._is_acting = is_acting
+        is_privileged = not missing_capabilities(["CAP_SYS_ADMIN"])
+        self._is_privileged = is_privileged
+        self._prober = Prober(namespaces, is_privileged=is_privileged)
+        self._has_adopted = False
+        self._bases: dict[Filesystem, str | Fault | None] = {}
+        self._most_sources = _make_room_for_descriptors(len(manifest.volumes))
+
+    def observe(self) -> Observed:
+        """The mounts that there are, and what can be done about them."""
+        observed = self._ways.observe()
+        if not self._is_acting:
+            volumes = self.manifest.volumes
+            self._bases = mounted_filesystems(
+                volumes, observed.mounts, self._ways.state_dir, self.record.bases
+            )
+        return observed._replace(can_remap=has_open_tree_attr(), can_go_beneath=has_beneath())
+
+    def mount_filesystems(self, mounts: Mapping[int, ObservedMount]) -> bool:
+        """Have what volumes with a `type` are clones of; tells whether there are such volumes."""
+        ways = self._ways
+        self._bases = mount_filesystems(
+            self.manifest.volumes, mounts, ways.state_dir, self.record, ways.patience
+        )
+        return bool(self._bases)
+
+    def resolver(self, observed: Observed) -> Resolver:
+        """Looks at volumes, as the machine is now."""
+        ours = self.manifest.id
+        context = Context(
+            self.manifest.reserved,
+            observed,
+            {each.id: each for each in self.record.managed.values() if each.manifest == ours},
+            self.record.adoptable(ours),
+            self._bases,
+            self._prober,
+            self._is_privileged,
+            self._is_acting,
+            self._most_sources,
+            self._ways.patience,
+            self._ways.held,
+        )
+        return Resolver(context)
+
+    def plan(
+        self, desired: Sequence[Desired], resolver: Resolver, progress: Progress
+    ) -> list[Action]:
+        """The plan for volumes that this resolver, or those before it, have looked at."""
+        record = [*self.record.managed.values()]
+        observed = resolver.observed
+        observed = observed._replace(raw=frozenset(it.id for it in self.record.bases.values()))
+        questions = asked(desired, record, observed, self.manifest.id)
+        if any(questions):
+            observed = observed._replace(nobodys=resolver.nobodys(questions))
+        progress = progress._replace(
+            removes=self.manifest.is_whole,
+            is_part=self.manifest.is_part,
+            adoptable=self.record.adoptable(self.manifest.id),
+        )
+        return plan(desired, observed, record, self.manifest.id, progress)
+
+    def judge_record(self, actions: Sequence[Action]) -> None:
+        """After a loss, know whether the record has all of this manifest's mounts again.
+
+        It doesn't where a volume can't be looked at yet, or has what may be ours on its source.
+        """
+        if self.manifest.is_part:
+            return
+        self._has_adopted |= adopts(actions, self.record.managed)
+        self.record.settle(
+            self.manifest.id,
+            unseen(actions),
+            has_adopted=self._has_adopted,
+            is_over=not any(each.after for each in actions),
+        )
+
+    def applier(self, observed: Observed) -> Applier:
+        """Carries actions out, and keeps the record."""
+        return Applier(
+            self.record, self.manifest.id, observed, self._namespaces, self._ways.patience
+        )
+
+
+def _make_room_for_descriptors(volumes: int) -> int:
+    """How many sources may be held open; the usual soft limit of 1,024 in all is raised.
+
+    The kernel's table of them grows here, at once: in a process with threads each growth waits for
+    an RCU grace period (fs/file.c), which at 1,000 volumes was a third of the pass.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    highest = min(2 * volumes + 64, hard - 1)
+    with suppress(OSError):  # fewer are left: what is opened later fails, and is told
+        os.close(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, highest))
+    return hard // 4

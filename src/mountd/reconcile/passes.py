@@ -1,0 +1,279 @@
+"""One pass: manifest → desired → observed → plan → apply → report."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple, ParamSpec, TypeVar
+
+from mountd.core.model import Action, Desired, Observed, Outcome, Report
+from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
+from mountd.core.plan import departures
+from mountd.core.targets import with_folders_above
+from mountd.kernel.observe import observe
+from mountd.kernel.paths import see
+from mountd.kernel.patience import Patience, ask
+from mountd.kernel.served import NoChildError
+from mountd.manifest.layers import SEARCH_PATH, Layers, find_layers, manifest_id, places_of
+from mountd.manifest.load import Manifest, Reading, load_manifest
+from mountd.manifest.problem import ManifestError, Problem
+from mountd.reconcile.apply import Applier
+from mountd.reconcile.filesystems import take_off_unused
+from mountd.reconcile.idmaps import Namespaces
+from mountd.reconcile.look import Look, Ways
+from mountd.reconcile.reading import read_manifest, read_patiently, unanswered_file
+from mountd.reconcile.record import Record, locked_record, read_record, state_folder
+from mountd.reconcile.state import see_no_watch
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+OnPlan = Callable[[list[Action]], None]
+OnOutcome = Callable[[Outcome], None]
+
+
+class Settings(NamedTuple):
+    """Where a pass finds what it needs, as absolute paths; seconds to wait for another pass.
+
+    `manifest` is a file; None: the search path. `on_wait` is told, once, who is waited for.
+    """
+
+    manifest: str | None
+    state_dir: str
+    wait: float
+    on_wait: Callable[[str], None] = lambda _: None
+
+
+class ArgumentError(Exception):
+    """The command line names what there isn't; `hint`: what it may have meant."""
+
+    def __init__(self, message: str, hint: str | None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def reconcile(settings: Settings, on_plan: OnPlan, on_outcome: OnOutcome) -> Report:
+    """Make the mounts what the manifest says.
+
+    Raises ManifestError, LockedError or StateError; then nothing was changed.
+    """
+    manifest = load(settings, is_acting=True)
+    with locked_record(settings.state_dir, settings.wait, on_wait=settings.on_wait) as record:
+        if record.has_waited:  # while the other pass ran, the manifest may have been edited
+            manifest = load(settings, is_acting=True)
+        return converge(Ways(settings.state_dir, Patience()), manifest, record, on_plan, on_outcome)
+
+
+def converge(
+    ways: Ways, manifest: Manifest, record: Record, on_plan: OnPlan, on_outcome: OnOutcome
+) -> Report:
+    """The pass itself, of the whole manifest or a part of it. Raises StoppedError."""
+    with Namespaces() as namespaces:
+        warnings = manifest.warnings + record.warnings
+        look = Look(ways, manifest, record, namespaces, is_acting=True)
+        observed = look.observe()
+        record.follow(observed.mounts)
+        if look.mount_filesystems(observed.mounts):
+            observed = look.observe()
+        outcomes = _converge(look, observed, on_plan, on_outcome)
+        if manifest.is_whole and not manifest.is_part:
+            warnings += take_off_unused(manifest.volumes, ways.state_dir, record, ways.patience)
+    return Report(manifest.files, outcomes, False, warnings)
+
+
+def _converge(
+    look: Look, observed: Observed, on_plan: OnPlan, on_outcome: OnOutcome
+) -> tuple[Outcome, ...]:
+    """Plan and apply, in rounds: what needs another volume in place is looked at once it is."""
+    done: dict[str, Outcome] = {}
+    begun: dict[str, Outcome] = {}
+    departed: list[Outcome] = []
+    desired: dict[str, Desired] = {}
+    actions: list[Action] = []
+    while True:
+        applier = look.applier(observed)
+        with look.resolver(observed) as resolver:
+            waiting = [each for each in look.manifest.volumes if each.name not in done]
+            desired |= {each.volume.name: each for each in resolver.resolve(waiting)}
+            gone = [each for each in departed if each.fault]
+            gone += [each for each in done.values() if each.action.lazily]
+            stuck = {
+                old.id: each.fault
+                for each in gone
+                for old in (each.action.old, each.action.beneath)
+                if old and each.fault
+            }
+            faulty = {name: each.fault for name, each in done.items()}
+            progress = Progress(faulty, stuck)
+            is_first = not actions
+            actions = look.plan([*desired.values()], resolver, progress)
+            if is_first:
+                on_plan(actions)
+                look.record.forget_gone(observed.mounts)
+            look.judge_record(actions)
+            actions = see_progress(actions)
+            ready = [each for each in actions if not each.after]
+            resolver.keep_sources({each.volume for each in ready if each.mount})
+            for outcome in applier.apply(ready, resolver.sources):
+                name = outcome.action.volume
+                if is_half_done(outcome):  # what it means now is for the next round to see
+                    begun[name] = outcome
+                    continue
+                if outcome.action.is_departure:
+                    departed.append(outcome)
+                else:
+                    outcome = done[name] = as_one(begun.get(name), outcome)  # noqa: PLW2901
+                    if is_told(outcome, departed):
+                        continue
+                on_outcome(outcome)
+        if all(each.name in done for each in look.manifest.volumes) and len(ready) == len(actions):
+            staying = [done[each.name] for each in look.manifest.volumes]
+            return (*staying, *(each for each in departed if not is_told(each, staying)))
+        observed = look.observe()
+
+
+def preview(settings: Settings, manifest: Manifest | None = None) -> Report:
+    """What `reconcile` would do. It needs no privilege, takes no lock and writes nothing."""
+    manifest = manifest or load(settings, is_acting=False)
+    record = read_record(settings.state_dir)
+    with Namespaces() as namespaces:
+        ways = Ways(settings.state_dir, Patience())
+        look = Look(ways, manifest, record, namespaces, is_acting=False)
+        observed = look.observe()
+        record.follow(observed.mounts)
+        with look.resolver(observed) as resolver:
+            desired = resolver.resolve(manifest.volumes)
+            actions = look.plan(desired, resolver, Progress())
+            warnings = manifest.warnings + resolver.warnings + record.warnings
+    outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
+    return Report(manifest.files, outcomes, True, warnings)
+
+
+def recorded(settings: Settings) -> Report:
+    """What is mounted for a manifest that can't be had, by the record."""
+    record = read_record(settings.state_dir)
+    observed = observe()
+    record.follow(observed.mounts)
+    manifest = manifest_id(settings.manifest)
+    ours = {each.id for each in record.managed.values() if each.manifest == manifest}
+    actions = departures(record.managed.values(), observed, ours)
+    stays = (Outcome(each._replace(verb="keep"), "mounted") for each in actions)
+    return Report((manifest,), tuple(stays), True)
+
+
+def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> Report:
+    """Take these volumes' mounts off, or all of this manifest's, by the record.
+
+    Raises ArgumentError, LockedError or StateError.
+    """
+    manifest = manifest_id(settings.manifest)
+    with state_folder(settings.state_dir) as folder:
+        see_no_watch(folder, settings.state_dir)
+    with (
+        locked_record(settings.state_dir, settings.wait, on_wait=settings.on_wait) as record,
+        Namespaces() as namespaces,
+    ):
+        observed = observe()
+        record.follow(observed.mounts)
+        ours = [each for each in record.managed.values() if each.manifest == manifest]
+        if unknown := set(names) - {each.volume for each in ours}:
+            _refuse_unknown(unknown, {each.volume for each in ours}, settings)
+        warnings = record.warnings
+        record.forget_gone(observed.mounts)
+        chosen = {each.id for each in ours if each.volume in names or not names}
+        patience = Patience()
+        done: list[Outcome] = []
+        while actions := departures(record.managed.values(), observed, chosen):
+            ready = [each for each in actions if not each.after]
+            applier = Applier(record, manifest, observed, namespaces, patience)
+            outcomes = _each(applier.apply(ready, {}), on_outcome)
+            done += outcomes
+            stuck = {each.action.target for each in outcomes if each.fault}
+            waiting = [each for each in actions if each.after and each.target not in stuck]
+            if all(each.fault for each in outcomes):
+                ends = [never(each) for each in waiting]
+                done += _each((Outcome(it, it.state, it.fault) for it in ends), on_outcome)
+                break
+            chosen = {each.old.id for each in waiting if each.old}
+            observed = observe()
+        warnings += take_off_unused((), settings.state_dir, record, patience)
+    return Report((manifest,), tuple(done), False, warnings)
+
+
+def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> None:
+    """What isn't mounted may be unmounted; what isn't in the manifest either is a typo."""
+    known = set(recorded)
+    with suppress(ManifestError):  # unmounting goes by the record, also with a broken manifest
+        known |= {volume.name for volume in load(settings, is_acting=False).volumes}
+    if names - known:
+        raise unknown_volumes(names - known, known, settings)
+
+
+def unknown_volumes(names: set[str], known: set[str], settings: Settings) -> ArgumentError:
+    """Names that are no volumes, told with the nearest that is one, or with all."""
+    from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
+
+    named, volumes = sorted(names), sorted(known)
+    message = f"{manifest_id(settings.manifest)} has no volume "
+    message += ", ".join(f"`{name}`" for name in named)
+    if near := get_close_matches(named[0], volumes, n=1):
+        return ArgumentError(message, f"did you mean `{near[0]}`?")
+    more = ", …" if len(volumes) > 10 else ""
+    listed = f"its volumes: {', '.join(volumes[:10])}{more}" if volumes else "it has none"
+    return ArgumentError(message, listed)
+
+
+def load(
+    settings: Settings,
+    *,
+    is_acting: bool,
+    layers: Layers | None = None,
+    read: Callable[[str], Reading] = read_manifest,
+) -> Manifest:
+    """The manifest, of these layers if they are known. Raises ManifestError, and as `read` does."""
+    layers = layers or layers_of(settings.manifest)
+    reserved = _patiently(layers.id, _reserved, layers, settings.state_dir)
+    reading = partial(read_patiently, read)
+    return load_manifest(layers, reading, reserved, is_acting=is_acting)
+
+
+def layers_of(manifest: str | None) -> Layers:
+    """The files of a manifest. Raises ManifestError where a server keeps us from seeing them."""
+    return _patiently(manifest or SEARCH_PATH[0], _layers_of, manifest)
+
+
+def _layers_of(manifest: str | None) -> Layers:
+    for place in places_of(manifest):
+        see(place)
+    return find_layers(manifest)
+
+
+def _patiently(file: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    try:
+        return ask(function, *args, **kwargs)
+    except (TimeoutError, NoChildError) as error:
+        why = unanswered_file(error)
+        raise ManifestError(
+            [Problem(file, None, None, why.message, why.hint, is_silent=True)], (file,)
+        ) from error
+
+
+def _reserved(layers: Layers, state_dir: str) -> dict[str, str]:
+    """What no target may cover, wherever links lead to it: what we live on, and a merged /usr's."""
+    for place in (*layers.places, state_dir):
+        see(place)
+    reserved: dict[str, str] = {}
+    for path, what in (
+        *((each, "the manifest") for each in layers.places),
+        (state_dir, "the state directory"),
+        *((f"/{name}", f"where /{name} leads") for name in ("bin", "sbin", "lib", "lib64")),
+    ):
+        reserved |= {path: what, os.path.realpath(path): what}
+    return with_folders_above(reserved)
+
+
+def _each(outcomes: Iterable[Outcome], on_outcome: OnOutcome) -> tuple[Outcome, ...]:
+    done = []
+    for outcome in outcomes:
+        on_outcome(outcome)
+        done.append(outcome)
+    return tuple(done)

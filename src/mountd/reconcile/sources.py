@@ -1,0 +1,155 @@
+"""Where a volume's files come from: the source opened, and the mount that is the source's own."""
+
+from collections.abc import Mapping
+from errno import ENOENT, ENOTDIR
+from typing import NamedTuple
+
+from mountd.core.idmapping import Idmapping
+from mountd.core.model import (
+    TOO_DEEP,
+    Adoptable,
+    Fault,
+    Filesystem,
+    Managed,
+    Observed,
+    ObservedMount,
+    Volume,
+    may_adopt,
+    parents_of,
+    root_at,
+)
+from mountd.core.words import faults, filesystem_faults
+from mountd.core.words.faults import VolumeError
+from mountd.kernel.observe import observe_mount
+from mountd.kernel.paths import UnsafeLinkError, open_below, open_path
+from mountd.kernel.syscalls import Fd, Stat, statx
+
+Bases = Mapping[Filesystem, str | Fault | None]
+"""Where each filesystem is mounted, or why it can't be; None: it would be, by a pass."""
+
+
+class Source(NamedTuple):
+    """A source's root as it was reached, by which mount, and which idmapping that has.
+
+    `own` is the mount that the source lies on by itself. In place that is another once ours is
+    there: `through` is ours then.
+    """
+
+    fd: Fd
+    path: str
+    found: Stat
+    mount: ObservedMount
+    idmap: Idmapping | None
+    own: ObservedMount
+    through: int | None
+
+
+class Sources:
+    """Opens sources, as the machine is in this round of a pass."""
+
+    def __init__(
+        self,
+        observed: Observed,
+        managed: Mapping[int, Managed],
+        bases: Bases,
+        *,
+        adoptable: Adoptable = frozenset(),
+    ) -> None:
+        self._observed = observed
+        self._managed = managed
+        self._bases = bases
+        self._adoptable = adoptable
+
+    def open(self, volume: Volume, target: str) -> Source:
+        """Open a volume's source. Raises VolumeError, or OSError as openat2(2) does."""
+        if volume.filesystem:
+            fd, path = self._in_filesystem(volume, volume.filesystem)
+        else:
+            fd, path = _opened(volume.source)
+        try:
+            found = statx(fd)
+            mount = own = self._observed.mounts.get(found.mount) or observe_mount(found.mount)
+            idmap, through = mount.idmap, None
+            if path == target and found.is_mount_root:
+                self._see_uncovered(mount, target)
+            if path == target and found.is_mount_root and self._is_ours(mount, target):
+                through = mount.id
+                while self._is_ours(own, target) and own.parent in self._observed.mounts:
+                    own = self._observed.mounts[own.parent]
+                if not self._observed.tells_idmaps:
+                    managed = self._managed.get(mount.id)
+                    idmap = managed.idmap if managed else None
+        except BaseException:
+            fd.close()
+            raise
+        return Source(fd, path, found, mount, idmap, own, through)
+
+    def _see_uncovered(self, top: ObservedMount, target: str) -> None:
+        """What lies over our own mount is someone else's, and no source."""
+        mounts = self._observed.mounts
+        below = top
+        while below.point == target and below.parent in mounts and not self._is_ours(top, target):
+            below = mounts[below.parent]
+            if below.id in self._managed and self._is_ours(below, target):
+                raise VolumeError(faults.foreign_mount(target, top.fs_type, covers=True))
+
+    def submounts(self, source: Source) -> dict[str, list[ObservedMount]]:
+        """What is mounted below the source, by the path from there; those above come first.
+
+        Several at one path cover each other; a clone of the source has them all.
+        """
+        mounts = self._observed.mounts
+        root = source.path.rstrip("/")
+        found: dict[str, list[ObservedMount]] = {}
+        for mount in mounts.values():
+            if mount.point.startswith(f"{root}/") and mount.point != source.path:
+                above = (mount, *parents_of(mount.id, mounts))
+                if any(each.id == source.mount.id for each in above):
+                    found.setdefault(mount.point[len(root) + 1 :], []).append(mount)
+        return dict(sorted(found.items(), key=lambda it: (it[0].count("/"), it[0])))
+
+    def _in_filesystem(self, volume: Volume, filesystem: Filesystem) -> tuple[Fd, str]:
+        base = self._bases[filesystem]
+        if isinstance(base, Fault):
+            raise VolumeError(base)
+        assert base, "a filesystem that isn't mounted yet is for later"
+        root, path = _opened(base)
+        if not volume.subdir:
+            return root, path
+        with root:
+            try:
+                return open_below(root, volume.subdir), f"{path}/{volume.subdir}"
+            except UnsafeLinkError as error:
+                raise VolumeError(filesystem_faults.link_in_subdir(volume.subdir)) from error
+            except (FileNotFoundError, NotADirectoryError) as error:
+                fault = filesystem_faults.no_subdir(
+                    volume.subdir, filesystem.type, filesystem.source
+                )
+                raise VolumeError(fault) from error
+
+    def _is_ours(self, mount: ObservedMount, target: str) -> bool:
+        """Whether a mount at an in-place target is ours: on record, or as it shows what it covers.
+
+        A record that can be believed knows all of ours.
+        """
+        if mount.point != target:
+            return False
+        if managed := self._managed.get(mount.id):
+            return managed.target == target
+        return may_adopt(self._adoptable, target) and self.shows_what_it_covers(mount)
+
+    def shows_what_it_covers(self, mount: ObservedMount) -> bool:
+        """Whether a mount's root is the very folder that it lies on, as ours in place is."""
+        parent = self._observed.mounts.get(mount.parent)
+        if parent is None or mount.root == TOO_DEEP:
+            return False
+        return (mount.device, mount.root) == (parent.device, root_at(parent, mount.point))
+
+
+def _opened(path: str) -> tuple[Fd, str]:
+    try:
+        return open_path(path)
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR):
+            raise VolumeError(faults.no_source(path)) from error
+        raise

@@ -1,0 +1,241 @@
+"""A pass as journal records where stderr is the journal; elsewhere as plain lines."""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from select import PIPE_BUF
+
+from mountd.core.model import DONE, Action, Drift, Fault, Outcome, State
+from mountd.core.words.printable import printable
+from mountd.report.outlet import Outlet, see_reader, see_room
+
+ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+
+MESSAGE_IDS = {
+    "mounted": "3ee002308ab84c908d70e61d654d9302",
+    "replaced": "03b4c7cfeba44cce96f1efb42744a709",
+    "adjusted": "1b6e3280187e4d96b829401758df8810",
+    "unmounted": "80f394f1806a493aa539603d8cb256b5",
+    "pending": "813fb77715394a148af0428be668a0d4",
+    "failed": "004c5b2b35c84f8b93cc344a7d7101c7",
+    "conflict": "dcd6a2a28beb45698d7b38d342e77779",
+    "fallback": "7c8f0a9f6a2e4d6c8a52f1a0c5b47d13",
+    "manifest-refused": "640354bf5a8041b89fc247e23afd3aa6",
+    "manifest-missing": "a608b0fad9114b9c9ffa48ae5b2629c4",
+    "manifest-mended": "ed0c741409b64243b63e66c1f50ac02e",
+    "watching": "607c4f18556146e7965720f609dd483c",
+    "drifted": "c9a4bb04209347dbb676947f05da09f5",
+    "undone": "44195cdeb84741cdbfdbf6308e5a7b42",
+    "recovered": "15e6e5a5f97046e9b24b1d69266e747c",
+    "confined": "1a723540f40a4ef7a5f916fe06de0c11",
+    "warned": "ea3957335b86458ca74de84cfea53dfb",
+    "pass-failed": "073b15ba9aee4af79e4b80a935b3c137",
+    "left-out": "515a0db189c2487eb2bde1a165cb3387",
+    "internal-error": "54ce64dbc2fd4ef694bba8fe11786118",
+}
+"""One for each kind of event (sd-id128(3)), never changed: people and catalogues filter by them."""
+
+_PRIORITIES: dict[State, int] = {"failed": ERROR, "conflict": WARNING, "pending": NOTICE}
+
+_JOURNALD = "/run/systemd/journal/socket"
+
+Send = Callable[[dict[str, str], bool], None]
+"""Takes a record's fields, and whether it may wait. Raises BlockingIOError if it would have to."""
+
+
+class Journal:
+    """Where a pass, or one after the other, tells what it changed and what it couldn't."""
+
+    def __init__(self, pass_id: str, *, quiet: bool = False, never_waits: bool = False) -> None:
+        """`quiet`: on a terminal or in a pipe, say only what went wrong.
+
+        `never_waits`: a pipe or terminal that doesn't take it stops nobody; journald never does.
+        """
+        self.pass_id = pass_id
+        self._journal_send = _journal_send()
+        self._least = NOTICE if quiet else INFO
+        never_waits = never_waits or self._journal_send is not None
+        self._outlet = Outlet(self._tell_dropped) if never_waits else None
+
+    def finish(self, patience: float = 0.5) -> None:
+        """Have what was told arrive, but don't wait long for who doesn't take it."""
+        if self._outlet:
+            self._outlet.finish(patience=patience)
+
+    def begin_pass(self) -> None:
+        """What follows belongs to another pass."""
+        self.pass_id = os.urandom(16).hex()
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A record for what was changed, or could not be; nothing for what was left as it is."""
+        self.change(outcome)
+        self.fallback(outcome)
+
+    def change(self, outcome: Outcome) -> None:
+        """The record without that of a fallback."""
+        action, fault = outcome.action, outcome.fault
+        fields = {
+            **_fields_of(action),
+            "MOUNTD_ACTION": action.verb or "",
+            "MOUNTD_STATE": outcome.state,
+            "MOUNTD_REASON": fault.code if fault else "",
+        }
+        if fault:
+            if fault.errno:
+                fields["ERRNO"] = str(fault.errno)
+            message = fault_in_words(action.volume, fault)
+            self.tell(message, fault.state, _PRIORITIES[fault.state], fields)
+        if action.verb in DONE and fault == action.fault:
+            event = DONE[action.verb]
+            place = "from" if action.verb == "unmount" else "at"
+            message = printable(f"{event}: {action.volume} {place} {action.target}")
+            self.tell(message, event, INFO, fields)
+
+    def fallback(self, outcome: Outcome) -> None:
+        """A record where the mount has raw ids, and why."""
+        action = outcome.action
+        if not outcome.fault and (refused := action.refused):
+            fields = {
+                **_fields_of(action),
+                "MOUNTD_ACTION": action.verb or "",
+                "MOUNTD_STATE": outcome.state,
+                "MOUNTD_REASON": refused.fault.code,
+            }
+            self.tell(_fallback_in_words(action.volume, refused.fault), "fallback", WARNING, fields)
+
+    def drift(self, action: Action) -> None:
+        """A record of what someone else did to a mount; what is done about it has its own."""
+        what = "; ".join(map(_drift_in_words, action.drift)) or "its mount is gone"
+        message = printable(f"drift: {action.volume} at {action.target}: {what}")
+        self.tell(message, "drifted", NOTICE, _fields_of(action))
+
+    def recovery(self, outcome: Outcome) -> None:
+        """A record for a volume that is as desired again, without our doing."""
+        action = outcome.action
+        message = printable(f"recovered: {action.volume} at {action.target}")
+        self.tell(message, "recovered", INFO, {**_fields_of(action), "MOUNTD_STATE": outcome.state})
+
+    def undone(self, action: Action, fault: Fault) -> None:
+        """A record, once, of somebody who keeps undoing a mount."""
+        fields = {**_fields_of(action), "MOUNTD_STATE": fault.state, "MOUNTD_REASON": fault.code}
+        self.tell(fault_in_words(action.volume, fault), "undone", WARNING, fields)
+
+    def line(self, message: str, priority: int) -> None:
+        """A line for whoever watches; the journal has the records."""
+        if not self._journal_send:
+            self._print(message, priority)
+
+    def tell(
+        self, message: str, event: str, priority: int, fields: dict[str, str] | None = None
+    ) -> None:
+        """A record of another kind."""
+        fields = {**(fields or {}), "MOUNTD_PASS_ID": self.pass_id}
+        record = _record(message, event, priority, fields)
+        if not (send := self._journal_send):
+            self._print(message, priority)
+        elif self._outlet:
+            size = sum(map(len, record.values()))
+            self._outlet.put(lambda may_wait: send(record, may_wait), size)
+
+    def _print(self, message: str, priority: int) -> None:
+        if priority > self._least:
+            return
+        if self._outlet:
+            put = self._outlet.put
+            put(lambda may_wait: _print(message, may_wait=may_wait), len(message))
+        else:
+            _print(message)
+
+    def _tell_dropped(self, count: int) -> None:
+        """By the outlet's own thread."""
+        records = "1 record was" if count == 1 else f"{count} records were"
+        message = f"{records} dropped here, for they were not read as fast as they were written"
+        if send := self._journal_send:
+            fields = {"MOUNTD_PASS_ID": self.pass_id}
+            send(_record(message, "left-out", WARNING, fields), True)
+        else:
+            _print(message)
+
+
+def _record(message: str, event: str, priority: int, fields: dict[str, str]) -> dict[str, str]:
+    return {
+        "MESSAGE": message,
+        "MESSAGE_ID": MESSAGE_IDS[event],
+        "PRIORITY": str(priority),
+        "SYSLOG_IDENTIFIER": "mountd",
+        **fields,
+    }
+
+
+def _drift_in_words(drift: Drift) -> str:
+    if drift.field != "mount":
+        return f"{drift.field}: {drift.found} instead of {drift.wanted}"
+    return "its mount is gone" if drift.found == "nothing" else f"its mount is at {drift.found}"
+
+
+def _fields_of(action: Action) -> dict[str, str]:
+    return {
+        "MOUNTD_VOLUME": action.volume,
+        "MOUNTD_TARGET": action.target,
+        "MOUNTD_SOURCE": action.source,
+    }
+
+
+def fault_in_words(volume: str, fault: Fault) -> str:
+    """What is wrong with a volume, and on a second line what to do."""
+    lines = [f"{fault.state}: {volume}: {fault.message}"]
+    if fault.hint:
+        lines.append(f"hint: {fault.hint}")
+    return "\n".join(map(printable, lines))
+
+
+def _fallback_in_words(volume: str, fault: Fault) -> str:
+    lines = [f"fallback: {volume}: mounted with raw ids: {fault.message}"]
+    if fault.hint:
+        lines.append(f"hint: {fault.hint}")
+    return "\n".join(map(printable, lines))
+
+
+def _journal_send() -> Send | None:
+    """A way into the journal, where systemd connected it to our stderr (systemd.exec(5))."""
+    stderr = os.fstat(2)
+    if os.environ.get("JOURNAL_STREAM") != f"{stderr.st_dev}:{stderr.st_ino}":
+        return None
+    try:
+        from systemd import journal  # noqa: PLC0415 - it may not be there
+    except ImportError:  # a missing library costs the fields, not the mounts
+        return None
+
+    def send(fields: dict[str, str], may_wait: bool) -> None:
+        # not the library's logging handler, which adds 21 fields of Python's
+        try:
+            see_reader(_JOURNALD, may_wait=may_wait)
+            journal.sendv(*(os.fsencode(f"{name}={text}") for name, text in fields.items() if text))
+        except BlockingIOError:
+            raise
+        except OSError:  # a journal that is gone is no reason to stop halfway
+            _print(fields["MESSAGE"], may_wait=may_wait)
+
+    return send
+
+
+def _print(message: str, *, may_wait: bool = True) -> None:
+    """Write a line to stderr, past Python's own buffer, whose lock the end of the process needs.
+
+    Raises BlockingIOError if nobody reads it and it may not wait for that.
+    """
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    rest = memoryview(f"{message}\n".encode(encoding, "backslashreplace"))
+    while rest:
+        try:
+            if not may_wait:
+                see_room(2, may_wait=False)
+            part = rest if may_wait else rest[:PIPE_BUF]  # which fits, where there is room
+            rest = rest[os.write(2, part) :]
+        except BlockingIOError:
+            see_room(2, may_wait=may_wait)  # whoever shares it with us may have made it so
+        except OSError:  # a lost stderr is no reason to stop halfway, nor to fail at the end
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            return

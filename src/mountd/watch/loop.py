@@ -1,0 +1,453 @@
+"""`mountd watch`: events → passes. It converges, and keeps it so.
+
+One thread waits for all that can happen and makes the passes; where a look may hang, another thread
+makes it. An event says only that there is something to look at.
+"""
+
+import gc
+import os
+import select
+import signal
+import traceback
+from collections.abc import Container
+from contextlib import ExitStack, suppress
+from errno import ENOSYS
+from time import monotonic
+
+from mountd.core.model import Report
+from mountd.core.words.printable import printable
+from mountd.kernel.limits import hint_of
+from mountd.kernel.patience import Patience, StoppedError
+from mountd.kernel.table import MountTable
+from mountd.manifest.layers import manifest_id
+from mountd.manifest.load import Manifest
+from mountd.manifest.problem import ManifestError
+from mountd.reconcile.filesystems import place_of
+from mountd.reconcile.passes import Settings
+from mountd.reconcile.record import state_folder
+from mountd.reconcile.state import LockedError, StateError, WatchedError, WatchLock
+from mountd.report.journal import DEBUG, ERROR, INFO, WARNING, Journal
+from mountd.watch.arrivals import Arrivals, Sight
+from mountd.watch.edits import Edits
+from mountd.watch.glances import content
+from mountd.watch.in_force import Latest
+from mountd.watch.systemd import Supervisor
+from mountd.watch.upkeep import Upkeep
+
+_ABOUT_ROOT = {"/etc/passwd", "/etc/subuid", "/etc/subgid"}
+_RESYNC = 60.0
+_SETTLE = 0.05
+"""Seconds from a foreign mount's coming or going to the pass that looks what it means."""
+_AGAIN = 0.05
+"""Seconds until what is in another's hands is tried again."""
+_IDLE_TIMES = 4
+"""A look that found nothing, or a pass, is followed by a pause as many times longer."""
+_OTHERS = 1.0
+"""Seconds until it is seen whether another process still watches."""
+
+
+class Watch:
+    """The loop; what it makes of the manifest is `upkeep`'s."""
+
+    def __init__(self, settings: Settings, journal: Journal, supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._supervisor = supervisor
+        self._bell, self._rope = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._patience = Patience(self._ring_for_a_pass)
+        self._table = MountTable()
+        self._upkeep = Upkeep(settings.state_dir, self._table, self._patience, journal)
+        self._edits = Edits(self._ring)
+        self._arrivals = Arrivals(self._ring_for_a_pass)
+        self._latest = Latest(settings, journal)
+        self._lock = WatchLock(settings.state_dir)
+        self._is_rung = False
+        self._is_reload = False
+        self._is_ready = False
+        self._has_begun = False
+        self._must_read = True
+        self._due = 0.0
+        self._next_look = 0.0
+        self._next_ping = 0.0
+        self._pass_took = 0.0
+        self._pass_ended = 0.0
+        self._locked_since: float | None = None
+        self._failures = 0
+        """Passes of late that something failed in: the next comes sooner than a resync."""
+        self._crashes = 0
+        """Faults of our own of late."""
+        self._crashed = 0.0
+        self._freed = -_RESYNC
+        """When news were last free for an edit of accounts, which some users can make."""
+        self._troubles: dict[str, str] = {}
+        """What keeps passes from being made, and edits from being seen, as the journal has it."""
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises ManifestError, LockedError or StateError at the start."""
+        gc.enable()
+        with ExitStack() as held:
+            held.enter_context(self._lock)
+            held.enter_context(self._table)
+            self._take_signals()
+            with suppress(OSError):  # which the pass will meet, too
+                self._hold_lock()
+            with suppress(StoppedError):
+                while True:
+                    self._patience.go_on()
+                    self._try_turn()
+        self._supervisor.stopping()
+
+    def _try_turn(self) -> None:
+        try:
+            self._turn()
+        except StoppedError:
+            raise
+        except Exception as error:  # or whoever finds a fault of ours can end us by it
+            if _ends_a_start(error) and not self._has_begun:
+                raise
+            self._go_on_after(error)
+
+    def _go_on_after(self, error: Exception) -> None:
+        """Say what we didn't foresee, and go on: what is mounted stays, and the record is whole.
+
+        More of them come ever more slowly, so that they cost nobody a processor or a disk.
+        """
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"
+        said = printable(f"{type(error).__name__}: {error}"[:500])
+        message = f"a fault of mountd's own: {said} ({place}); it goes on, and all mounts stay"
+        if self._troubles.get("self") != message:
+            self._tell_trouble("self", message, "internal-error")
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            self._journal.tell("\n".join(map(printable, lines)), "internal-error", DEBUG)
+        pause = min(2.0**self._crashes, _RESYNC)
+        self._crashes = min(self._crashes + 1, 10)
+        self._crashed = monotonic()
+        self._must_read = True
+        self._due = self._next_look = monotonic() + pause
+        self._become_ready()
+        with suppress(Exception):
+            self._pause(min(pause, 1.0))
+
+    @property
+    def result(self) -> Report:
+        """The volumes as the latest passes left them."""
+        manifest = self._latest.manifest
+        files = manifest.files if manifest else ()
+        upkeep = self._upkeep
+        return Report(files, (*upkeep.outcomes.values(), *upkeep.stuck), is_dry=False)
+
+    def _take_signals(self) -> None:
+        signal.set_wakeup_fd(self._rope, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._reload)
+
+    def _stop(self, *_: object) -> None:
+        self._patience.is_stopped = True
+
+    def _reload(self, *_: object) -> None:
+        self._is_reload = True
+
+    def _ring(self) -> None:
+        with suppress(BlockingIOError):  # it is ringing
+            os.write(self._rope, b"\0")
+
+    def _ring_for_a_pass(self) -> None:
+        self._is_rung = True
+        self._ring()
+
+    def _turn(self) -> None:
+        """Do what is to be done now, then wait for what comes next."""
+        if self._is_reload:
+            self._is_reload = False
+            self._supervisor.reloading()
+            self._begin_anew()
+            self._is_ready = False
+        if self._edits.have_come:
+            self._edits.have_come = False
+            self._must_read = True
+            self._due = 0.0
+            self._failures = 0
+            if monotonic() - self._freed > _RESYNC:
+                self._freed = monotonic()
+                self._upkeep.news.is_free = True
+        if self._is_rung:
+            self._is_rung = False
+            self._come_soon()
+        self._find_troubles()
+        if (closing := self._upkeep.news.due) and closing <= monotonic():
+            self._upkeep.close_news()
+        if (held := self._upkeep.next_repair()) and held <= monotonic():
+            self._upkeep.release_held()
+            self._due = 0.0
+        if self._due <= monotonic():
+            self._pass()
+        self._wait()
+
+    def _begin_anew(self) -> None:
+        self._must_read = True
+        self._due = 0.0
+        self._failures = 0
+        self._upkeep.forgive()
+
+    def _come_soon(self, settle: float = 0.0) -> None:
+        """Have a pass made, but don't make passes all the time, whatever others do."""
+        rest = self._pass_ended + _IDLE_TIMES * self._pass_took
+        self._due = min(self._due, max(monotonic() + settle, rest))
+
+    def _find_troubles(self) -> None:
+        """Tell what can't be seen, when that begins and when it is over."""
+        for about, trouble in (("edits", self._edits.trouble), ("late", self._arrivals.trouble)):
+            if trouble:
+                self._tell_trouble(about, trouble, "warned", WARNING)
+            elif about in self._troubles:
+                over = f"no longer: {self._troubles[about]}"
+                self._tell_trouble(about, None)
+                self._upkeep.news.trouble(printable(over), "warned", INFO)
+
+    def _wait(self) -> None:
+        now = monotonic()
+        until = min(self._due, self._ping(now) or self._due)
+        until = min(until, self._upkeep.next_repair() or until)
+        until = min(until, self._upkeep.news.due or until)
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        late = self._patience.descriptors
+        for each in late:
+            poll.register(each, select.POLLIN)
+        if self._latest.manifest and now >= self._next_look:
+            poll.register(self._table, select.POLLPRI)  # not POLLIN: that it always answers
+        elif self._latest.manifest:
+            until = min(until, self._next_look)
+        for descriptor, _ in poll.poll(max(0.0, until - now) * 1000):
+            if descriptor == self._bell:
+                self._hear()
+            elif descriptor in late:
+                self._patience.collect()
+            elif self._latest.manifest:
+                self._look_at_mounts()
+
+    def _ping(self, now: float) -> float | None:
+        """Tell the supervisor that we are alive, if it's time; when the next time is."""
+        if not (interval := self._supervisor.watchdog):
+            return None
+        if now >= self._next_ping:
+            self._supervisor.ping()
+            self._next_ping = now + interval
+        return self._next_ping
+
+    def _hear(self) -> None:
+        with suppress(BlockingIOError):
+            while os.read(self._bell, 512):
+                pass
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for nothing but a ring."""
+        self._ping(monotonic())
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            self._hear()
+
+    def _look_at_mounts(self) -> None:
+        """Put back what drifted, as soon as it is found; what else changed can wait a little."""
+        begin = monotonic()
+        is_quiet = True
+        for changes in self._table.changes():
+            if drifted := self._upkeep.drifted(changes):
+                is_quiet = False
+                self._repair(drifted)
+            if self._upkeep.concerns(changes):
+                self._come_soon(_SETTLE)
+        if is_quiet:
+            end = monotonic()
+            self._next_look = end + _IDLE_TIMES * (end - begin)
+
+    def _repair(self, drifted: set[str]) -> None:
+        manifest = self._latest.manifest
+        assert manifest, "without one nothing drifts"
+        try:
+            self._hold_lock()
+            # what a pass by hand made of an edit that we don't know yet is no drift
+            if self._latest.is_outdated or not self._upkeep.repair(manifest, drifted):
+                self._come_soon()
+        except LockedError:  # the pass that runs may be at it
+            self._due = min(self._due, monotonic() + _AGAIN)
+        except (StateError, OSError):
+            self._come_soon()  # and that tells what is wrong
+        else:
+            self._try_again_if_failed()
+        self._tell_status()
+
+    def _pass(self) -> None:
+        """One of the whole manifest, which is read again if it isn't what it was."""
+        self._due = monotonic() + _RESYNC
+        self._journal.begin_pass()
+        before = self._latest.manifest
+        try:
+            if not self._latest.read(anew=self._must_read):
+                self._due = monotonic() + _AGAIN
+                return
+        except OSError as error:
+            self._tell_trouble("pass", _in_words(error))
+            self._try_again()
+            self._become_ready()
+            return
+        self._must_read = False
+        news = self._upkeep.news
+        if (manifest := self._latest.manifest) is not before and manifest != before:
+            self._upkeep.forgive()  # whoever was first to see the edit
+        seen = dict(self._latest.seen)
+        if manifest:
+            seen |= {path: content(path) for path in _accounts(manifest, {"/"})}
+            self._arrivals.watch(self._accounts_elsewhere(manifest))
+        if not self._converge(manifest):
+            return
+        if manifest:
+            self._arrivals.watch(self._awaited(manifest))
+        seen[self._lock.path] = content(self._lock.path)
+        self._edits.watch(seen)
+        news.is_free = False
+        if monotonic() - self._crashed > _RESYNC:
+            self._crashes = 0
+            self._tell_trouble("self", None)
+        if not self._has_begun:
+            self._has_begun = True
+            name = manifest_id(self._settings.manifest)
+            self._journal.tell(printable(f"watching {name}: {self._status()}"), "watching", INFO)
+        if self._is_ready:
+            self._tell_status()
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        if not self._is_ready:
+            self._is_ready = True
+            self._journal.finish(patience=0.1)  # whoever waits for us finds there what became of it
+            self._supervisor.ready(self._status())
+
+    def _hold_lock(self) -> None:
+        """Be the only one who watches, still. Raises LockedError, StateError and OSError."""
+        if not self._lock.is_held:
+            with state_folder(self._settings.state_dir) as folder:
+                self._lock.hold(folder)
+
+    def _converge(self, manifest: Manifest | None) -> bool:
+        """Whether the pass could be made, or only failed."""
+        begin = monotonic()
+        try:
+            self._hold_lock()
+            if manifest:
+                self._upkeep.converge(manifest)
+        except LockedError as error:
+            self._wait_for_lock(error)
+            return False
+        except (StateError, OSError) as error:
+            if _ends_a_start(error) and not self._has_begun:
+                raise
+            self._tell_trouble("pass", _in_words(error))
+            self._try_again()
+        else:
+            self._tell_trouble("pass", None)
+            self._try_again_if_failed()
+        finally:
+            self._pass_ended = monotonic()
+            self._pass_took = self._pass_ended - begin
+        self._locked_since = None
+        return True
+
+    def _wait_for_lock(self, error: LockedError) -> None:
+        now = monotonic()
+        if isinstance(error, WatchedError):
+            if not self._has_begun:
+                raise error
+            self._due = now + _OTHERS
+        else:
+            self._due = now + _AGAIN
+        self._locked_since = self._locked_since or now
+        if now - self._locked_since > self._settings.wait:
+            self._tell_trouble("pass", str(error))
+
+    def _try_again_if_failed(self) -> None:
+        """No event tells that what failed would not fail now: try it ever more rarely."""
+        if self._upkeep.has_failed:
+            self._try_again()
+        else:
+            self._failures = 0
+
+    def _try_again(self) -> None:
+        self._due = min(self._due, monotonic() + min(2.0**self._failures, _RESYNC))
+        self._failures = min(self._failures + 1, 10)
+
+    def _awaited(self, manifest: Manifest) -> dict[str, Sight]:
+        """Paths that volumes wait for, and single files and accounts, with what they were."""
+        awaited = {**self._accounts_elsewhere(manifest), **self._upkeep.files}
+        state_dir = self._settings.state_dir
+        for volume in manifest.volumes:
+            outcome = self._upkeep.outcomes.get(volume.name)
+            code = outcome.fault.code if outcome and outcome.fault else None
+            if code == "no-source" and volume.filesystem and volume.subdir:
+                awaited[f"{place_of(volume.filesystem, state_dir)}/{volume.subdir}"] = None
+            if code == "no-source" and volume.source.startswith("/"):
+                awaited[volume.source] = None
+            elif code == "no-target":
+                awaited[volume.target] = None
+        return awaited
+
+    def _accounts_elsewhere(self, manifest: Manifest) -> dict[str, Sight]:
+        """Those in other root filesystems, which may be on a server that hangs."""
+        roots = {volume.accounts for volume in manifest.volumes} - {"/"}
+        return dict.fromkeys(_accounts(manifest, roots), ...)
+
+    def _status(self) -> str:
+        parts = [*self._troubles.values(), self._latest.trouble]
+        if self._latest.manifest:
+            parts.insert(0, self._upkeep.status())
+        return "; ".join(each for each in parts if each)
+
+    def _tell_status(self) -> None:
+        if self._is_ready:
+            self._supervisor.status(self._status())
+
+    def _tell_trouble(
+        self, about: str, trouble: str | None, event: str = "pass-failed", priority: int = ERROR
+    ) -> None:
+        """Tell the journal once, and the status line until it is over."""
+        if trouble == self._troubles.get(about):
+            return
+        if trouble is None:
+            del self._troubles[about]
+        else:
+            self._troubles[about] = trouble
+            self._upkeep.news.trouble(printable(trouble), event, priority)
+        self._tell_status()
+
+
+def _ends_a_start(error: Exception) -> bool:
+    """Whether it is for whoever started us to mend; whatever else there is may pass."""
+    is_old_kernel = isinstance(error, OSError) and error.errno == ENOSYS
+    return is_old_kernel or isinstance(error, ManifestError | LockedError | StateError)
+
+
+def _in_words(error: Exception) -> str:
+    """Without the number of the kernel's errors."""
+    if not isinstance(error, OSError):
+        return str(error)
+    where = f" ({error.filename})" if error.filename else ""
+    hint = hint_of(error)
+    return f"{error.strerror or error}{where}{f'; {hint}' if hint else ''}"
+
+
+def _accounts(manifest: Manifest, roots: Container[str]) -> set[str]:
+    """The files, of these roots, in which the users of volumes are looked up.
+
+    In those of `/` it is looked up too who could become root by a volume, wherever its user is.
+    """
+    used = {volume.accounts for volume in manifest.volumes if volume.user}
+    files = {
+        f"{root.rstrip('/')}/etc/{name}"
+        for root in used
+        if root in roots
+        for name in ("passwd", "group")
+    }
+    return files | (_ABOUT_ROOT if used and "/" in roots else set())

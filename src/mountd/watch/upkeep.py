@@ -1,0 +1,286 @@
+"""The volumes of a process that watches: how each one was left, and what is done when it drifts."""
+
+from collections.abc import Collection, Iterable
+from time import monotonic
+from typing import NamedTuple
+
+from mountd.core.exposure import guarded
+from mountd.core.model import Fault, Flags, Managed, Outcome, Report
+from mountd.core.targets import Places, is_within
+from mountd.core.words.faults import keeps_being_undone
+from mountd.core.words.printable import printable
+from mountd.kernel.patience import Patience
+from mountd.kernel.syscalls import st_dev
+from mountd.kernel.table import Change, MountTable
+from mountd.manifest.load import Manifest
+from mountd.reconcile.look import Ways
+from mountd.reconcile.passes import converge
+from mountd.reconcile.record import Record, locked_record
+from mountd.report.journal import WARNING, Journal
+from mountd.watch.fight import Fight, undone
+from mountd.watch.news import News
+
+
+class _Left(NamedTuple):
+    """A mount as a pass left it."""
+
+    id: int
+    target: str
+    flags: Flags
+    is_undone: bool = False
+    """Whether it was seen that somebody has undone it, which counts once."""
+
+
+class Upkeep:
+    """Makes passes, and keeps in mind what they came to."""
+
+    def __init__(
+        self, state_dir: str, table: MountTable, patience: Patience, journal: Journal
+    ) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        """By volume, in the manifest's order."""
+        self.stuck: tuple[Outcome, ...] = ()
+        """Mounts that left the manifest and could not be taken off."""
+        self.files: dict[str, tuple[int, int]] = {}
+        """The sources that are single files, as st_dev and st_ino: other files may replace them."""
+        self._state_dir = state_dir
+        self._table = table
+        self._patience = patience
+        self._journal = journal
+        self.news = News(journal)
+        self._record: Record | None = None
+        self._left: dict[str, _Left] = {}
+        self._ours: set[int] = set()
+        """Ids of mounts that are ours, and of some that were."""
+        self._paths: set[str] = set()
+        """The volumes' sources and targets."""
+        self._places = Places(())
+        """The same; made anew where it has fewer."""
+        self._guarded: set[int] = set()
+        """The devices of filesystems of which another mount could make somebody root."""
+        self._fights: dict[str, Fight] = {}
+        self._held: dict[str, Fault] = {}
+        """Volumes that have to wait until their fight allows another repair."""
+
+    def converge(self, manifest: Manifest) -> Report:
+        """Make a pass of it all. Raises LockedError, StateError and StoppedError."""
+        if self._left:
+            for changes in self._table.changes():  # that nobody has repaired yet
+                self._hold_back(self.drifted(changes))
+        result = self._pass(manifest, is_repair=False)
+        self.news.warnings(result.warnings)
+        self.news.forget_all_but(result.outcomes)
+        self.outcomes.clear()
+        self._left.clear()
+        self.files.clear()
+        self._paths.clear()
+        self._places = Places(())
+        self._guarded.clear()
+        self.stuck = tuple(each for each in result.outcomes if _is_stuck(each))
+        self._learn(manifest, result.outcomes)
+        self._ours &= self._table.mounts.keys()
+        self._note_ours()
+        now = monotonic()
+        self._fights = {
+            name: fight
+            for name, fight in self._fights.items()
+            if name in self.outcomes and not fight.is_over(now)
+        }
+        self._held = {name: why for name, why in self._held.items() if name in self._fights}
+        return result
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether something went wrong that no event tells the end of."""
+        return bool(self.stuck) or any(
+            each.state == "failed" and name not in self._held
+            for name, each in self.outcomes.items()
+        )
+
+    def forgive(self) -> None:
+        """Begin anew with volumes that were in a fight."""
+        self._fights.clear()
+        self._held.clear()
+        self.news.is_free = True
+
+    def drifted(self, changes: Iterable[Change]) -> set[str]:
+        """Volumes whose mount is gone, or is by these changes not as it was left.
+
+        As the table has the others they may have been before our own doing.
+        """
+        mounts = self._table.mounts
+        changed = {now.id: now for _, now in changes if now}
+        return {
+            name
+            for name, (number, target, flags, _) in self._left.items()
+            if number not in mounts
+            or (
+                number in changed
+                and (changed[number].point, changed[number].flags) != (target, flags)
+            )
+        }
+
+    def repair(self, manifest: Manifest, names: Iterable[str]) -> bool:
+        """Put these volumes back, but for those that have been put back too often of late.
+
+        False: that takes a pass of all. Raises as `converge` does.
+        """
+        if not (todo := self._hold_back(names)):
+            return True
+        if not all(map(self._stands_alone, todo)):
+            return False
+        self._journal.begin_pass()
+        result = self._pass(manifest.part(todo), is_repair=True)
+        self._learn(manifest, result.outcomes)
+        self._table.follow()  # to know what has just been mounted
+        return True
+
+    def next_repair(self) -> float | None:
+        """When the next volume that was held may be put back."""
+        return min((self._fights[name].until for name in self._held), default=None)
+
+    def release_held(self) -> None:
+        """Have the next pass put back what has waited long enough."""
+        now = monotonic()
+        for name in [each for each in self._held if self._fights[each].until <= now]:
+            del self._held[name]
+
+    def concerns(self, changes: Iterable[Change]) -> bool:
+        """Whether what others mounted or took off may mean something for a volume."""
+        foreign = []
+        left = {each.id for each in self._left.values()} if self._guarded else set()
+        for before, now in changes:
+            mount = now or before
+            if mount and mount.device in self._guarded:
+                is_writable_now = before and before.is_fs_read_only and not mount.is_fs_read_only
+                if mount.id not in left or is_writable_now:  # ours are repaired, as they were left
+                    return True
+            if mount and mount.id not in self._ours:
+                foreign += [each.point for each in (before, now) if each]
+            elif before and not now:
+                self._ours.discard(before.id)
+                if self._record and before.id in self._record.managed:  # it wasn't us
+                    foreign.append(before.point)
+        if any(each.fault for each in self.outcomes.values()) and foreign:
+            return True
+        if len(self._places) != len(self._paths):
+            self._places = Places(self._paths)
+        return any(map(self._places.lie_within, foreign))
+
+    def close_news(self) -> None:
+        """Say, if that is due, how much was left out of what could have been told."""
+        self.news.close([*self.outcomes.values(), *self.stuck])
+
+    def status(self) -> str:
+        """A line: how the volumes are, and what is wrong with the first that isn't well."""
+        faulty = [each for each in (*self.outcomes.values(), *self.stuck) if each.fault]
+        count = len(self.outcomes)
+        if not faulty:
+            raw = sum(each.action.refused is not None for each in self.outcomes.values())
+            note = f", {raw} of them with raw ids" if raw else ""
+            return f"{count} {'volume' if count == 1 else 'volumes'} mounted{note}"
+        mounted = sum(not each.fault for each in self.outcomes.values())
+        first = faulty[0]
+        more = f" (and {len(faulty) - 1} more)" if len(faulty) > 1 else ""
+        message = first.fault.message if first.fault else ""
+        return f"{mounted} of {count} mounted; {first.action.volume}: {message}{more}"
+
+    def _stands_alone(self, name: str) -> bool:
+        """Whether what a volume needs is there, so that it can be planned without the others."""
+        action = self.outcomes[name].action
+        faulty = {each.action.target for each in self.outcomes.values() if each.fault}
+        if any(is_within(action.source, each) for each in faulty):
+            return False
+        return not any(is_within(action.target, each) for each in faulty - {action.target})
+
+    def _hold_back(self, names: Iterable[str]) -> set[str]:
+        """Those that may be put back now; one that has been too often of late has to wait."""
+        now = monotonic()
+        free = set()
+        for name in names:
+            if not self._left[name].is_undone:
+                self._left[name] = self._left[name]._replace(is_undone=True)
+                fight = self._fights[name] = undone(self._fights.get(name, Fight()), now)
+                if fight.until > now:
+                    self._hold(name, fight)
+                    continue
+            free.add(name)
+        return free
+
+    def _hold(self, name: str, fight: Fight) -> None:
+        before = self.outcomes[name]
+        fault = self._held[name] = keeps_being_undone(before.action.target)
+        action = before.action._replace(verb=None, state=fault.state, fault=fault)
+        self.outcomes[name] = Outcome(action, fault.state, fault)
+        self._left.pop(name, None)
+        self.news.undone(self.outcomes[name], is_first=fight.waits == 1)
+
+    def _pass(self, manifest: Manifest, *, is_repair: bool) -> Report:
+        observe = self._table.follow if is_repair else self._table.read
+        ways = Ways(self._state_dir, self._patience, observe, self._held)
+        with locked_record(self._state_dir, 0, self._record) as record:
+            if record is not self._record:
+                before, self._record = self._record, record
+                self._note_ours()
+                if record.resumed and not (before and before.resumed):
+                    self.news.trouble(printable(f"warning: {record.resumed}"), "warned", WARNING)
+            try:
+                return converge(
+                    ways,
+                    manifest,
+                    record,
+                    lambda _: None,
+                    lambda it: self.news.outcome(it, is_repair=is_repair or self._was_there(it)),
+                )
+            finally:
+                self._note_ours()
+
+    def _was_there(self, outcome: Outcome) -> bool:
+        """Whether a pass of all met a drift before it could be repaired."""
+        left, action = self._left.get(outcome.action.volume), outcome.action
+        return action.verb == "mount" and left is not None and left.target == action.target
+
+    def _note_ours(self) -> None:
+        record = self._record
+        assert record, "a pass has it"
+        self._ours.update(record.managed)
+        for managed in record.managed.values():
+            if managed.submounts:
+                self._ours.update(managed.submounts)
+        self._ours.update(base.id for base in record.bases.values())
+
+    def _newest(self, manifest: Manifest, targets: set[str]) -> dict[str, Managed]:
+        """The managed mounts at these targets; those of the latest pass are the record's last."""
+        assert self._record, "a pass has it"
+        found: dict[str, Managed] = {}
+        for managed in reversed(self._record.managed.values()):
+            if len(found) == len(targets):
+                break
+            if managed.target in targets and managed.manifest == manifest.id:
+                found.setdefault(managed.target, managed)
+        return found
+
+    def _learn(self, manifest: Manifest, outcomes: Collection[Outcome]) -> None:
+        by_target = self._newest(manifest, {each.action.target for each in outcomes})
+        for outcome in outcomes:
+            action = outcome.action
+            if action.is_departure:
+                continue
+            slim = action if action.refused else action._replace(mount=None, old=None)
+            self.outcomes[action.volume] = outcome._replace(action=slim)  # a MiB for 1,000
+            self._left.pop(action.volume, None)
+            if action.mount:
+                self._guarded |= guarded(action.mount)
+            managed = by_target.get(action.target)
+            if managed and action.mount and not outcome.fault:
+                left = _Left(managed.id, action.target, action.mount.flags)
+                self._left[action.volume] = left
+                if action.mount.kind == "file" and not action.mount.volume.type:
+                    self.files[action.source] = st_dev(action.mount.device), action.mount.inode
+            self._paths.update(
+                each for each in (action.source, action.target) if each.startswith("/")
+            )
+
+
+def _is_stuck(outcome: Outcome) -> bool:
+    return outcome.action.is_departure and outcome.fault is not None
