@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
+from mountd.core.words.printable import printable_lines, with_hint
 from mountd.exits import FAILED, INTERRUPTED, OK, USAGE
 
 _COMMANDS = {
@@ -39,7 +40,8 @@ def main() -> int:
 
         return run(arguments)
     except _UsageError as error:
-        sys.stderr.write(f"mountd: {error}\nhint: `mountd --help` lists commands and options\n")
+        lines = with_hint(f"mountd: {error}", "`mountd --help` lists commands and options")
+        sys.stderr.write(printable_lines(lines) + "\n")
         if "--json" in sys.argv:
             from mountd.commands import show_usage_error  # noqa: PLC0415
 

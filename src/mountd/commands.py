@@ -9,24 +9,31 @@ from contextlib import suppress
 from errno import ENOSYS
 
 from mountd.core.model import Action, Outcome, Report
-from mountd.core.words.printable import printable
-from mountd.exits import BAD_MANIFEST, CHANGES, FAILED, LOCKED, OK, UNPRIVILEGED, USAGE
+from mountd.core.words.printable import with_hint
+from mountd.exits import (
+    BAD_MANIFEST,
+    CHANGES,
+    FAILED,
+    OK,
+    UNPRIVILEGED,
+    PrivilegeError,
+    RunError,
+    StateError,
+)
 from mountd.kernel.limits import hint_of
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.served import ServedError
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.reconcile.passes import (
-    ArgumentError,
     Settings,
     preview,
     reconcile,
     recorded,
     unmount,
 )
-from mountd.reconcile.state import LockedError, StateError
 from mountd.report.document import to_document
-from mountd.report.journal import ERROR, INFO, NOTICE, WARNING, Journal, fault_in_words
+from mountd.report.journal import ERROR, INFO, NOTICE, WARNING, Journal, lines_of
 from mountd.report.lines import render_plan, render_status, render_summary
 from mountd.report.page import Page
 from mountd.report.progress import ProgressLine
@@ -69,7 +76,7 @@ class _Command:
         status = self._run()
         if self._lost_stdout:
             problem = _problem(f"stdout can't be written: {self._lost_stdout}")
-            self._journal.tell(str(problem), "pass-failed", ERROR)
+            self._journal.tell(problem.lines, "pass-failed", ERROR)
         self._journal.finish()
         status = status or (FAILED if self._lost_stdout else OK)
         if self._arguments.command == "watch":
@@ -84,8 +91,7 @@ class _Command:
         try:
             if self._is_acting and missing_capabilities(["CAP_SYS_ADMIN"]):
                 hint = "run it as root; `mountd reconcile --dry-run` is for anyone"
-                problem = _problem(f"`mountd {command}` needs CAP_SYS_ADMIN", hint)
-                return self._stopped(UNPRIVILEGED, [problem])
+                raise PrivilegeError(f"`mountd {command}` needs CAP_SYS_ADMIN", hint)
             return {
                 "reconcile": self._reconcile,
                 "watch": self._watch,
@@ -97,15 +103,8 @@ class _Command:
             }[command]()
         except ManifestError as error:
             return self._stopped(BAD_MANIFEST, error.problems, error.files)
-        except ArgumentError as error:
-            return self._stopped(USAGE, [_problem(str(error), error.hint)])
-        except LockedError as error:
-            return self._stopped(LOCKED, [_problem(str(error), error.hint)])
-        except StateError as error:
-            cause = error.__cause__
-            limit = hint_of(cause) if isinstance(cause, OSError) else None
-            hint = limit or "mend that, or choose another by --state-dir DIR"
-            return self._stopped(FAILED, [_problem(str(error), hint)])
+        except RunError as error:
+            return self._stopped(error.status, [_problem(str(error), error.hint)])
         except ServedError as error:  # what nobody foresaw to be on a server
             hint = "have it where no server is asked, or choose another place"
             return self._stopped(FAILED, [_problem(f"{error}, which may not answer", hint)])
@@ -138,7 +137,7 @@ class _Command:
         supervisor = Supervisor()
         if confinement := find_confinement():
             if supervisor.is_systemd:
-                said = f"{confinement.message}\nhint: {confinement.hint}"
+                said = with_hint(confinement.message, confinement.hint)
                 self._journal.tell(said, "confined", ERROR)
                 return UNPRIVILEGED
             self._journal.line(f"note: {confinement.message}", INFO)
@@ -257,7 +256,7 @@ class _Command:
             self._show(text + "\n")
             self._tell_faults_if_quiet(result)
         else:
-            self._journal.line(text, INFO)
+            self._journal.line(text.split("\n"), INFO)
 
     def _tell_faults_if_quiet(self, result: Report) -> None:
         if self._arguments.quiet:
@@ -266,7 +265,7 @@ class _Command:
     def _tell_faults(self, result: Report) -> None:
         for action, _, fault in result.outcomes:
             if fault:
-                self._journal.line(fault_in_words(action.volume, fault), NOTICE)
+                self._journal.line(lines_of(action.volume, fault), NOTICE)
 
     def _show_document(self, result: Report, *, shows_found: bool = False) -> None:
         self._print_json(to_document(self._pass_id, result, shows_found=shows_found))
@@ -276,7 +275,7 @@ class _Command:
     ) -> int:
         event = "manifest-refused" if status == BAD_MANIFEST else "pass-failed"
         for problem in problems:
-            self._journal.tell(str(problem), event, ERROR)
+            self._journal.tell(problem.lines, event, ERROR)
         if self._arguments.json:
             nothing = Report(files or (self._manifest,), (), not self._is_acting)
             self._print_json(to_document(self._pass_id, nothing, errors=problems))
@@ -284,7 +283,7 @@ class _Command:
 
     def _warn(self, warnings: Iterable[str]) -> None:
         for warning in warnings:
-            self._journal.tell(printable(f"warning: {warning}"), "warned", WARNING)
+            self._journal.tell(f"warning: {warning}", "warned", WARNING)
 
     def _print_json(self, document: object) -> None:
         self._show(json.dumps(document, indent=2) + "\n", always=True)

@@ -29,9 +29,10 @@ from mountd.core.model import (
 from mountd.core.targets import Places, folders_above, is_within
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.access import can_act_as_others, first_closed
+from mountd.kernel.cause import fault_of
 from mountd.kernel.contents import names_in
 from mountd.kernel.observe import observe
-from mountd.kernel.patience import PATIENCE, Looker, Patience, unanswered
+from mountd.kernel.patience import PATIENCE, Looker, Patience
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.syscalls import statx
 from mountd.reconcile.accounts import Accounts
@@ -86,7 +87,8 @@ def _give_up(action: Action, error: OSError) -> tuple[list[Doubt], int]:
     if isinstance(error, TimeoutError):
         found = doubt.not_answering(action.volume, action.source, action.target, PATIENCE)
     else:
-        fault = unanswered(action.source, action.target, error)
+        places = action.source, action.target
+        fault = fault_of(error, f"look at {' or '.join(places)}", places)
         found = doubt.not_looked_at(action.volume, fault.message)
     return [found], 0
 

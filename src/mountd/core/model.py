@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from mountd.core.idmapping import Idmapping
+from mountd.core.words.printable import with_hint
 
 Atime = Literal["relatime", "noatime", "strictatime"]
 Kind = Literal["folder", "file"]
@@ -144,6 +145,26 @@ class Fault(NamedTuple):
     errno: int = 0
     blocked_by: tuple[str, str] | None = None
     """Where it waits for other volumes, the one that all wait for, and what is wrong with that."""
+
+    step: str = ""
+    """What failed: a call, where it was one."""
+    object: str = ""
+    """What it was made on: a path, or two."""
+
+    @property
+    def lasts(self) -> bool:
+        """Whether trying again is in vain: it is the filesystem itself that refuses."""
+        return self.code in ("filesystem-refuses", "idmap-untrue")
+
+    @property
+    def passes(self) -> bool:
+        """Whether it may be over by itself, so that nothing else is done in its place."""
+        return self.code == "limit"
+
+    @property
+    def lines(self) -> list[str]:
+        """What is wrong and, where that is known, what to do."""
+        return with_hint(self.message, self.hint)
 
 
 class Refused(NamedTuple):

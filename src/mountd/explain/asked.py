@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple
 
 from mountd.core.model import Action, Ids, Person, User, Volume
 from mountd.core.words.faults import VolumeError
+from mountd.exits import ArgumentError
 from mountd.kernel.access import can_act_as_others
 from mountd.manifest.values import normalised_path, why_no_user
 from mountd.reconcile.accounts import Accounts
-from mountd.reconcile.passes import ArgumentError
 
 _ROOT = 0
 

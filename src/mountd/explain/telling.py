@@ -4,7 +4,7 @@ import stat
 
 from mountd.core.idmapping import in_words
 from mountd.core.model import Person
-from mountd.core.words.printable import printable
+from mountd.core.words.printable import printable, with_hint
 from mountd.explain.explanation import Explanation
 from mountd.explain.obstacle import Obstacle
 from mountd.explain.travel import Rest, Row
@@ -26,8 +26,7 @@ def render_explanation(told: Explanation, page: Page, *, only_no: bool) -> str:
     for each in told.drift:
         lines += _labelled("  ", f"{each.field}: is {each.found}, not {each.wanted}", page)
     if told.fault:
-        lines += _labelled("  ", told.fault.message, page)
-        lines += _labelled("  ", f"hint: {told.fault.hint}", page) if told.fault.hint else []
+        lines += [line for each in told.fault.lines for line in _labelled("  ", each, page)]
     if told.origin and not only_no:
         lines += ["", *_table(told, page), "", *_why(told, page)]
     lines += _access(told, page)
@@ -132,16 +131,15 @@ def _answer(
     if obstacle in told_of:
         return [f"{label}{answer}, likewise"]
     told_of.add(obstacle)
-    lines = _labelled(label, f"{answer}: {obstacle.message}", page)
+    first, *hint = with_hint(f"{answer}: {obstacle.message}", obstacle.hint)
+    lines = _labelled(label, first, page)
     indent = " " * len(label)
     if obstacle.path != told.target and f"{told.target}/".startswith(
         f"{obstacle.path.rstrip('/')}/"
     ):
         said = "(above the target, so nothing that the volume decides)"
         lines += _labelled(indent, said, page)
-    if obstacle.hint:
-        lines += _labelled(indent, f"hint: {obstacle.hint}", page)
-    return lines
+    return lines + [line for each in hint for line in _labelled(indent, each, page)]
 
 
 def _steps(verdict: Verdict) -> list[str]:

@@ -12,13 +12,18 @@ AT_FDCWD = -100
 
 
 def _check(result: int, function: Any, arguments: tuple[Any, ...]) -> int:
-    """As ctypes' errcheck: an answer below zero becomes an OSError, which says what failed."""
+    """As ctypes' errcheck: an answer below zero becomes an OSError, which says what failed.
+
+    Its `call` and `made_on` say so apart; `strerror` has both in words.
+    """
     if result >= 0:
         return result
     error = ctypes.get_errno()
-    subject = " onto ".join(_paths(function.argtypes, arguments))
+    made_on = " onto ".join(_paths(function.argtypes, arguments))
     said = f"{function.call}: {os.strerror(error)}"
-    raise OSError(error, f"{said} ({subject})" if subject else said)
+    raised = OSError(error, f"{said} ({made_on})" if made_on else said)  # of the kind of its errno
+    vars(raised).update(call=function.call, made_on=made_on)
+    raise raised
 
 
 def _paths(argtypes: tuple[Any, ...], arguments: tuple[Any, ...]) -> list[str]:

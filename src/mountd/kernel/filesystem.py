@@ -13,7 +13,7 @@ from mountd.core.model import Fault
 from mountd.core.served import has_server
 from mountd.core.words import faults, filesystem_faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.paths import UnsafeLinkError, open_path
+from mountd.kernel.paths import open_path
 from mountd.kernel.served import ServedError, may_wait
 from mountd.kernel.syscalls import (
     FSCONFIG_CMD_CREATE,
@@ -92,8 +92,6 @@ def _without_links(fs_type: str, path: str) -> str:
         raise VolumeError(filesystem_faults.not_a_device_path(fs_type, path))
     try:
         device, path = open_path(path)
-    except UnsafeLinkError as error:
-        raise VolumeError(faults.unsafe_link(error.filename, error.strerror or "")) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise VolumeError(faults.no_source(path)) from error
     device.close()

@@ -15,11 +15,7 @@ from threading import local
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from mountd.core.model import Fault
-from mountd.core.words import faults
-from mountd.kernel.cause import fault_of
-from mountd.kernel.limits import hint_on
-from mountd.kernel.served import NoChildError, ServedError, errand, may_wait
+from mountd.kernel.served import ServedError, errand, may_wait
 
 if TYPE_CHECKING:  # it is for those alone who use what is served
     from mountd.kernel.road import Child
@@ -393,12 +389,3 @@ def _questions() -> _Questions:
         _of_thread.questions = _Questions()
     found: _Questions = _of_thread.questions
     return found
-
-
-def unanswered(source: str, target: str, error: OSError) -> Fault:
-    """What it means for a volume that a look or a call had no answer: no child, or in vain."""
-    if isinstance(error, TimeoutError):
-        return faults.not_answering(source, target, PATIENCE)
-    if isinstance(error, NoChildError):
-        return faults.no_process(source, target, error.strerror or "", hint_on("threads"))
-    return fault_of(error, f"look at {source} or {target}")

@@ -12,8 +12,8 @@ wait for it, or take an errand (`served`).
 import ctypes
 import os
 import sys
-from collections.abc import Collection, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_void_p
 from errno import EAGAIN, EINVAL, ELOOP, ENOTDIR, EXDEV
 from signal import SIGKILL
@@ -192,7 +192,8 @@ def mount_setattr(
     """Change a mount's attributes, all of them or none; MOUNT_ATTR_IDMAP takes `userns`'s map."""
     attr = _MOUNT_ATTR.pack(set_, clear, propagation, userns.number if userns else 0)
     flags = AT_EMPTY_PATH | AT_RECURSIVE * recursive
-    _mount_setattr(mount.number, b"", flags, attr, _MOUNT_ATTR.size)
+    with _naming(set_, clear):
+        _mount_setattr(mount.number, b"", flags, attr, _MOUNT_ATTR.size)
 
 
 def open_tree_attr(
@@ -205,7 +206,45 @@ def open_tree_attr(
     """
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE * recursive
     attr = _MOUNT_ATTR.pack(set_, clear, 0, userns.number if userns else 0)
-    return Fd(_open_tree_attr(folder.number, b"", flags, attr, _MOUNT_ATTR.size))
+    with _naming(set_, clear):
+        return Fd(_open_tree_attr(folder.number, b"", flags, attr, _MOUNT_ATTR.size))
+
+
+@contextmanager
+def _naming(set_: int, clear: int) -> Iterator[None]:
+    """Have an error say which attributes were to be set and to be cleared."""
+    try:
+        yield
+    except OSError as error:
+        parts = [
+            f"{verb} {attributes_in_words(attributes)}"
+            for verb, attributes in (("setting", set_), ("clearing", clear))
+            if attributes
+        ]
+        error.strerror = f"{error.strerror}, {' and '.join(parts)}" if parts else error.strerror
+        raise
+
+
+def attributes_in_words(attributes: int) -> str:
+    """MOUNT_ATTR_* as mount(8) names the flags; what has no name there in hexadecimal digits."""
+    words = []
+    for mask, word in _ATTRIBUTES.items():
+        if attributes & mask == mask:
+            words.append(word)
+            attributes &= ~mask
+    return ",".join([*words, *([f"{attributes:#x}"] if attributes else [])])
+
+
+_ATTRIBUTES = {
+    MOUNT_ATTR_RDONLY: "ro",
+    MOUNT_ATTR_NOSUID: "nosuid",
+    MOUNT_ATTR_NODEV: "nodev",
+    MOUNT_ATTR_NOEXEC: "noexec",
+    MOUNT_ATTR__ATIME: "atime",  # all of its bits: only they can be cleared
+    MOUNT_ATTR_NOATIME: "noatime",
+    MOUNT_ATTR_STRICTATIME: "strictatime",
+    MOUNT_ATTR_IDMAP: "idmap",
+}
 
 
 _MOUNT_ATTR = Struct("=4Q")

@@ -10,8 +10,6 @@ from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
 
-from mountd.core.words.printable import printable
-
 KeyPath = tuple[str | int, ...]
 """Names from the root down; an int is an index into an array, or into an array of tables."""
 
@@ -254,7 +252,7 @@ _MOST = 200  # characters of a key path in a sentence
 def dotted(path: KeyPath) -> str:
     """A key path as people write it: `volumes.cache.idmap.uids[1].count`."""
     text = (_above(path[:-1][:_MOST]) + _part(path[-1])).removeprefix(".")
-    return printable(text if len(text) <= _MOST else f"{text[: _MOST - 1]}…")
+    return text if len(text) <= _MOST else f"{text[: _MOST - 1]}…"
 
 
 @lru_cache(1024)  # a hundred thousand things may be wrong with one table

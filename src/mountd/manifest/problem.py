@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from mountd.core.words.printable import printable
+from mountd.core.words.printable import printable_lines, with_hint
 from mountd.manifest.positions import Span
 
 _WIDEST = 70
@@ -29,14 +29,15 @@ class Problem(NamedTuple):
     is_silent: bool = False
     """It can't be read now, for its server doesn't answer."""
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> list[str]:
+        """As a person reads it: beside the caret the hint needs no word."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file or "mountd"
-        lines = [printable(f"{place}: error: {self.message}")]
-        if self.excerpt:
-            lines.append(self.excerpt + (f" {printable(self.hint)}" if self.hint else ""))
-        elif self.hint:
-            lines.append(printable(f"hint: {self.hint}"))
-        return "\n".join(lines)
+        error = f"{place}: error: {self.message}"
+        if not self.excerpt:
+            return with_hint(error, self.hint)
+        hint = f" {self.hint}" if self.hint else ""
+        return [error, *f"{self.excerpt}{hint}".split("\n", 1)]
 
 
 class ManifestError(Exception):
@@ -55,7 +56,7 @@ class ManifestError(Exception):
         super().__init__()
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.problems))
+        return "\n".join(printable_lines(each.lines) for each in self.problems)
 
     @property
     def is_missing(self) -> bool:

@@ -20,12 +20,9 @@ from mountd.kernel import attach as tree
 from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree, build
 from mountd.kernel.observe import descendants_of
-from mountd.kernel.paths import UnsafeLinkError, made, open_path, spot
-from mountd.kernel.patience import Errands, Patience, unanswered
-from mountd.kernel.probe import why_no_namespace
-from mountd.kernel.served import NoChildError
+from mountd.kernel.paths import made, open_path, spot
+from mountd.kernel.patience import Errands, Patience
 from mountd.kernel.syscalls import Fd, statx
-from mountd.kernel.userns import UserNamespaceError
 from mountd.reconcile.carrying import Carrier, ids_of, write_record
 from mountd.reconcile.desired import place_of_volume
 from mountd.reconcile.idmaps import Namespaces
@@ -222,16 +219,9 @@ class Applier:
         try:
             with self._errands.of(_place(action)):
                 return step(action)
-        except VolumeError as error:
-            return error.fault
-        except UnsafeLinkError as error:
-            return faults.unsafe_link(error.filename, error.strerror or "")
-        except UserNamespaceError as error:
-            return why_no_namespace(error)
-        except (TimeoutError, NoChildError) as error:
-            return unanswered(action.source, action.target, error)
-        except OSError as error:
-            return fault_of(error, f"{action.verb} {action.target}")
+        except (VolumeError, OSError) as error:
+            trying = f"{action.verb} {action.target}"
+            return fault_of(error, trying, (action.source, action.target))
 
     def _build(self, action: Action) -> _Built:
         """The detached mount, its id entered in the record, which is not written yet."""

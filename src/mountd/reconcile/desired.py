@@ -41,12 +41,11 @@ from mountd.core.words.faults import VolumeError
 from mountd.kernel.cause import fault_of
 from mountd.kernel.observe import is_mounted, top_at, top_of
 from mountd.kernel.paths import (
-    UnsafeLinkError,
     kind_in_words,
     plain_folder,
     spot,
 )
-from mountd.kernel.patience import Looker, Patience, unanswered
+from mountd.kernel.patience import Looker, Patience
 from mountd.kernel.syscalls import Fd, Stat
 from mountd.reconcile.accounts import Accounts
 from mountd.reconcile.choice import idmap_here, notes_on
@@ -229,8 +228,6 @@ class Resolver:
         return source
 
     def _fault(self, error: OSError, volume: Volume) -> Fault:
-        if isinstance(error, UnsafeLinkError):
-            return faults.unsafe_link(error.filename, error.strerror or "")
         if isinstance(error, PermissionError) and not self._context.is_acting:
             return faults.not_visible(error)
         return fault_of(error, f"look at {volume.source} or {volume.target}")
@@ -313,7 +310,7 @@ class Resolver:
             return mount._replace(notes=(*mount.notes, note))
         if fault is None:
             return mount
-        if mount.volume.fallback == "fail" or fault.code == "limit":  # which may pass
+        if mount.volume.fallback == "fail" or fault.passes:
             raise VolumeError(fault)
         return with_raw_ids(mount, idmap, fault)
 
@@ -324,7 +321,7 @@ class Resolver:
             managed = self._context.managed.get(top.id)
             there = self._context.observed.mounts.get(top.id)
             refused = managed.refused if managed else None
-            if refused and refused.idmap == mount.idmap and refused.fault.code in _LASTING:
+            if refused and refused.idmap == mount.idmap and refused.fault.lasts:
                 return refused.fault
             if mount.idmap in (managed and managed.idmap, there and there.idmap):
                 return None  # it has it already
@@ -377,11 +374,19 @@ def _views(mounts: Sequence[ObservedMount], volume: Volume) -> Iterator[View]:
 
 
 def _ask_in_vain(questions: Asked, error: OSError) -> Nobodys:
-    return Nobodys(questions.accounts, unanswered("/etc/passwd", "/etc/group", error).message)
+    return Nobodys(
+        questions.accounts,
+        _unanswered(error, "/etc/passwd", "/etc/group").message,
+    )
 
 
 def _give_up(volume: Volume, error: OSError) -> _Answer:
-    return _Answer(Unready(volume, volume.target, unanswered(volume.source, volume.target, error)))
+    fault = _unanswered(error, volume.source, volume.target)
+    return _Answer(Unready(volume, volume.target, fault))
+
+
+def _unanswered(error: OSError, *places: *tuple[str, str]) -> Fault:
+    return fault_of(error, f"look at {' or '.join(places)}", places)
 
 
 def place_of_volume(volume: Volume) -> tuple[str, ...]:
@@ -395,7 +400,3 @@ def _kind(found: Stat, path: str) -> Kind:
     if stat.S_ISREG(found.mode):
         return "file"
     raise VolumeError(faults.wrong_source_kind(path, kind_in_words(found.mode)))
-
-
-_LASTING = ("filesystem-refuses", "idmap-untrue")
-"""Refusals that stay as they are; what we lack is tried again."""

@@ -129,6 +129,8 @@ def _refused(fields: dict[str, Any]) -> Refused:
         as_text(fields["message"]),
         None if hint is None else as_text(hint),
         as_number(fields["errno"], 0, 4095),
+        step=as_text(fields["step"]),
+        object=as_text(fields["object"]),
     )
     return Refused(_idmap(fields["idmap"]), fault)
 

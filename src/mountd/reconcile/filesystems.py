@@ -16,7 +16,7 @@ from mountd.kernel.clone import Tree
 from mountd.kernel.filesystem import make_filesystem
 from mountd.kernel.observe import is_at, observe_mount, top_at
 from mountd.kernel.paths import ROOT, made, spot
-from mountd.kernel.patience import PATIENCE, Errands, Looker, Patience, unanswered
+from mountd.kernel.patience import PATIENCE, Errands, Looker, Patience
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, statx
 from mountd.reconcile.record import Record
 
@@ -134,9 +134,7 @@ def take_off_unused(
 def _make(filesystem: Filesystem) -> Fd | Fault:
     try:
         return make_filesystem(filesystem.type, filesystem.source, filesystem.options)
-    except VolumeError as error:
-        return error.fault
-    except OSError as error:
+    except (VolumeError, OSError) as error:
         return fault_of(error, f"mount the {filesystem.type} of {filesystem.source}")
 
 
@@ -144,7 +142,7 @@ def _give_up(filesystem: Filesystem, error: OSError) -> Fault:
     fs_type, source, _ = filesystem
     if isinstance(error, TimeoutError):
         return filesystem_faults.filesystem_not_answering(fs_type, source, PATIENCE)
-    return unanswered(source, f"the {fs_type} of it", error)
+    return fault_of(error, f"mount the {fs_type} of {source}", (source, f"the {fs_type} of it"))
 
 
 def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -> str | Fault:
@@ -161,9 +159,7 @@ def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -
                 os.chmod(folder.name, 0o700, dir_fd=folder.folder.number)
             with made(path, "folder") as found:
                 tree.move(Tree(mount, mount_id), found)
-    except VolumeError as error:
-        return error.fault
-    except OSError as error:
+    except (VolumeError, OSError) as error:
         return fault_of(error, f"attach the {filesystem.type} of {filesystem.source}")
     return path
 

@@ -10,6 +10,7 @@ from mountd.core.model import Action, Desired, Observed, Outcome, Report
 from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
 from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above
+from mountd.exits import ArgumentError
 from mountd.kernel.observe import observe
 from mountd.kernel.paths import see
 from mountd.kernel.patience import Patience, ask
@@ -22,8 +23,8 @@ from mountd.reconcile.filesystems import take_off_unused
 from mountd.reconcile.idmaps import Namespaces
 from mountd.reconcile.look import Look, Ways
 from mountd.reconcile.reading import read_manifest, read_patiently, unanswered_file
-from mountd.reconcile.record import Record, locked_record, read_record, state_folder
-from mountd.reconcile.state import see_no_watch
+from mountd.reconcile.record import Record, locked_record, read_record
+from mountd.reconcile.state import see_no_watch, state_folder
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -41,14 +42,6 @@ class Settings(NamedTuple):
     state_dir: str
     wait: float
     on_wait: Callable[[str], None] = lambda _: None
-
-
-class ArgumentError(Exception):
-    """The command line names what there isn't; `hint`: what it may have meant."""
-
-    def __init__(self, message: str, hint: str | None) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 def reconcile(settings: Settings, on_plan: OnPlan, on_outcome: OnOutcome) -> Report:

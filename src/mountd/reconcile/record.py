@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mountd.core.model import FIRST_UNIQUE_ID, Adoptable, Base, Managed, ObservedMount, is_same
 from mountd.core.words.faults import PASSING
 from mountd.kernel.mount_namespace import MountNamespace, may_exist, our_namespace
-from mountd.kernel.paths import UnsafeLinkError, open_path, spot, why_no_proof
+from mountd.kernel.paths import open_path, why_no_proof
 from mountd.kernel.served import ServedError
 from mountd.kernel.syscalls import Fd, see_folder
 from mountd.reconcile.entries import (
@@ -29,12 +29,11 @@ from mountd.reconcile.entries import (
     managed_from,
     to_json,
 )
-from mountd.reconcile.state import StateError, locked
+from mountd.reconcile.state import locked, on_server, others_may_write, state_folder
 
 _FORMAT = 1
 _MOST_BYTES = 64 << 20
 _MOST_OTHERS = 32
-_ROOT = 0
 _MAIN = "record.json"
 """The file of the namespace that came first; each other one has its number in its file's name."""
 _OTHERS = re.compile(r"record-(\d{1,20})\.json(\..+)?", re.ASCII)
@@ -328,7 +327,7 @@ def read_record(state_dir: str) -> Record:
         folder, _ = open_path(state_dir)
         see_folder(folder)
     except ServedError as error:
-        raise _on_server(state_dir) from error
+        raise on_server(state_dir) from error
     except OSError as error:
         nothing = Record(None, state_dir)
         nothing.damage = None if error.errno in (ENOENT, ENOTDIR) else error.strerror
@@ -363,44 +362,6 @@ def locked_record(
             if last:
                 record.resume(last)
             yield record
-
-
-def state_folder(path: str) -> Fd:
-    """The state directory, made where it is missing. Raises StateError; OSError as in `PASSING`."""
-    try:
-        with spot(path) as found:
-            if not found.there and len(found.names) == 1:
-                with suppress(FileExistsError):
-                    os.mkdir(found.name, 0o755, dir_fd=found.folder.number)
-            folder, _ = open_path(path)
-            see_folder(folder)
-    except ServedError as error:
-        raise _on_server(path) from error
-    except UnsafeLinkError as error:
-        said = f"{error.filename} is a link that {error.strerror}"
-        raise StateError(f"the state directory can't be used: {said}") from error
-    except OSError as error:
-        if error.errno in PASSING:
-            raise
-        raise StateError(f"the state directory can't be used: {error.strerror}") from error
-    if why := why_no_proof(folder):
-        folder.close()
-        raise StateError(f"the state directory can't be used: {path} {why}")
-    found_mode = os.fstat(folder.number)
-    if not stat.S_ISDIR(found_mode.st_mode) or _others_may_write(found_mode):
-        folder.close()
-        raise StateError(f"the state directory {path} must be a folder that only root can write")
-    return folder
-
-
-def _on_server(path: str) -> StateError:
-    """A pass that waits for the server of its own locks would keep them for as long as that likes.
-
-    Nor may a boot's record outlive it.
-    """
-    return StateError(
-        f"the state directory {path} lies on a filesystem that a server keeps, which may not answer"
-    )
 
 
 _Stamp = tuple[int, int, int, int]
@@ -477,16 +438,12 @@ def _read(folder: Fd, name: str) -> "tuple[str, _Stamp]":
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with Fd(os.open(name, flags, dir_fd=folder.number)) as file:
         found = os.fstat(file.number)
-        if not stat.S_ISREG(found.st_mode) or _others_may_write(found):
+        if not stat.S_ISREG(found.st_mode) or others_may_write(found):
             raise ValueError("it is not a file that only root can write")
         if found.st_size > _MOST_BYTES:
             raise ValueError("it is too large")
         with open(file.number, "rb", closefd=False) as stream:
             return stream.read(_MOST_BYTES).decode(), _stamp(found)
-
-
-def _others_may_write(found: os.stat_result) -> bool:
-    return found.st_uid != _ROOT or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _rename(folder: int, old: str, new: str) -> None:

@@ -1,7 +1,11 @@
-"""The locks: two passes never run at once, nor do two watches (flock(2) in the state directory)."""
+"""The state directory: made, found to be root's alone, and locked (flock(2)).
+
+Two passes never run at once, nor do two watches.
+"""
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -9,23 +13,56 @@ from errno import EROFS
 from typing import Self
 
 from mountd.core.words.faults import PASSING
-from mountd.kernel.syscalls import Fd
+from mountd.exits import LockedError, StateError, WatchedError
+from mountd.kernel.cause import fault_of
+from mountd.kernel.limits import hint_of
+from mountd.kernel.paths import ROOT, UnsafeLinkError, open_path, spot, why_no_proof
+from mountd.kernel.served import ServedError
+from mountd.kernel.syscalls import Fd, see_folder
 
 
-class StateError(Exception):
-    """The state directory can't be used; its text says why."""
+def state_folder(path: str) -> Fd:
+    """The state directory, made where it is missing. Raises StateError; OSError as in `PASSING`."""
+    try:
+        with spot(path) as found:
+            if not found.there and len(found.names) == 1:
+                with suppress(FileExistsError):
+                    os.mkdir(found.name, 0o755, dir_fd=found.folder.number)
+            folder, _ = open_path(path)
+            see_folder(folder)
+    except ServedError as error:
+        raise on_server(path) from error
+    except UnsafeLinkError as error:
+        said = fault_of(error, f"open {path}").message
+        raise StateError(f"the state directory can't be used: {said}") from error
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
+        said = f"the state directory can't be used: {error.strerror}"
+        raise StateError(said, hint_of(error)) from error
+    if why := why_no_proof(folder):
+        folder.close()
+        raise StateError(f"the state directory can't be used: {path} {why}")
+    found_mode = os.fstat(folder.number)
+    if not stat.S_ISDIR(found_mode.st_mode) or others_may_write(found_mode):
+        folder.close()
+        raise StateError(f"the state directory {path} must be a folder that only root can write")
+    return folder
 
 
-class LockedError(Exception):
-    """Another process holds the lock; its text says which one."""
+def on_server(path: str) -> StateError:
+    """A pass that waits for the server of its own locks would keep them for as long as that likes.
 
-    hint = "wait for it, with --wait SECONDS"
+    Nor may a boot's record outlive it.
+    """
+    return StateError(
+        f"the state directory {path} lies on a filesystem that a server keeps, which may not answer"
+    )
 
 
-class WatchedError(LockedError):
-    """A process watches."""
-
-    hint = "stop it first, as with `systemctl stop mountd`; its mounts stay"
+def others_may_write(found: os.stat_result) -> bool:
+    """Whether anyone but root owns it or may write it."""
+    return found.st_uid != ROOT or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 @contextmanager
@@ -110,7 +147,7 @@ def _taken(folder: Fd, state_dir: str, name: str, operation: int) -> Fd | None:
             if error.errno in PASSING:
                 raise
             said = f"the lock {state_dir}/{name} can't be made: {error.strerror}"
-            raise StateError(said) from error
+            raise StateError(said, hint_of(error)) from error
         try:
             fcntl.flock(file.number, operation | fcntl.LOCK_NB)
             if _is_same(file, folder, name):  # or it was unlinked, and made anew: two holders

@@ -5,6 +5,7 @@ from typing import Any
 
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Outcome, Report
+from mountd.core.words.printable import printable
 from mountd.manifest.problem import Problem
 
 
@@ -24,8 +25,8 @@ def to_document(
                 "file": each.file,
                 "line": each.line,
                 "column": each.column,
-                "message": each.message,
-                "hint": each.hint,
+                "message": printable(each.message),
+                "hint": each.hint and printable(each.hint),
             }
             for each in errors
         ],

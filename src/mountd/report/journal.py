@@ -2,12 +2,12 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from select import PIPE_BUF
 
 from mountd.core.model import DONE, Action, Drift, Fault, Outcome, State
-from mountd.core.words.printable import printable
+from mountd.core.words.printable import printable_lines, with_hint
 from mountd.report.outlet import Outlet, see_reader, see_room
 
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
@@ -84,12 +84,13 @@ class Journal:
         if fault:
             if fault.errno:
                 fields["ERRNO"] = str(fault.errno)
-            message = fault_in_words(action.volume, fault)
-            self.tell(message, fault.state, _PRIORITIES[fault.state], fields)
+            if fault.step:
+                fields |= {"MOUNTD_STEP": fault.step, "MOUNTD_OBJECT": fault.object}
+            self.tell(lines_of(action.volume, fault), fault.state, _PRIORITIES[fault.state], fields)
         if action.verb in DONE and fault == action.fault:
             event = DONE[action.verb]
             place = "from" if action.verb == "unmount" else "at"
-            message = printable(f"{event}: {action.volume} {place} {action.target}")
+            message = f"{event}: {action.volume} {place} {action.target}"
             self.tell(message, event, INFO, fields)
 
     def fallback(self, outcome: Outcome) -> None:
@@ -102,34 +103,40 @@ class Journal:
                 "MOUNTD_STATE": outcome.state,
                 "MOUNTD_REASON": refused.fault.code,
             }
-            self.tell(_fallback_in_words(action.volume, refused.fault), "fallback", WARNING, fields)
+            said = f"fallback: {action.volume}: mounted with raw ids: {refused.fault.message}"
+            self.tell(with_hint(said, refused.fault.hint), "fallback", WARNING, fields)
 
     def drift(self, action: Action) -> None:
         """A record of what someone else did to a mount; what is done about it has its own."""
         what = "; ".join(map(_drift_in_words, action.drift)) or "its mount is gone"
-        message = printable(f"drift: {action.volume} at {action.target}: {what}")
+        message = f"drift: {action.volume} at {action.target}: {what}"
         self.tell(message, "drifted", NOTICE, _fields_of(action))
 
     def recovery(self, outcome: Outcome) -> None:
         """A record for a volume that is as desired again, without our doing."""
         action = outcome.action
-        message = printable(f"recovered: {action.volume} at {action.target}")
+        message = f"recovered: {action.volume} at {action.target}"
         self.tell(message, "recovered", INFO, {**_fields_of(action), "MOUNTD_STATE": outcome.state})
 
     def undone(self, action: Action, fault: Fault) -> None:
         """A record, once, of somebody who keeps undoing a mount."""
         fields = {**_fields_of(action), "MOUNTD_STATE": fault.state, "MOUNTD_REASON": fault.code}
-        self.tell(fault_in_words(action.volume, fault), "undone", WARNING, fields)
+        self.tell(lines_of(action.volume, fault), "undone", WARNING, fields)
 
-    def line(self, message: str, priority: int) -> None:
-        """A line for whoever watches; the journal has the records."""
+    def line(self, text: str | Iterable[str], priority: int) -> None:
+        """A line, or some, for a terminal; the journal has the records."""
         if not self._journal_send:
-            self._print(message, priority)
+            self._print(printable_lines(text), priority)
 
     def tell(
-        self, message: str, event: str, priority: int, fields: dict[str, str] | None = None
+        self,
+        text: str | Iterable[str],
+        event: str,
+        priority: int,
+        fields: dict[str, str] | None = None,
     ) -> None:
-        """A record of another kind."""
+        """A record of a line, or of some."""
+        message = printable_lines(text)
         fields = {**(fields or {}), "MOUNTD_PASS_ID": self.pass_id}
         record = _record(message, event, priority, fields)
         if not (send := self._journal_send):
@@ -182,19 +189,9 @@ def _fields_of(action: Action) -> dict[str, str]:
     }
 
 
-def fault_in_words(volume: str, fault: Fault) -> str:
-    """What is wrong with a volume, and on a second line what to do."""
-    lines = [f"{fault.state}: {volume}: {fault.message}"]
-    if fault.hint:
-        lines.append(f"hint: {fault.hint}")
-    return "\n".join(map(printable, lines))
-
-
-def _fallback_in_words(volume: str, fault: Fault) -> str:
-    lines = [f"fallback: {volume}: mounted with raw ids: {fault.message}"]
-    if fault.hint:
-        lines.append(f"hint: {fault.hint}")
-    return "\n".join(map(printable, lines))
+def lines_of(volume: str, fault: Fault) -> list[str]:
+    """What is wrong with a volume, and what to do."""
+    return with_hint(f"{fault.state}: {volume}: {fault.message}", fault.hint)
 
 
 def _journal_send() -> Send | None:

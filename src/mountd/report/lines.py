@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mountd.core.choice import shown_owner
 from mountd.core.idmapping import in_words
 from mountd.core.model import DONE, Action, DesiredMount, Outcome, Report
-from mountd.core.words.printable import printable
+from mountd.core.words.printable import printable, with_hint
 from mountd.report.page import Page, wrapped
 
 _SIGNS = {"mount": "+", "replace": "~", "adjust": "~", "unmount": "-", "keep": " ", None: "!"}
@@ -96,8 +96,7 @@ def _details(action: Action, *, explains: bool) -> list[str]:
     notes = [f"note: {each}" for each in action.notes]
     why = _fallback(action) if explains else []
     if fault := action.fault:
-        hint = [f"hint: {fault.hint}"] if fault.hint else []
-        return ["", fault.message, *hint, *notes] if explains else [""]
+        return ["", *fault.lines, *notes] if explains else [""]
     if action.verb in ("replace", "adjust"):
         drift = (f"{each.field}: {each.found} → {each.wanted}" for each in action.drift)
         return [*drift, *why, *notes]
@@ -112,8 +111,7 @@ def _fallback(action: Action) -> list[str]:
     """Why the ids are raw, and what to do about it."""
     if not (refused := action.refused):
         return []
-    fault = refused.fault
-    return [f"fallback: {fault.message}", *([f"hint: {fault.hint}"] if fault.hint else [])]
+    return with_hint(f"fallback: {refused.fault.message}", refused.fault.hint)
 
 
 def _ids(mount: DesiredMount) -> str:
@@ -150,7 +148,7 @@ def _state_details(outcome: Outcome) -> list[str]:
     lines = [f"{each.field}: is {each.found}, not {each.wanted}" for each in action.drift]
     lines += _fallback(action)
     if fault:
-        lines += [fault.message, *([f"hint: {fault.hint}"] if fault.hint else [])]
+        lines += fault.lines
         lines += [f"note: {each}" for each in action.notes]
     return lines
 

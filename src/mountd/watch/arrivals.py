@@ -10,7 +10,6 @@ from threading import Condition, Event
 from time import thread_time
 from types import EllipsisType
 
-from mountd.core.words.printable import printable
 from mountd.kernel.patience import Looker, Patience
 from mountd.watch.glances import identity, stamp
 
@@ -84,7 +83,7 @@ class Arrivals:
                 pause = _INTERVAL
             except BaseException as error:  # noqa: BLE001 - nobody else would say it, or go on
                 said = error.strerror if isinstance(error, OSError) else None
-                self.trouble = f"{_LATE}: {printable(said or f'{type(error).__name__}: {error}')}"
+                self.trouble = f"{_LATE}: {said or f'{type(error).__name__}: {error}'}"
                 pause = min(max(2 * pause, 1.0), _LONGEST)
             pause = max(pause, _IDLE_TIMES * (thread_time() - begin))
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from mountd.core.words.printable import printable
 from mountd.kernel.privileges import shares_mounts_with_init
 
 FOLDERS = (  # systemd.unit(5), the first wins
@@ -75,7 +74,7 @@ class Directive(NamedTuple):
     line: int
 
     def __str__(self) -> str:
-        return printable(f"`{self.name}={self.value}` ({self.file}:{self.line})")
+        return f"`{self.name}={self.value}` ({self.file}:{self.line})"
 
 
 def find_confinement() -> Confinement | None:
@@ -106,7 +105,7 @@ def service_of(cgroup: str) -> str | None:
         if controllers in ("", "name=systemd"):
             for name in reversed(path.split("/")):
                 if name.endswith(".service"):
-                    return printable(name.removeprefix("_"))  # which keeps it off cgroup's names
+                    return name.removeprefix("_")  # which keeps it off cgroup's names
     return None
 
 

@@ -18,7 +18,6 @@ from threading import Event, get_native_id
 from time import monotonic, sleep
 from typing import Any
 
-from mountd.core.words.printable import printable
 from mountd.kernel.limits import NoThreadError, hint_on
 from mountd.watch.glances import Served, content, identity, link_at, trail
 
@@ -75,7 +74,7 @@ class Edits:
                 self._wait(self._seen)
             except BaseException as error:  # noqa: BLE001 - nobody else would say it, or go on
                 self._failures += 1
-                said = printable(f"{type(error).__name__}: {error}")
+                said = f"{type(error).__name__}: {error}"
                 self._find_trouble(f"edits are seen late: the look for them failed ({said})")
                 self._stop.wait(min(2.0**self._failures, _LONGEST))
                 self._has_paths.set()
@@ -174,7 +173,7 @@ def _in_words(error: Exception) -> str | None:
         return _without_thread()
     if "Unable to decode" in str(error):  # a name in a folder: it is listed, and that is compared
         return None
-    return f"the kernel gives no watches on files ({printable(str(error))}); {hint_on('watches')}"
+    return f"the kernel gives no watches on files ({error}); {hint_on('watches')}"
 
 
 def _without_thread() -> str:

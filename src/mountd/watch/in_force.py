@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from time import monotonic
 
-from mountd.core.words.printable import printable
+from mountd.core.words.printable import with_hint
 from mountd.manifest.layers import manifest_id, places_of
 from mountd.manifest.load import Manifest
 from mountd.manifest.problem import ManifestError, Problem
@@ -90,7 +90,7 @@ class Latest:
         self._problems = error.problems
         if not (error.is_missing or error.is_silent):
             for problem in error.problems:
-                self._journal.tell(str(problem), "manifest-refused", ERROR)
+                self._journal.tell(problem.lines, "manifest-refused", ERROR)
             return
         problem = error.problems[0]
         said = f"{problem.file}: {problem.message}"
@@ -98,7 +98,7 @@ class Latest:
             message = f"{said}: the last good manifest stays in force, and nothing is unmounted"
             hint = "to take its volumes off, put a file with `version = 1` alone in its place"
             hint = problem.hint if problem.is_silent and problem.hint else hint
-            self._journal.tell(printable(message) + f"\nhint: {hint}", "manifest-missing", WARNING)
+            self._journal.tell(with_hint(message, hint), "manifest-missing", WARNING)
         else:
             message = f"{said}; waiting for it"
-            self._journal.tell(printable(message), "manifest-missing", NOTICE)
+            self._journal.tell(message, "manifest-missing", NOTICE)

@@ -15,7 +15,7 @@ from errno import ENOSYS
 from time import monotonic
 
 from mountd.core.model import Report
-from mountd.core.words.printable import printable
+from mountd.exits import LockedError, StateError, WatchedError
 from mountd.kernel.limits import hint_of
 from mountd.kernel.patience import Patience, StoppedError
 from mountd.kernel.table import MountTable
@@ -24,8 +24,7 @@ from mountd.manifest.load import Manifest
 from mountd.manifest.problem import ManifestError
 from mountd.reconcile.filesystems import place_of
 from mountd.reconcile.passes import Settings
-from mountd.reconcile.record import state_folder
-from mountd.reconcile.state import LockedError, StateError, WatchedError, WatchLock
+from mountd.reconcile.state import WatchLock, state_folder
 from mountd.report.journal import DEBUG, ERROR, INFO, WARNING, Journal
 from mountd.watch.arrivals import Arrivals, Sight
 from mountd.watch.edits import Edits
@@ -114,12 +113,12 @@ class Watch:
         """
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"
-        said = printable(f"{type(error).__name__}: {error}"[:500])
+        said = f"{type(error).__name__}: {error}"[:500]
         message = f"a fault of mountd's own: {said} ({place}); it goes on, and all mounts stay"
         if self._troubles.get("self") != message:
             self._tell_trouble("self", message, "internal-error")
             lines = "".join(traceback.format_exception(error)).splitlines()
-            self._journal.tell("\n".join(map(printable, lines)), "internal-error", DEBUG)
+            self._journal.tell(lines, "internal-error", DEBUG)
         pause = min(2.0**self._crashes, _RESYNC)
         self._crashes = min(self._crashes + 1, 10)
         self._crashed = monotonic()
@@ -204,7 +203,7 @@ class Watch:
             elif about in self._troubles:
                 over = f"no longer: {self._troubles[about]}"
                 self._tell_trouble(about, None)
-                self._upkeep.news.trouble(printable(over), "warned", INFO)
+                self._upkeep.news.trouble(over, "warned", INFO)
 
     def _wait(self) -> None:
         now = monotonic()
@@ -315,7 +314,7 @@ class Watch:
         if not self._has_begun:
             self._has_begun = True
             name = manifest_id(self._settings.manifest)
-            self._journal.tell(printable(f"watching {name}: {self._status()}"), "watching", INFO)
+            self._journal.tell(f"watching {name}: {self._status()}", "watching", INFO)
         if self._is_ready:
             self._tell_status()
         self._become_ready()
@@ -419,7 +418,7 @@ class Watch:
             del self._troubles[about]
         else:
             self._troubles[about] = trouble
-            self._upkeep.news.trouble(printable(trouble), event, priority)
+            self._upkeep.news.trouble(trouble, event, priority)
         self._tell_status()
 
 

@@ -9,7 +9,6 @@ from time import monotonic
 from typing import NamedTuple
 
 from mountd.core.model import DONE, Fault, Outcome
-from mountd.core.words.printable import printable
 from mountd.report.journal import WARNING, Journal
 from mountd.watch.fight import Telling
 
@@ -78,7 +77,7 @@ class News:
         """Tell those that the pass before didn't have."""
         for warning in warnings:
             if warning not in self._warned:
-                self.trouble(printable(f"warning: {warning}"), "warned", WARNING)
+                self.trouble(f"warning: {warning}", "warned", WARNING)
         self._warned = frozenset(warnings)
 
     @property

@@ -8,7 +8,6 @@ from mountd.core.exposure import guarded
 from mountd.core.model import Fault, Flags, Managed, Outcome, Report
 from mountd.core.targets import Places, is_within
 from mountd.core.words.faults import keeps_being_undone
-from mountd.core.words.printable import printable
 from mountd.kernel.patience import Patience
 from mountd.kernel.syscalls import st_dev
 from mountd.kernel.table import Change, MountTable
@@ -223,7 +222,7 @@ class Upkeep:
                 before, self._record = self._record, record
                 self._note_ours()
                 if record.resumed and not (before and before.resumed):
-                    self.news.trouble(printable(f"warning: {record.resumed}"), "warned", WARNING)
+                    self.news.trouble(f"warning: {record.resumed}", "warned", WARNING)
             try:
                 return converge(
                     ways,

@@ -335,7 +335,15 @@ def from_kernel(error: OSError, trying: str, limit: str | None) -> Fault:
     said = error.strerror or str(error)
     name = error.filename
     where = f" ({name})" if name and str(name) not in trying else ""
-    return Fault("failed", code, f"can't {trying}: {said}{where}", hint, error.errno or 0)
+    return Fault(
+        "failed",
+        code,
+        f"can't {trying}: {said}{where}",
+        hint,
+        error.errno or 0,
+        step=getattr(error, "call", trying),
+        object=getattr(error, "made_on", str(name or "")),
+    )
 
 
 _ANY_HINT = "`mountd check --system` tells what is allowed here, and `dmesg` may say more"

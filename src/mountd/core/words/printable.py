@@ -1,4 +1,9 @@
-"""Text from elsewhere (a mount point, a process's name) as a terminal may be shown it."""
+"""Text from elsewhere (a mount point, a process's name) as a terminal may be shown it.
+
+It is escaped where it leaves: by the journal, the page, the document and the status line alone.
+"""
+
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -17,3 +22,13 @@ def printable(text: str) -> str:
 
 
 _LONGEST = 4000
+
+
+def printable_lines(text: str | Iterable[str]) -> str:
+    """One line, or several: each is escaped by itself."""
+    return printable(text) if isinstance(text, str) else "\n".join(map(printable, text))
+
+
+def with_hint(message: str, hint: str | None) -> list[str]:
+    """The lines that say what is wrong and, where that is known, what to do."""
+    return [message, f"hint: {hint}"] if hint else [message]
