@@ -138,7 +138,7 @@ def test_no_descriptor_and_no_child_is_left_behind(world: World) -> None:
     script = """
 import os, sys
 from mountd.reconcile.passes import Settings, preview, reconcile
-settings = Settings(sys.argv[1], sys.argv[2], 0)
+settings = Settings(sys.argv[1], sys.argv[2])
 def opened():
     return {each: os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd")[:-1]}
 before = opened()

@@ -77,7 +77,7 @@ def explained(world: World, *words: str, **how: Any) -> dict[str, Any]:
 
 def told_of(world: World, path: str | None = None, user: str | None = None) -> dict[str, Any]:
     """The same without a process of its own, where much is asked for."""
-    where = Settings(world.manifest, world.state, 0)
+    where = Settings(world.manifest, world.state)
     return explanation_document(explain(where, "work", path, user))
 
 

@@ -57,9 +57,7 @@ class _Command:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._progress = ProgressLine("looking at the volumes", is_quiet=arguments.quiet)
-        self._settings = Settings(
-            arguments.manifest, arguments.state_dir, arguments.wait, self._progress.say
-        )
+        self._settings = Settings(arguments.manifest, arguments.state_dir)
         self._manifest = manifest_id(arguments.manifest)
         self._pass_id = os.urandom(16).hex()
         self._journal = Journal(
@@ -114,7 +112,13 @@ class _Command:
     def _reconcile(self) -> int:
         if self._is_acting:
             with self._progress:
-                result = reconcile(self._settings, self._show_plan, self._journal.outcome)
+                result = reconcile(
+                    self._settings,
+                    self._show_plan,
+                    self._journal.outcome,
+                    wait=self._arguments.wait,
+                    on_wait=self._progress.say,
+                )
         else:
             result = self._preview()
             self._show_plan([each.action for each in result.outcomes])
@@ -141,7 +145,7 @@ class _Command:
                 self._journal.tell(said, "confined", ERROR)
                 return UNPRIVILEGED
             self._journal.line(f"note: {confinement.message}", INFO)
-        watch = Watch(self._settings, self._journal, supervisor)
+        watch = Watch(self._settings, self._journal, supervisor, self._arguments.wait)
         watch.run()
         if self._arguments.json:
             self._show_document(watch.result)
@@ -230,7 +234,13 @@ class _Command:
 
     def _unmount(self) -> int:
         with self._progress:
-            result = unmount(self._settings, self._arguments.volumes, self._tell_outcome)
+            result = unmount(
+                self._settings,
+                self._arguments.volumes,
+                self._tell_outcome,
+                wait=self._arguments.wait,
+                on_wait=self._progress.say,
+            )
         self._warn(result.warnings)
         if self._arguments.json:
             self._show_document(result)

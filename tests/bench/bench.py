@@ -83,7 +83,7 @@ def _measure(side: str, count: int) -> None:
     else:
         gc.disable()  # as the command does
         begin = time.perf_counter()
-        settings = Settings(str(manifest), str(WORLD / "state"), 0)
+        settings = Settings(str(manifest), str(WORLD / "state"))
         reconcile(settings, lambda _: None, lambda _: None)
         print((time.perf_counter() - begin) * 1e6 / count)
     found = sum(os.stat(WORLD / f"t/{number}").st_uid == 1000 for number in range(count))

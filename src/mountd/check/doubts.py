@@ -130,7 +130,7 @@ class _Doubter:
         self._changing = Places(changing)
         volumes = [each.mount.volume for each in actions if each.mount]
         bases: dict[Filesystem, str | Fault | None] = mounted_filesystems(
-            volumes, self._mounts, state_dir, read_record(state_dir).bases
+            volumes, self._mounts, read_record(state_dir)
         )
         self._sources = Sources(observed, {}, bases)
         self._accounts: dict[str, Accounts] = {}

@@ -1,8 +1,9 @@
-"""Which idmapping a volume means: DESIGN's rules as functions of values."""
+"""Which idmapping a volume's mount needs, by which rule, and what there is to know of it."""
 
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from mountd.core.idmapping import (
     IDENTITY,
@@ -11,25 +12,74 @@ from mountd.core.idmapping import (
     Idmapping,
     compose,
     inverse,
+    is_whole,
+    refusals,
+    runs_in_words,
     seen_as,
     swap,
+    unknown,
 )
 from mountd.core.model import DesiredMount, Fault, Ids, Refused, Rule, User, Volume
+from mountd.core.words import idmap_faults
+from mountd.core.words.faults import VolumeError
 
 ROOT = 0
+LEFT_OUT = "ids that the extents leave out are seen as 65534 and can't be written"
 
 
 class Root(NamedTuple):
-    """A source's root: who owns it as stored, as whom its own mount shows it, and its mode.
-
-    `idmap` is what that mount has.
-    """
+    """A source's root."""
 
     stored: Ids
+    """Who owns it as stored."""
     seen: Ids
+    """The owner that the source's own mount shows."""
     mode: int
     idmap: Idmapping | None
+    """What the source's own mount has."""
     is_read_only: bool
+    """Whether the volume's mount of it is, by a flag or by the filesystem."""
+    is_writable: bool = True
+    """Whether something can be written in what the volume shows, submounts included."""
+
+
+class Choice(NamedTuple):
+    """The idmapping of a volume's mount: all that the rules say of it."""
+
+    idmap: Idmapping | None
+    """Ours; None where the mount needs none of ours."""
+    rule: Rule
+    owner: Ids
+    """As stored: the manifest's word, or else the source root's."""
+    shown: Ids
+    """The owner that the mount must show."""
+    notes: tuple[str, ...]
+    """What a person should know of it."""
+    refused: Fault | None
+    """Why the mount can't have what it needs, though the manifest is right."""
+
+
+def choose(volume: Volume, root: Root, user: User | None, known: Idmapping) -> Choice:
+    """The idmapping of a volume's mount. Raises VolumeError where the manifest is mistaken.
+
+    `known` is the identity over the ids that our user namespace has.
+    """
+    idmap, refused = None, None
+    try:
+        idmap = chosen_idmap(volume, root, user, known)
+    except ValueError:  # inside a user namespace
+        refused = _unknown(volume.owner or root.seen, user, known)
+    if idmap and (impossible := _why_impossible(idmap, known)):
+        raise VolumeError(impossible)
+    owner = volume.owner or root.stored
+    return Choice(
+        idmap,
+        rule_for(volume, root, user),
+        owner,
+        shown_owner(root.stored, idmap) if idmap else root.seen,
+        _notes_on(idmap, owner, user, known, is_writable=root.is_writable),
+        refused,
+    )
 
 
 def chosen_idmap(
@@ -42,7 +92,7 @@ def chosen_idmap(
     ValueError where the owner's or the user's are none of these.
     """
     if isinstance(volume.idmap, Idmapping):
-        return Idmapping(*(_without_unsaid(volume.idmap, known)))
+        return Idmapping(*(_with_identity_for_missing(volume.idmap, known)))
     if user is None or rule_for(volume, root, user) != "swap":
         return None
     owner = volume.owner or root.seen
@@ -70,7 +120,57 @@ def rule_for(volume: Volume, root: Root, user: User | None) -> Rule:
     return "swap"
 
 
-def _without_unsaid(idmap: Idmapping, known: Idmapping) -> Iterator[Extents]:
+def _notes_on(
+    idmap: Idmapping | None, owner: Ids, user: User | None, known: Idmapping, *, is_writable: bool
+) -> tuple[str, ...]:
+    notes = []
+    is_all = idmap is None or all(map(is_whole, idmap, known))
+    if idmap and not user and not is_all:
+        notes.append(LEFT_OUT)
+    if user and user.gid is None:
+        notes.append(f"uid {user.uid} has no account, so gids stay as they are")
+    if (
+        idmap
+        and is_writable
+        and user
+        and user.gid is not None
+        and 0 in (owner.gid, user.gid)
+        and owner.gid != user.gid
+    ):
+        other = owner.gid or user.gid
+        notes.append(f"group {other} is swapped with root's, and could leave setgid files of it")
+    return tuple(notes)
+
+
+def _unknown(owner: Ids, user: User | None, known: Idmapping) -> Fault:
+    """Which id our user namespace doesn't have: a user's is a mistake, an owner's the host's."""
+    assert user, "without one there is nothing to exchange"
+    if seen_as(known.uids, user.uid) is None:
+        raise VolumeError(idmap_faults.unknown_user("uid", user.uid))
+    if user.gid is not None and seen_as(known.gids, user.gid) is None:
+        raise VolumeError(idmap_faults.unknown_user("gid", user.gid))
+    if seen_as(known.uids, owner.uid) is None:
+        return idmap_faults.unknown_owner("uid", owner.uid)
+    return idmap_faults.unknown_owner("gid", owner.gid)
+
+
+@lru_cache(1024)  # volumes of one owner and one user have the same
+def _why_impossible(idmap: Idmapping, known: Idmapping) -> Fault | None:
+    """What no kernel takes: ids that our user namespace doesn't have, or too many extents."""
+    return _why_unwritable("uid", idmap.uids, known.uids) or _why_unwritable(
+        "gid", idmap.gids, known.gids
+    )
+
+
+def _why_unwritable(kind: Literal["uid", "gid"], extents: Extents, known: Extents) -> Fault | None:
+    if ids := unknown(extents, known):
+        return idmap_faults.unknown_ids(kind, runs_in_words(ids))
+    if refused := refusals(extents):
+        return idmap_faults.map_refused(kind, refused[0].reason)
+    return None
+
+
+def _with_identity_for_missing(idmap: Idmapping, known: Idmapping) -> Iterator[Extents]:
     """A list that was left out is the identity, over what is known."""
     for extents, identity in zip(idmap, known, strict=True):
         yield identity if extents == IDENTITY else extents

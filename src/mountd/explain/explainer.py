@@ -96,8 +96,8 @@ class _Explainer:
         observed = observe()
         self._tells_idmaps = observed.tells_idmaps
         self._mounts = observed.mounts
-        known = read_record(settings.state_dir).bases
-        bases = mounted_filesystems(manifest.volumes, observed.mounts, settings.state_dir, known)
+        record = read_record(settings.state_dir)
+        bases = mounted_filesystems(manifest.volumes, observed.mounts, record)
         self._sources = Sources(observed, {}, {**bases})
         self._ours: set[int] = set()
         """The ids of the volume's mount, and of those that it includes."""

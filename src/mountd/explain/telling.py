@@ -2,6 +2,7 @@
 
 import stat
 
+from mountd.core.choice import LEFT_OUT
 from mountd.core.idmapping import in_words
 from mountd.core.model import Person
 from mountd.core.words.printable import printable, with_hint
@@ -10,7 +11,6 @@ from mountd.explain.obstacle import Obstacle
 from mountd.explain.travel import Rest, Row
 from mountd.explain.verdict import Deed, Verdict
 from mountd.kernel.route import Step
-from mountd.reconcile.choice import LEFT_OUT
 from mountd.report.page import Page, wrapped
 
 

@@ -1,12 +1,12 @@
 """Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
 
 import stat
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from mountd.core.choice import (
     Root,
-    rule_for,
+    choose,
     shown_owner,
     stored_owner,
     with_raw_ids,
@@ -16,7 +16,6 @@ from mountd.core.idmapping import (
     Idmapping,
 )
 from mountd.core.model import (
-    Adoptable,
     Desired,
     DesiredMount,
     Fault,
@@ -47,9 +46,10 @@ from mountd.kernel.paths import (
 )
 from mountd.kernel.patience import Looker, Patience
 from mountd.kernel.syscalls import Fd, Stat
+from mountd.kernel.userns import known_ids
 from mountd.reconcile.accounts import Accounts
-from mountd.reconcile.choice import idmap_here, notes_on
-from mountd.reconcile.sources import Bases, Source, Sources
+from mountd.reconcile.idmaps import Prober
+from mountd.reconcile.sources import Source, Sources
 
 
 class _Answer(NamedTuple):
@@ -62,43 +62,39 @@ class _Answer(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-Probe = Callable[[Fd, DesiredMount], Fault | None]
-"""Tells why a source can't have an idmapping, if so."""
-
-
-class Context(NamedTuple):
-    """What the volumes of a pass are looked at with.
-
-    `reserved`: what no target may cover, by path; `managed`: this manifest's mounts, to which come
-    equal ones at `adoptable` targets; `is_acting`: mounts will follow; more than `most_sources` are
-    not held open, but opened again when needed. `held` volumes are left as they are, and why.
-    """
-
-    reserved: Mapping[str, str]
-    observed: Observed
-    managed: Mapping[int, Managed]
-    adoptable: Adoptable
-    bases: Bases
-    probe: Probe
-    may_probe: bool
-    is_acting: bool
-    most_sources: int
-    patience: Patience
-    held: Mapping[str, Fault]
-
-
 class Resolver:
     """Works out desired mounts, and holds the sources it opened until the end of the `with`."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._points = {mount.point for mount in context.observed.mounts.values()}
-        self._sources_left = context.most_sources
+    def __init__(
+        self,
+        observed: Observed,
+        managed: Mapping[int, Managed],
+        sources: Sources,
+        prober: Prober,
+        patience: Patience,
+        *,
+        reserved: Mapping[str, str],
+        held: Mapping[str, Fault],
+        is_acting: bool,
+        most_sources: int,
+    ) -> None:
+        """`managed`: this manifest's mounts; `reserved`: what no target may cover, by path.
+
+        `held` volumes are left as they are, and why. `is_acting`: mounts will follow. More than
+        `most_sources` are not held open, but opened again when needed.
+        """
+        self._observed = observed
+        self._managed = managed
+        self._opener = sources
+        self._prober = prober
+        self._patience = patience
+        self._reserved = reserved
+        self._held = held
+        self._is_acting = is_acting
+        self._sources_left = most_sources
+        self._points = {mount.point for mount in observed.mounts.values()}
         self._accounts: dict[str, Accounts] = {}
         self._users: dict[tuple[str, str], User] = {}
-        self._opener = Sources(
-            context.observed, context.managed, context.bases, adoptable=context.adoptable
-        )
         self._gone: set[int] = set()
         self._warnings: dict[str, None] = {}
         self.tops: dict[str, Top] = {}
@@ -127,7 +123,7 @@ class Resolver:
     @property
     def observed(self) -> Observed:
         """The mounts, with what is on top at the targets, and without what has gone meanwhile."""
-        observed = self._context.observed._replace(tops=self.tops)
+        observed = self._observed._replace(tops=self.tops)
         if not self._gone:
             return observed
         mounts = {
@@ -138,7 +134,7 @@ class Resolver:
     def nobodys(self, questions: Asked) -> Nobodys:
         """Which of these uids nobody on this machine can have, by the account files of `/`."""
         looker = Looker[Asked, Nobodys](
-            self._context.patience, self._nobodys, _ask_in_vain, key=lambda _: "accounts of /"
+            self._patience, self._nobodys, _ask_in_vain, key=lambda _: "accounts of /"
         )
         (found,) = looker.look_at([questions])
         return found
@@ -157,18 +153,18 @@ class Resolver:
 
     def _gone_from(self, target: str) -> tuple[int, ...]:
         """Somebody took a mount off just now, or another covers a folder above it."""
-        there = [each.id for each in self._context.observed.mounts.values() if each.point == target]
+        there = [each.id for each in self._observed.mounts.values() if each.point == target]
         return tuple(each for each in there if not is_mounted(each))
 
     def resolve(self, volumes: Sequence[Volume]) -> list[Desired]:
         """What each volume means now. A source or target that hangs costs its own volume only."""
         desired = []
         looker = Looker[Volume, _Answer](
-            self._context.patience,
+            self._patience,
             self._resolve_one,
             _give_up,
             key=place_of_volume,
-            needed=self._context.probe,
+            needed=self._prober,
         )
         for each in looker.look_at(volumes):
             if each.source:
@@ -181,8 +177,8 @@ class Resolver:
         return desired
 
     def _resolve_one(self, volume: Volume) -> _Answer:
-        if volume.name in self._context.held:
-            return _Answer(Unready(volume, volume.target, self._context.held[volume.name]))
+        if volume.name in self._held:
+            return _Answer(Unready(volume, volume.target, self._held[volume.name]))
         target = volume.target
         gone: tuple[int, ...] = ()
         try:
@@ -201,7 +197,7 @@ class Resolver:
         return _Answer(desired, source, self.tops.get(target), gone, tuple(warnings))
 
     def _meant(self, volume: Volume, target: str, there: Kind | None) -> tuple[Desired, Fd | None]:
-        if volume.filesystem and self._context.bases[volume.filesystem] is None:
+        if volume.filesystem and self._opener.is_for_later(volume.filesystem):
             return Later(volume, target), None
         user = self._user(volume)
         source = self._opener.open(volume, target)
@@ -215,12 +211,12 @@ class Resolver:
             mount = self._desired(volume, target, source, kind, user)
             if there is None:
                 mount = mount._replace(notes=(*mount.notes, f"makes {target}"))
-            return mount, self._held(source.fd)
+            return mount, self._kept_open(source.fd)
         except BaseException:
             source.fd.close()
             raise
 
-    def _held(self, source: Fd) -> Fd | None:
+    def _kept_open(self, source: Fd) -> Fd | None:
         if self._sources_left == 0:
             source.close()
             return None
@@ -228,7 +224,7 @@ class Resolver:
         return source
 
     def _fault(self, error: OSError, volume: Volume) -> Fault:
-        if isinstance(error, PermissionError) and not self._context.is_acting:
+        if isinstance(error, PermissionError) and not self._is_acting:
             return faults.not_visible(error)
         return fault_of(error, f"look at {volume.source} or {volume.target}")
 
@@ -241,11 +237,11 @@ class Resolver:
         found = source.found
         if not self._opener.shows_what_it_covers(source.mount):
             return True
-        if not source.mount.is_idmapped or source.idmap or self._context.observed.tells_idmaps:
+        if not source.mount.is_idmapped or source.idmap or self._observed.tells_idmaps:
             return False
         if user and (found.uid, user.gid in (None, found.gid)) == (user.uid, True):
             return False
-        if source.through not in self._context.managed:
+        if source.through not in self._managed:
             raise VolumeError(faults.foreign_mount(source.path, source.mount.fs_type, covers=False))
         return True
 
@@ -265,13 +261,12 @@ class Resolver:
         if volume.recursive and target.startswith(f"{source.path.rstrip('/')}/"):
             raise VolumeError(faults.target_in_source(target))
         is_read_only = flags.read_only or own.is_fs_read_only
-        root = Root(stored, seen, found.mode, own.idmap, is_read_only)
-        idmap, fault = idmap_here(volume, root, user)
-        owner = volume.owner or stored
         views = [View(own.device, root_at(source.mount, source.path), is_read_only)]
         submounts = self._opener.submounts(source) if volume.recursive else {}
         views += (view for below in submounts.values() for view in _views(below, volume))
         is_writable = not all(view.is_read_only for view in views)
+        root = Root(stored, seen, found.mode, own.idmap, is_read_only, is_writable)
+        choice = choose(volume, root, user, known_ids())
         mount = DesiredMount(
             volume=volume,
             source=volume.source if volume.type else source.path,
@@ -280,12 +275,12 @@ class Resolver:
             fs_type=own.fs_type,
             device=found.device,
             inode=found.inode,
-            owner=owner,
+            owner=choice.owner,
             user=user,
             seen=seen,
-            shown=shown_owner(stored, idmap) if idmap else seen,
-            idmap=idmap or own.idmap,
-            inherited=idmap is None,
+            shown=choice.shown,
+            idmap=choice.idmap or own.idmap,
+            inherited=choice.idmap is None,
             flags=flags,
             source_idmap=own.idmap,
             through_idmap=source.idmap,
@@ -293,19 +288,20 @@ class Resolver:
             superblock=own.device,
             root=views[0].root,
             submounts=(*submounts,),
-            notes=notes_on(idmap, owner, user, is_writable=is_writable),
-            rule=rule_for(volume, root, user),
+            notes=choice.notes,
+            rule=choice.rule,
             views=(*views,),
         )
-        if idmap:
-            fault = self._why_refused(mount, source.fd, own)
-        return self._or_with_raw_ids(mount, idmap, fault)
+        refused = choice.refused
+        if choice.idmap:
+            refused = self._why_refused(mount, source.fd, own)
+        return self._or_with_raw_ids(mount, choice.idmap, refused)
 
     def _or_with_raw_ids(
         self, mount: DesiredMount, idmap: Idmapping | None, fault: Fault | None
     ) -> DesiredMount:
         """The mount, or what its volume falls back to if it can't have its idmapping."""
-        if fault is None and idmap and not self._context.may_probe:
+        if fault is None and idmap and not self._prober.is_privileged:
             note = "whether it takes the idmapping can be tried by root alone"
             return mount._replace(notes=(*mount.notes, note))
         if fault is None:
@@ -318,16 +314,16 @@ class Resolver:
         """Why the mount can't have its idmapping; what is on record isn't tried again."""
         top = self.tops.get(mount.target)
         if top and (top.device, top.inode) == (mount.device, mount.inode):
-            managed = self._context.managed.get(top.id)
-            there = self._context.observed.mounts.get(top.id)
+            managed = self._managed.get(top.id)
+            there = self._observed.mounts.get(top.id)
             refused = managed.refused if managed else None
             if refused and refused.idmap == mount.idmap and refused.fault.lasts:
                 return refused.fault
             if mount.idmap in (managed and managed.idmap, there and there.idmap):
                 return None  # it has it already
-        if own.is_idmapped and not self._context.observed.can_remap:
+        if own.is_idmapped and not self._observed.can_remap:
             return idmap_faults.source_is_idmapped(mount.source)
-        return self._context.probe(source, mount)
+        return self._prober(source, mount)
 
     def _user(self, volume: Volume) -> User | None:
         if volume.user is None:
@@ -339,7 +335,7 @@ class Resolver:
 
     def _accounts_of(self, root: str) -> Accounts:
         if root not in self._accounts:
-            self._accounts[root] = Accounts(root, is_acting=self._context.is_acting)
+            self._accounts[root] = Accounts(root, is_acting=self._is_acting)
         return self._accounts[root]
 
     def _target(self, volume: Volume) -> tuple[str, Kind | None]:
@@ -352,7 +348,7 @@ class Resolver:
         try:
             with spot(volume.target) as found:
                 path = found.whole_path
-                if why := why_forbidden(path, self._context.reserved):
+                if why := why_forbidden(path, self._reserved):
                     raise VolumeError(faults.forbidden_target(path, why))
                 if found.there:
                     return path, "folder" if stat.S_ISDIR(found.there.mode) else "file"

@@ -27,14 +27,11 @@ def place_of(filesystem: Filesystem, state_dir: str) -> str:
 
 
 def mounted_filesystems(
-    volumes: Iterable[Volume],
-    mounts: Mapping[int, ObservedMount],
-    state_dir: str,
-    bases: Mapping[str, Base],
+    volumes: Iterable[Volume], mounts: Mapping[int, ObservedMount], record: Record
 ) -> dict[Filesystem, str | Fault | None]:
     """Where each that these volumes name is mounted, a fault where it is out of reach, else None.
 
-    By the record's `bases` it is found wherever the state directory was moved to.
+    By the record it is found wherever the state directory was moved to.
     """
     wanted = dict.fromkeys(each.filesystem for each in volumes if each.filesystem)
     if not wanted:
@@ -42,11 +39,11 @@ def mounted_filesystems(
     points = {mount.point for mount in mounts.values()}
     found: dict[Filesystem, str | Fault | None] = {}
     for each in wanted:
-        base = bases.get(each.name)
+        base = record.bases.get(each.name)
         mount = mounts.get(base.id) if base else None
         if mount and os.path.basename(mount.point) != each.name:  # its id was used again
             mount = None
-        path = mount.point if mount else _path(state_dir, each.name)
+        path = mount.point if mount else _path(record.state_dir, each.name)
         if path not in points:
             found[each] = None
         elif _leads_to(path, mount):
@@ -77,12 +74,11 @@ def _leads_to(path: str, mount: ObservedMount | None) -> bool:
 def mount_filesystems(
     volumes: Iterable[Volume],
     mounts: Mapping[int, ObservedMount],
-    state_dir: str,
     record: Record,
     patience: Patience,
 ) -> dict[Filesystem, str | Fault | None]:
     """Mount what these volumes name and isn't mounted yet; where each is, or why it can't be."""
-    found = mounted_filesystems(volumes, mounts, state_dir, record.bases)
+    found = mounted_filesystems(volumes, mounts, record)
     missing = [each for each, path in found.items() if path is None]
     for filesystem, path in found.items():
         if isinstance(path, str) and (top := top_at(path)):  # known by its name, record or not
@@ -91,15 +87,13 @@ def mount_filesystems(
     made_ones = looker.look_at(missing)
     for filesystem, made_one in zip(missing, made_ones, strict=True):
         found[filesystem] = (
-            made_one
-            if isinstance(made_one, Fault)
-            else _attach(made_one, filesystem, state_dir, record)
+            made_one if isinstance(made_one, Fault) else _attach(made_one, filesystem, record)
         )
     return found
 
 
 def take_off_unused(
-    volumes: Iterable[Volume], state_dir: str, record: Record, patience: Patience
+    volumes: Iterable[Volume], record: Record, patience: Patience
 ) -> tuple[str, ...]:
     """Take off what neither these volumes nor any mount on record needs.
 
@@ -112,7 +106,7 @@ def take_off_unused(
     for base in [*record.bases.values()]:
         if base.name in used:
             continue
-        path = _path(state_dir, base.name)
+        path = _path(record.state_dir, base.name)
         try:
             with suppress(FileNotFoundError):
                 path = observe_mount(base.id).point
@@ -145,9 +139,9 @@ def _give_up(filesystem: Filesystem, error: OSError) -> Fault:
     return fault_of(error, f"mount the {fs_type} of {source}", (source, f"the {fs_type} of it"))
 
 
-def _attach(mount: Fd, filesystem: Filesystem, state_dir: str, record: Record) -> str | Fault:
+def _attach(mount: Fd, filesystem: Filesystem, record: Record) -> str | Fault:
     """Put it below the state directory; its id is on record before."""
-    path = _path(state_dir, filesystem.name)
+    path = _path(record.state_dir, filesystem.name)
     mount_id = statx(mount, flags=AT_STATX_DONT_SYNC).mount
     try:
         with mount:

@@ -52,7 +52,7 @@ class Prober:
 
     def __init__(self, namespaces: Namespaces, *, is_privileged: bool) -> None:
         self._namespaces = namespaces
-        self._is_privileged = is_privileged
+        self.is_privileged = is_privileged
         self._known: dict[tuple[str, int], Fault | None] = {}
 
     @property
@@ -63,7 +63,7 @@ class Prober:
     def __call__(self, source: Fd, wanted: DesiredMount) -> Fault | None:
         """Why this source can't have it. None where it can, and where we may not try."""
         assert wanted.idmap, "without one there is nothing to try"
-        if not self._is_privileged or (wanted.through and wanted.through_idmap):
+        if not self.is_privileged or (wanted.through and wanted.through_idmap):
             return None  # what shows our own mount has had one
         try:
             namespace = self._namespaces.carrying(wanted.idmap)

@@ -1,12 +1,12 @@
 """One pass: manifest → desired → observed → plan → apply → report."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from mountd.core.model import Action, Desired, Observed, Outcome, Report
+from mountd.core.model import Action, Desired, Fault, Observed, Outcome, Report
 from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
 from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above
@@ -21,60 +21,77 @@ from mountd.manifest.problem import ManifestError, Problem
 from mountd.reconcile.apply import Applier
 from mountd.reconcile.filesystems import take_off_unused
 from mountd.reconcile.idmaps import Namespaces
-from mountd.reconcile.look import Look, Ways
 from mountd.reconcile.reading import read_manifest, read_patiently, unanswered_file
 from mountd.reconcile.record import Record, locked_record, read_record
+from mountd.reconcile.stages import Pass
 from mountd.reconcile.state import see_no_watch, state_folder
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 OnPlan = Callable[[list[Action]], None]
 OnOutcome = Callable[[Outcome], None]
+OnWait = Callable[[str], None]
+"""Is told, once, who is waited for."""
 
 
 class Settings(NamedTuple):
-    """Where a pass finds what it needs, as absolute paths; seconds to wait for another pass.
-
-    `manifest` is a file; None: the search path. `on_wait` is told, once, who is waited for.
-    """
+    """Where a pass finds what it needs, as absolute paths."""
 
     manifest: str | None
+    """A file; None: the search path."""
     state_dir: str
-    wait: float
-    on_wait: Callable[[str], None] = lambda _: None
 
 
-def reconcile(settings: Settings, on_plan: OnPlan, on_outcome: OnOutcome) -> Report:
-    """Make the mounts what the manifest says.
+def reconcile(
+    settings: Settings,
+    on_plan: OnPlan,
+    on_outcome: OnOutcome,
+    *,
+    wait: float = 0.0,
+    on_wait: OnWait = lambda _: None,
+) -> Report:
+    """Make the mounts what the manifest says, after another pass has ended: `wait` seconds.
 
     Raises ManifestError, LockedError or StateError; then nothing was changed.
     """
     manifest = load(settings, is_acting=True)
-    with locked_record(settings.state_dir, settings.wait, on_wait=settings.on_wait) as record:
+    with locked_record(settings.state_dir, wait, on_wait=on_wait) as record:
         if record.has_waited:  # while the other pass ran, the manifest may have been edited
             manifest = load(settings, is_acting=True)
-        return converge(Ways(settings.state_dir, Patience()), manifest, record, on_plan, on_outcome)
+        return converge(manifest, record, Patience(), on_plan, on_outcome)
 
 
 def converge(
-    ways: Ways, manifest: Manifest, record: Record, on_plan: OnPlan, on_outcome: OnOutcome
+    manifest: Manifest,
+    record: Record,
+    patience: Patience,
+    on_plan: OnPlan,
+    on_outcome: OnOutcome,
+    *,
+    observe: Callable[[], Observed] = observe,
+    held: Mapping[str, Fault] = {},
 ) -> Report:
-    """The pass itself, of the whole manifest or a part of it. Raises StoppedError."""
+    """The pass itself, of the whole manifest or a part of it. Raises StoppedError.
+
+    `observe` reads the mount table; `held` volumes are left as they are, and why.
+    """
     with Namespaces() as namespaces:
         warnings = manifest.warnings + record.warnings
-        look = Look(ways, manifest, record, namespaces, is_acting=True)
-        observed = look.observe()
+        this = Pass(
+            manifest, record, namespaces, patience, is_acting=True, observe=observe, held=held
+        )
+        observed = this.observe()
         record.follow(observed.mounts)
-        if look.mount_filesystems(observed.mounts):
-            observed = look.observe()
-        outcomes = _converge(look, observed, on_plan, on_outcome)
+        if this.mount_filesystems(observed.mounts):
+            observed = this.observe()
+        outcomes = _converge(this, observed, on_plan, on_outcome)
         if manifest.is_whole and not manifest.is_part:
-            warnings += take_off_unused(manifest.volumes, ways.state_dir, record, ways.patience)
+            warnings += take_off_unused(manifest.volumes, record, patience)
     return Report(manifest.files, outcomes, False, warnings)
 
 
 def _converge(
-    look: Look, observed: Observed, on_plan: OnPlan, on_outcome: OnOutcome
+    this: Pass, observed: Observed, on_plan: OnPlan, on_outcome: OnOutcome
 ) -> tuple[Outcome, ...]:
     """Plan and apply, in rounds: what needs another volume in place is looked at once it is."""
     done: dict[str, Outcome] = {}
@@ -83,9 +100,9 @@ def _converge(
     desired: dict[str, Desired] = {}
     actions: list[Action] = []
     while True:
-        applier = look.applier(observed)
-        with look.resolver(observed) as resolver:
-            waiting = [each for each in look.manifest.volumes if each.name not in done]
+        applier = this.applier(observed)
+        with this.resolver(observed) as resolver:
+            waiting = [each for each in this.manifest.volumes if each.name not in done]
             desired |= {each.volume.name: each for each in resolver.resolve(waiting)}
             gone = [each for each in departed if each.fault]
             gone += [each for each in done.values() if each.action.lazily]
@@ -98,11 +115,11 @@ def _converge(
             faulty = {name: each.fault for name, each in done.items()}
             progress = Progress(faulty, stuck)
             is_first = not actions
-            actions = look.plan([*desired.values()], resolver, progress)
+            actions = this.plan([*desired.values()], resolver, progress)
             if is_first:
                 on_plan(actions)
-                look.record.forget_gone(observed.mounts)
-            look.judge_record(actions)
+                this.record.forget_gone(observed.mounts)
+            this.judge_record(actions)
             actions = see_progress(actions)
             ready = [each for each in actions if not each.after]
             resolver.keep_sources({each.volume for each in ready if each.mount})
@@ -118,10 +135,10 @@ def _converge(
                     if is_told(outcome, departed):
                         continue
                 on_outcome(outcome)
-        if all(each.name in done for each in look.manifest.volumes) and len(ready) == len(actions):
-            staying = [done[each.name] for each in look.manifest.volumes]
+        if all(each.name in done for each in this.manifest.volumes) and len(ready) == len(actions):
+            staying = [done[each.name] for each in this.manifest.volumes]
             return (*staying, *(each for each in departed if not is_told(each, staying)))
-        observed = look.observe()
+        observed = this.observe()
 
 
 def preview(settings: Settings, manifest: Manifest | None = None) -> Report:
@@ -129,13 +146,12 @@ def preview(settings: Settings, manifest: Manifest | None = None) -> Report:
     manifest = manifest or load(settings, is_acting=False)
     record = read_record(settings.state_dir)
     with Namespaces() as namespaces:
-        ways = Ways(settings.state_dir, Patience())
-        look = Look(ways, manifest, record, namespaces, is_acting=False)
-        observed = look.observe()
+        this = Pass(manifest, record, namespaces, Patience(), is_acting=False)
+        observed = this.observe()
         record.follow(observed.mounts)
-        with look.resolver(observed) as resolver:
+        with this.resolver(observed) as resolver:
             desired = resolver.resolve(manifest.volumes)
-            actions = look.plan(desired, resolver, Progress())
+            actions = this.plan(desired, resolver, Progress())
             warnings = manifest.warnings + resolver.warnings + record.warnings
     outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
     return Report(manifest.files, outcomes, True, warnings)
@@ -153,7 +169,14 @@ def recorded(settings: Settings) -> Report:
     return Report((manifest,), tuple(stays), True)
 
 
-def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> Report:
+def unmount(
+    settings: Settings,
+    names: Sequence[str],
+    on_outcome: OnOutcome,
+    *,
+    wait: float = 0.0,
+    on_wait: OnWait = lambda _: None,
+) -> Report:
     """Take these volumes' mounts off, or all of this manifest's, by the record.
 
     Raises ArgumentError, LockedError or StateError.
@@ -162,7 +185,7 @@ def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> 
     with state_folder(settings.state_dir) as folder:
         see_no_watch(folder, settings.state_dir)
     with (
-        locked_record(settings.state_dir, settings.wait, on_wait=settings.on_wait) as record,
+        locked_record(settings.state_dir, wait, on_wait=on_wait) as record,
         Namespaces() as namespaces,
     ):
         observed = observe()
@@ -188,7 +211,7 @@ def unmount(settings: Settings, names: Sequence[str], on_outcome: OnOutcome) -> 
                 break
             chosen = {each.old.id for each in waiting if each.old}
             observed = observe()
-        warnings += take_off_unused((), settings.state_dir, record, patience)
+        warnings += take_off_unused((), record, patience)
     return Report((manifest,), tuple(done), False, warnings)
 
 

@@ -89,7 +89,7 @@ class Record:
         """Whether nothing says that there has been a record before."""
         self.unsettled: dict[str, Adoptable] = {_ANY_OTHER: None}
         self._folder = folder
-        self._path = path
+        self.state_dir = path
         self._name = _MAIN
         self._lines: dict[int, bytes] = {}  # entries as JSON: most stay as they are at each write
         self._is_changed = False
@@ -172,7 +172,7 @@ class Record:
         if is_same and not (self.damage or self._is_void):
             return
         why = f"can't be read ({self.damage})" if self.damage else "was removed or replaced"
-        self.resumed = f"{self._path}/{self._name} {why}; it is made anew of what is known here"
+        self.resumed = f"{self.state_dir}/{self._name} {why}; it is made anew of what is known here"
         for mount, managed in last.managed.items():
             self.managed.setdefault(mount, managed)
         self.bases = {**last.bases, **self.bases}
@@ -188,7 +188,7 @@ class Record:
         if self.resumed:  # which is told by itself
             return ()
         if self.damage:
-            said = f"{self._path}/{self._name} can't be read ({self.damage})"
+            said = f"{self.state_dir}/{self._name} can't be read ({self.damage})"
             return (f"{said}: mounts of ours are known only where they are as desired",)
         return ()
 
@@ -272,7 +272,7 @@ class Record:
         except OSError as error:
             with suppress(OSError):
                 os.unlink(f"{self._name}.new", dir_fd=folder)
-            said = f"write: {os.strerror(error.errno or 0)} ({self._path}/{self._name})"
+            said = f"write: {os.strerror(error.errno or 0)} ({self.state_dir}/{self._name})"
             raise OSError(error.errno, said) from error
         self._is_changed = False
         self.has_file = True

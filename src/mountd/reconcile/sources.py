@@ -60,6 +60,10 @@ class Sources:
         self._bases = bases
         self._adoptable = adoptable
 
+    def is_for_later(self, filesystem: Filesystem) -> bool:
+        """Whether a pass would have to mount this one first."""
+        return self._bases[filesystem] is None
+
     def open(self, volume: Volume, target: str) -> Source:
         """Open a volume's source. Raises VolumeError, or OSError as openat2(2) does."""
         if volume.filesystem:

@@ -48,8 +48,12 @@ _OTHERS = 1.0
 class Watch:
     """The loop; what it makes of the manifest is `upkeep`'s."""
 
-    def __init__(self, settings: Settings, journal: Journal, supervisor: Supervisor) -> None:
+    def __init__(
+        self, settings: Settings, journal: Journal, supervisor: Supervisor, wait: float
+    ) -> None:
+        """Another's pass is reported as trouble once it has taken more than `wait` seconds."""
         self._settings = settings
+        self._most_wait = wait
         self._journal = journal
         self._supervisor = supervisor
         self._bell, self._rope = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -364,7 +368,7 @@ class Watch:
         else:
             self._due = now + _AGAIN
         self._locked_since = self._locked_since or now
-        if now - self._locked_since > self._settings.wait:
+        if now - self._locked_since > self._most_wait:
             self._tell_trouble("pass", str(error))
 
     def _try_again_if_failed(self) -> None:

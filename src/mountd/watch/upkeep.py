@@ -12,7 +12,6 @@ from mountd.kernel.patience import Patience
 from mountd.kernel.syscalls import st_dev
 from mountd.kernel.table import Change, MountTable
 from mountd.manifest.load import Manifest
-from mountd.reconcile.look import Ways
 from mountd.reconcile.passes import converge
 from mountd.reconcile.record import Record, locked_record
 from mountd.report.journal import WARNING, Journal
@@ -215,8 +214,6 @@ class Upkeep:
         self.news.undone(self.outcomes[name], is_first=fight.waits == 1)
 
     def _pass(self, manifest: Manifest, *, is_repair: bool) -> Report:
-        observe = self._table.follow if is_repair else self._table.read
-        ways = Ways(self._state_dir, self._patience, observe, self._held)
         with locked_record(self._state_dir, 0, self._record) as record:
             if record is not self._record:
                 before, self._record = self._record, record
@@ -225,11 +222,13 @@ class Upkeep:
                     self.news.trouble(f"warning: {record.resumed}", "warned", WARNING)
             try:
                 return converge(
-                    ways,
                     manifest,
                     record,
+                    self._patience,
                     lambda _: None,
                     lambda it: self.news.outcome(it, is_repair=is_repair or self._was_there(it)),
+                    observe=self._table.follow if is_repair else self._table.read,
+                    held=self._held,
                 )
             finally:
                 self._note_ours()

@@ -1,11 +1,10 @@
-"""What the rounds of one pass have in common: the manifest, the record, and ways to look."""
+"""The stages of one pass: observed, desired, plan, apply; and what its rounds have in common."""
 
 import fcntl
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from mountd.core.exposure import asked
 from mountd.core.model import Action, Desired, Fault, Filesystem, Observed, ObservedMount
@@ -17,44 +16,36 @@ from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.probe import has_beneath, has_open_tree_attr
 from mountd.manifest.load import Manifest
 from mountd.reconcile.apply import Applier
-from mountd.reconcile.desired import Context, Resolver
+from mountd.reconcile.desired import Resolver
 from mountd.reconcile.filesystems import mount_filesystems, mounted_filesystems
 from mountd.reconcile.idmaps import Namespaces, Prober
 from mountd.reconcile.record import Record
+from mountd.reconcile.sources import Sources
 
 
-class Ways(NamedTuple):
-    """How a pass looks: one of its own, or one of many in a process that watches.
-
-    `state_dir` is where the record is; `observe` reads the mount table; `held` are volumes that are
-    left as they are, and why.
-    """
-
-    state_dir: str
-    patience: Patience
-    observe: Callable[[], Observed] = observe
-    held: Mapping[str, Fault] = {}
-
-
-class Look:
-    """A pass, as far as it has come."""
+class Pass:
+    """One pass: its stages, and what they have in common over its rounds."""
 
     def __init__(
         self,
-        ways: Ways,
         manifest: Manifest,
         record: Record,
         namespaces: Namespaces,
+        patience: Patience,
         *,
         is_acting: bool,
+        observe: Callable[[], Observed] = observe,
+        held: Mapping[str, Fault] = {},
     ) -> None:
+        """`observe` reads the mount table; `held` volumes are left as they are, and why."""
         self.manifest = manifest
-        self._ways = ways
         self.record = record
         self._namespaces = namespaces
+        self._patience = patience
         self._is_acting = is_acting
+        self._observe = observe
+        self._held = held
         is_privileged = not missing_capabilities(["CAP_SYS_ADMIN"])
-        self._is_privileged = is_privileged
         self._prober = Prober(namespaces, is_privileged=is_privileged)
         self._has_adopted = False
         self._bases: dict[Filesystem, str | Fault | None] = {}
@@ -62,39 +53,34 @@ class Look:
 
     def observe(self) -> Observed:
         """The mounts that there are, and what can be done about them."""
-        observed = self._ways.observe()
+        observed = self._observe()
         if not self._is_acting:
             volumes = self.manifest.volumes
-            self._bases = mounted_filesystems(
-                volumes, observed.mounts, self._ways.state_dir, self.record.bases
-            )
+            self._bases = mounted_filesystems(volumes, observed.mounts, self.record)
         return observed._replace(can_remap=has_open_tree_attr(), can_go_beneath=has_beneath())
 
     def mount_filesystems(self, mounts: Mapping[int, ObservedMount]) -> bool:
         """Have what volumes with a `type` are clones of; tells whether there are such volumes."""
-        ways = self._ways
-        self._bases = mount_filesystems(
-            self.manifest.volumes, mounts, ways.state_dir, self.record, ways.patience
-        )
+        volumes = self.manifest.volumes
+        self._bases = mount_filesystems(volumes, mounts, self.record, self._patience)
         return bool(self._bases)
 
     def resolver(self, observed: Observed) -> Resolver:
         """Looks at volumes, as the machine is now."""
         ours = self.manifest.id
-        context = Context(
-            self.manifest.reserved,
+        managed = {each.id: each for each in self.record.managed.values() if each.manifest == ours}
+        sources = Sources(observed, managed, self._bases, adoptable=self.record.adoptable(ours))
+        return Resolver(
             observed,
-            {each.id: each for each in self.record.managed.values() if each.manifest == ours},
-            self.record.adoptable(ours),
-            self._bases,
+            managed,
+            sources,
             self._prober,
-            self._is_privileged,
-            self._is_acting,
-            self._most_sources,
-            self._ways.patience,
-            self._ways.held,
+            self._patience,
+            reserved=self.manifest.reserved,
+            held=self._held,
+            is_acting=self._is_acting,
+            most_sources=self._most_sources,
         )
-        return Resolver(context)
 
     def plan(
         self, desired: Sequence[Desired], resolver: Resolver, progress: Progress
@@ -130,9 +116,7 @@ class Look:
 
     def applier(self, observed: Observed) -> Applier:
         """Carries actions out, and keeps the record."""
-        return Applier(
-            self.record, self.manifest.id, observed, self._namespaces, self._ways.patience
-        )
+        return Applier(self.record, self.manifest.id, observed, self._namespaces, self._patience)
 
 
 def _make_room_for_descriptors(volumes: int) -> int:
