@@ -333,8 +333,8 @@ def test_the_overflow_user_is_nobody(machine: World, user: str, ids: str) -> Non
     machine.volumes(work=volume(machine, user=user, accounts=machine / "rootfs"))
     assert check(machine) == [
         (
-            f"volumes.work.user: `{user}` is {ids}, and 65534 is as what ids show that have no"
-            " place in a map; name an account of its own"
+            f"volumes.work.user: `{user}` is {ids}, and ids that no map covers are shown as 65534;"
+            " name an account of its own"
         )
     ]
 
@@ -357,7 +357,7 @@ def test_accounts_without_accounts_are_named(machine: World, accounts: str) -> N
     assert check(machine) == [
         (
             f"volumes.work.accounts: there is no /mnt/{accounts}/etc/passwd to tell the group of"
-            ' uid 1000, so gids stay as they are; mend the path, or write `user = "1000:GID"`'
+            ' uid 1000, so gids stay as they are; fix the path, or write `user = "1000:GID"`'
         )
     ]
     machine.volumes(work=volume(machine, user="1000:1000", accounts=machine / accounts))
@@ -431,7 +431,7 @@ def test_a_folder_that_lets_the_user_not_through_is_named(
     target = machine / "closed" / name
     machine.volumes(work=volume(machine, target=target, user="node", accounts=machine / "rootfs"))
     wanted = (
-        f"volumes.work.target: `node` can't reach {target}, for /mnt/closed lets nobody like it"
+        f"volumes.work.target: `node` can't reach {target}: /mnt/closed doesn't let this user"
         f" through (mode {mode:04o}, of {owner[0]}:{owner[1]}); `chmod {remedy} /mnt/closed`,"
         " or choose another target"
     )
@@ -531,7 +531,7 @@ def test_a_mount_that_is_about_to_be_replaced_closes_nothing(machine: World) -> 
     machine.volumes(outer=outer, inner=inner)
     machine.reconcile()
     (found,) = check(machine)
-    assert "can't reach /mnt/outer/inner, for /mnt/outer lets nobody like it" in found
+    assert "can't reach /mnt/outer/inner: /mnt/outer doesn't let this user" in found
     machine.volumes(outer={**outer, "user": "1000:1000"}, inner=inner)
     assert check(machine) == []
     machine.reconcile()

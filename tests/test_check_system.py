@@ -43,8 +43,8 @@ def test_this_kernel_and_root_are_allowed_everything(world: World) -> None:
             {
                 "open_tree_attr": "in place has a gap",
                 "MOVE_MOUNT_BENEATH": "has a gap",
-                "statmount": "ids that come again",
-                "listmount": "ids that come again",
+                "statmount": "ids that the kernel reuses",
+                "listmount": "ids that the kernel reuses",
             },
         ),
         (
@@ -52,8 +52,8 @@ def test_this_kernel_and_root_are_allowed_everything(world: World) -> None:
             {
                 "open_tree_attr": "in place has a gap",
                 "MOVE_MOUNT_BENEATH": "has a gap",
-                "statmount": "ids that come again",
-                "listmount": "ids that come again",
+                "statmount": "ids that the kernel reuses",
+                "listmount": "ids that the kernel reuses",
                 "mount_setattr": "mounted with raw ids",
             },
         ),
@@ -61,8 +61,8 @@ def test_this_kernel_and_root_are_allowed_everything(world: World) -> None:
             FILTERED,
             {
                 "open_tree_attr": "in place has a gap",
-                "statmount": "ids that come again",
-                "listmount": "ids that come again",
+                "statmount": "ids that the kernel reuses",
+                "listmount": "ids that the kernel reuses",
                 "mount_setattr": "mounted with raw ids",
             },
         ),

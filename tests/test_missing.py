@@ -99,7 +99,7 @@ _UNREACHABLE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a link through a file": (
         _link_through_a_file,
         "it can't be read: Not a directory",
-        "its link leads through what is no folder: mend that, or remove the link",
+        "its link leads through what is no folder: fix that, or remove the link",
     ),
     "a link to itself": (
         _link_to_itself,

@@ -78,7 +78,7 @@ class _Command:
         self._journal.finish()
         status = status or (FAILED if self._lost_stdout else OK)
         if self._arguments.command == "watch":
-            # not by Python's own end: threads may hang, and that of watchfiles crashes it on 3.13
+            # skip interpreter shutdown: threads may hang, and that of watchfiles crashes 3.13 then
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
@@ -159,7 +159,7 @@ class _Command:
         try:
             result = self._preview()
         except ManifestError:
-            if not self._arguments.json:  # whose volumes are the manifest's
+            if not self._arguments.json:  # the JSON document lists only volumes of a manifest
                 self._show_recorded()
             raise
         self._warn(result.warnings)
@@ -306,7 +306,7 @@ class _Command:
             sys.stdout.write(text)
             sys.stdout.flush()
         except OSError as error:
-            if not isinstance(error, BrokenPipeError):  # whose reader has read enough
+            if not isinstance(error, BrokenPipeError):  # the reader closed the pipe (`| head`)
                 self._lost_stdout = error.strerror
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 

@@ -54,4 +54,4 @@ class WatchedError(LockedError):
 class StateError(RunError):
     """The state directory can't be used."""
 
-    hint = "mend that, or choose another by --state-dir DIR"
+    hint = "fix that, or use another with --state-dir DIR"

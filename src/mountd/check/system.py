@@ -49,8 +49,8 @@ _WITHOUT_CALL = {
     "openat2": f"no path can be walked safely: {_NOTHING}",
     "mount_setattr": _RAW,
     "MOVE_MOUNT_BENEATH": "replacing a mount has a gap",
-    "statmount": "mounts are told apart by ids that come again",
-    "listmount": "mounts are told apart by ids that come again",
+    "statmount": "mounts are identified by ids that the kernel reuses",
+    "listmount": "mounts are identified by ids that the kernel reuses",
     "open_tree_attr": "replacing in place has a gap, and a source that is idmapped already can't"
     " be idmapped anew",
 }
@@ -174,7 +174,7 @@ def _privileges() -> Iterator[tuple[str, Answer]]:
             None: Answer(None, "pid 1 can't be seen into from here"),
         }[shares_mounts_with_init()],
     )
-    effect = "a seccomp filter is in force; of the calls that it stops those above are told"
+    effect = "a seccomp filter is active; the calls that it blocks are marked `no` above"
     yield "every system call", Answer(None, effect) if is_filtered() else _YES
 
 

@@ -58,13 +58,13 @@ def raw_ids(volume: str, why: Fault) -> Doubt:
 
 
 def overflow_user(volume: str, user: str, ids: Ids) -> Doubt:
-    text = f"`{user}` is {ids}, and 65534 is as what ids show that have no place in a map"
+    text = f"`{user}` is {ids}, and ids that no map covers are shown as 65534"
     return Doubt(volume, "user", f"{text}; name an account of its own")
 
 
 def no_accounts(volume: str, file: str, uid: int) -> Doubt:
     text = f"there is no {file} to tell the group of uid {uid}, so gids stay as they are"
-    return Doubt(volume, "accounts", f'{text}; mend the path, or write `user = "{uid}:GID"`')
+    return Doubt(volume, "accounts", f'{text}; fix the path, or write `user = "{uid}:GID"`')
 
 
 def no_account(volume: str, file: str, uid: int) -> Doubt:
@@ -79,7 +79,7 @@ def out_of_reach(
     owner, mode = found
     is_open = mode & {"u": 0o100, "g": 0o010, "o": 0o001}[who]
     remedy = f"see its ACL (`getfacl {folder}`)" if is_open else f"`chmod {who}+x {folder}`"
-    text = f"`{user}` can't reach {target}, for {folder} lets nobody like it through"
+    text = f"`{user}` can't reach {target}: {folder} doesn't let this user through"
     text += f" (mode {mode & 0o7777:04o}, of {owner})"
     return Doubt(volume, "target", f"{text}; {remedy}, or choose another target")
 

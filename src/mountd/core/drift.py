@@ -14,7 +14,8 @@ def differences(
 ) -> tuple[Drift, ...]:
     """The fields in which a mount at its target isn't what is wanted.
 
-    Where the kernel tells no idmappings, the record's word counts; without one, the owner it shows.
+    Where the kernel reports no idmappings the record is believed; without one, the owner that is
+    shown is compared.
     """
     found: list[Drift] = []
     if (top.device, top.inode) != (wanted.device, wanted.inode):

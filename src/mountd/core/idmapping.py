@@ -4,8 +4,8 @@ An extent maps `count` ids from `stored` on (on the source's filesystem) to as m
 (at the target). This is the kernel's own order of columns in uid_map for a mount's namespace:
 `501 1000 1` shows what is stored as 501 as 1000 (user_namespaces(7), mount_setattr(2)).
 
-Inside a user namespace not all ids are known. Where a function takes `known`, that is the identity
-over those that are; on a host it is IDENTITY.
+`known` is the identity map over the ids that exist in our user namespace; on a host it is IDENTITY,
+over all ids.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -131,7 +131,7 @@ def seen_as(extents: Extents, stored: int) -> int | None:
 
 @lru_cache(1024)
 def is_whole(extents: Extents, known: Extents = IDENTITY) -> bool:
-    """Whether they leave no known id out: then only what is stored so shows as the overflow id."""
+    """Whether every known id is covered: a file shows as 65534 only if it is stored as 65534."""
     return not compose(known, _left_out(extents))
 
 
@@ -155,8 +155,8 @@ def _left_out(extents: Extents) -> Extents:
 def kernel_text(extents: Extents, own: Extents = IDENTITY) -> bytes:
     """The extents as they are written to uid_map or gid_map, in one write.
 
-    The kernel wants what each extent is seen as inside one extent of the map of the writer's own
-    user namespace (EPERM, user_namespaces(7)): `own`, the identity in just these pieces.
+    The range that an extent is seen as must lie within one extent of our own namespace's map (else
+    EPERM, user_namespaces(7)); `own` has those, and extents are split at them.
     """
     if own != IDENTITY:
         extents = tuple(sorted(_through_both(extents, (*own, *_left_out(own)))))

@@ -168,12 +168,10 @@ class Fault(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Why a mount has raw ids: the idmapping that was wanted, and what stood against it.
-
-    None, where the owner's ids are none that our user namespace knows.
-    """
+    """Why a mount has raw ids."""
 
     idmap: Idmapping | None
+    """What was wanted; None if none could be computed: our user namespace lacks the owner's ids."""
     fault: Fault
 
 
@@ -186,44 +184,47 @@ class View(NamedTuple):
 
 
 class DesiredMount(NamedTuple):
-    """The mount that a volume means on this machine now.
-
-    `source` and `target` are free of links. `device` and `inode` are those of the source's root,
-    `owner` who owns it as stored, `seen` as whom the source's own mount shows him, and `shown` as
-    whom the new mount must. `idmap` is what that shall have; `inherited`: not by our doing, but as
-    the source's own mount has it (or has none): that is `source_idmap`. `through_idmap` is what the
-    mount has by which the source was reached: in place, once it is there, that is ours, `through`.
-    `superblock` and `root` are those of the new mount, as mountinfo will have them. `submounts` are
-    the paths of the mounts below a recursive volume's source, from there. `views` are what the
-    new mount shows, and each that comes with it from below the source. `shared`: a note on accounts
-    that could become each other by it.
-    """
+    """The mount that a volume means on this machine now."""
 
     volume: Volume
     source: str
     target: str
+    """Both free of links."""
     kind: Kind
     fs_type: str
     device: int
     inode: int
+    """Of the source's root."""
     owner: Ids
+    """Who owns it as stored."""
     user: User | None
     seen: Ids
+    """The owner that the source's own mount shows."""
     shown: Ids
+    """The owner that the new mount must show."""
     idmap: Idmapping | None
+    """What the new mount must have."""
     inherited: bool
+    """Whether `idmap` is the source's own and none of ours."""
     flags: Flags
     source_idmap: Idmapping | None = None
+    """What the source's own mount has."""
     through_idmap: Idmapping | None = None
+    """What the mount has through which the source was reached: in place, ours once it is there."""
     through: int | None = None
+    """The id of our own mount, if the source was reached through it."""
     superblock: int = 0
     root: str = ""
+    """Of the new mount, as mountinfo will have them."""
     submounts: tuple[str, ...] = ()
+    """The paths of the mounts below a recursive volume's source, from there."""
     refused: Refused | None = None
     notes: tuple[str, ...] = ()
     rule: Rule = "swap"
     views: tuple[View, ...] = ()
+    """What the new mount shows, and each that comes with it from below the source."""
     shared: str = ""
+    """A note on accounts that could become each other through it."""
 
     @property
     def is_in_place(self) -> bool:
@@ -271,7 +272,7 @@ class ObservedMount(NamedTuple):
     is_fs_read_only: bool
     idmap: Idmapping | None
     is_idmapped: bool = False
-    """Told by every kernel that can idmap, and truly for a source, which has no record."""
+    """Every kernel that can idmap reports this; unlike `idmap` it is always right."""
 
 
 TOO_DEEP = "(a path of more than 1 MiB)"

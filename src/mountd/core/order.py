@@ -27,7 +27,7 @@ class Progress(NamedTuple):
     done: Mapping[str, Fault | None] = {}
     stuck: Mapping[int, Fault] = {}
     removes: bool = True
-    """False: the manifest isn't known whole, so what is not in it may not leave."""
+    """False if some credentials can't be read: then nothing is unmounted."""
     is_part: bool = False
     """Only some of the manifest's volumes are looked at; what others have stays."""
     adoptable: Adoptable = frozenset()
@@ -127,7 +127,7 @@ def _after_others(
     scene: Scene,
     progress: Progress,
 ) -> Action:
-    """The action, where other volumes have to be in place before it."""
+    """Mark the action as waiting for the volumes that it needs, or as pending if one failed."""
     after: list[str] = []
     for name, other in others.items():
         fault = other.fault or progress.done.get(name)
@@ -164,7 +164,7 @@ _MOST_NAMED = 10
 
 
 def put_off(action: Action, after: list[str]) -> Action:
-    """What this volume means can't be known before."""
+    """Postpone: what to do can be planned only after these."""
     after = [*action.after, *(each for each in after if each not in action.after)]
     notes = [f"after {each}" for each in after[:_MOST_NAMED]]
     if len(after) > _MOST_NAMED:

@@ -114,7 +114,7 @@ def _plan(
             if managed.id in kept or (managed.volume in blocked and not scene.beneath(managed))
         ]
         if not staying:
-            break  # else what stays until it can be where it should be may be in others' way
+            break  # else a mount that has to stay may block others, so the plan is made again
         leaving = [managed for managed in leaving if managed not in staying]
     todo = [each for each in actions if each.volume not in progress.done or each.lazily]
     first, last = _departures(todo, leaving, scene)
@@ -396,9 +396,10 @@ def _intrusion(
     is_equal: bool,
     is_known: bool,
 ) -> Fault | None:
-    """What is mounted at the target that isn't ours; ours, if the record is lost, `is_equal`.
+    """The conflict, if a foreign mount is at the target.
 
-    A record that is whole knows all of ours, and what looks like ours isn't.
+    An unrecorded mount counts as ours if the record was lost and it equals the desired one
+    (`is_equal`). A record that is whole knows all of ours.
     """
     target = desired.target
     mine = {each.id for each in scene.mine(target)}

@@ -82,7 +82,10 @@ class Scene(NamedTuple):
         return self.by_id[under] if self.hidden.get(under) == managed else None
 
     def carried(self, path: str, under: int | None = None) -> tuple[tuple[str, Managed], ...]:
-        """Our mounts right below a path, but not those below these; `under` a mount, if given."""
+        """Our topmost mounts below a path; deeper ones come with them.
+
+        If `under` is given, only those that lie on that mount.
+        """
         below = [each for each in self.ours.get(path, ()) if self.is_under(each[1].id, under)]
         places = Places(point for point, _ in below)
         found: dict[str, Managed] = {}

@@ -176,8 +176,8 @@ def _by_flag(
 
 def _unmapped(place: Place) -> Obstacle:
     message = (
-        f"{place.path} belongs to an id that the idmapping leaves out (seen as {OVERFLOW_ID}), so"
-        " nobody may write it"
+        f"{place.path} belongs to an id that the idmapping doesn't cover (seen as {OVERFLOW_ID}),"
+        " so nobody may write it"
     )
     hint = "add an extent for it; `mountd check` names ids that are left out"
     return Obstacle("unmapped", place.path, message, hint)
@@ -254,7 +254,7 @@ def link_refused(links: Sequence[str], errno: int, person: Person) -> Obstacle:
 
 def endless_link(path: str) -> Obstacle:
     message = f"the link {path} leads to itself, or to more than 40 others one after the other"
-    return Obstacle("link", path, message, f"`readlink {path}` shows where it leads; mend it")
+    return Obstacle("link", path, message, f"`readlink {path}` shows where it leads; fix it")
 
 
 def missing(path: str) -> Obstacle:

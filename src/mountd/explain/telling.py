@@ -54,7 +54,7 @@ def _table(told: Explanation, page: Page) -> list[str]:
         if ids.is_whole:
             said = f"What {who} creates {ways[told.origin or 'kernel']} as {ids.shown}."
         else:
-            said = f"{who} can't create anything: the idmapping has no place for its ids."
+            said = f"{who} can't create anything: the idmapping doesn't cover its ids."
         lines += ["", *wrapped(said, page.width)]
     return lines
 

@@ -43,7 +43,7 @@ class Ourselves:
 
 
 class Deputy:
-    """A thread that becomes a person, for good, and looks for others until the `with` ends.
+    """A thread that takes a person's ids for good and runs lookups for the caller.
 
     The calls by number change this thread alone, where libc's would change all. By setfsuid(2) it
     could change back, but FUSE goes by the other three user ids as well, and would let in whom it

@@ -253,7 +253,7 @@ def unmount(spot: Spot, mount: int, submounts: Sequence[int] = (), *, lazily: bo
     except VolumeError:
         if is_mounted(mount):
             raise
-        return  # it went along with another: a peer's, whose copy it was
+        return  # it was unmounted together with a peer that it was propagated from
     if lazily:
         _shut(spot, recursive=bool(submounts))
         _see_gone(mount, spot)

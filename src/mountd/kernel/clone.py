@@ -78,7 +78,7 @@ def _submounts(tree: Fd, paths: Iterable[str]) -> Iterator[int]:
 
 
 def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
-    """The clone; what it inherits an idmapping from, and shall have another, has it already."""
+    """Clone the source; where it is idmapped, open_tree_attr(2) sets another map while cloning."""
     recursive = wanted.volume.recursive
     try:
         if wanted.through_idmap in (None, wanted.idmap):

@@ -1,6 +1,6 @@
 """The mount table, by listmount(2) and statmount(2) (Linux 6.8), before that by mountinfo.
 
-Both ways tell the same, under other ids: statx(2) answers with those of the way that is gone.
+Both list the same mounts under different ids; statx(2) is asked for the kind of id that matches.
 """
 
 import os

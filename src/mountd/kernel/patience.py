@@ -25,7 +25,7 @@ PATIENCE = 3.0
 _STALL = 0.1
 """Seconds after which the next ones are looked at meanwhile."""
 _GLANCE = 0.03
-"""Seconds between two glances at how the looks come along."""
+"""Seconds between checks on the children."""
 _SHORT = 0.5
 """Seconds for what comes after something that was given up, on the same server."""
 _LAST = 0.05
@@ -52,7 +52,7 @@ class Patience:
         """Children that were left behind, and what each hangs on; None: they are to end."""
 
     def go_on(self) -> None:
-        """Raise StoppedError where the process was asked to end; nothing is half done here."""
+        """Raise StoppedError if a stop was requested. Call it only between two actions."""
         if self.is_stopped:
             raise StoppedError
 

@@ -43,7 +43,7 @@ from mountd.kernel.syscalls import (
 _ALL = 0xFFFFFFFF
 _TMPFS_IDMAPPED = (6, 3)
 Standing = Literal["there", "too-old", "missing", "filtered", "untold"]
-"""`missing`: from a kernel that should have it; `untold`: the kernel answers root only."""
+"""`missing`: though the version should have it; `untold`: only root is answered."""
 
 
 class Call(NamedTuple):

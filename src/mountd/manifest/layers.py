@@ -45,7 +45,7 @@ def find_layers(manifest: str | None) -> Layers:
             if error.errno in PASSING:
                 raise
             message = f"the drop-ins in it can't be listed: {error.strerror}"
-            problems.append(Problem(folder, None, None, message, "mend that, or remove it"))
+            problems.append(Problem(folder, None, None, message, "fix that, or remove it"))
     files = [drop_ins[name] for name in sorted(drop_ins, key=os.fsencode)]
     if not (main or is_search_path or files or problems):
         main = mains[0]  # a file that is named and missing is told by reading it

@@ -59,7 +59,7 @@ class MergedDocuments:
                 yield origin.file, line, origin.text_of_line(line)
 
     def place(self, path: KeyPath, beside: KeyPath) -> str:
-        """Where a value is, for a sentence in the document that another one is from."""
+        """`line N`, or `FILE, line N` if in another file than the error is reported in."""
         origin = self._origin(path)
         line = f"line {origin.line_of(path)}"
         return line if origin is self._origin(beside) else f"{origin.file}, {line}"

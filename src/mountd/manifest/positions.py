@@ -136,7 +136,7 @@ class _Container(NamedTuple):
     indexes: Iterator[int] | None  # an array's; None in an inline table
 
 
-# In an accepted text, what stands between two tokens tells nothing that their order does not.
+# Separators are skipped: in valid TOML the order of tokens is enough.
 _BETWEEN = re.compile(r"(?:[ \t\r\n,=]+|#[^\n]*)*")
 _NAME = re.compile(r"""[ \t]*("[^"\\]*(?:\\.[^"\\]*)*"|'[^']*'|[A-Za-z0-9_-]+)[ \t]*(\.?)""")
 # A string of many lines may end in up to two quotes of its own; a date may have a space in it.

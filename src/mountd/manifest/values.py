@@ -14,7 +14,7 @@ from mountd.core.idmapping import ID_COUNT, Refusal
 from mountd.core.targets import KERNEL_FOLDERS, SYSTEM_FOLDERS, why_forbidden
 
 OURS = "mountd"
-"""The type of the errors whose message is a whole predicate of ours: "must not be /etc, …"."""
+"""pydantic's error type for messages of ours, which follow the key: "must not be /etc, …"."""
 
 
 def refuse(message: str, extents: tuple[Refusal, ...] = ()) -> NoReturn:

@@ -91,7 +91,7 @@ class Applier:
                 self._record.add(action.old)
         others = [each for each in actions if not self._is_built_first(each)]
         if len(others) < len(actions) and not any(map(_changes, others)):
-            return None  # what is built is on record before it is attached, or isn't attached
+            return None  # nothing to write yet: what is built is recorded before it is attached
         return write_record(self._record, always=any(map(_changes, actions)))
 
     def _is_on_record(self, action: Action) -> bool:
@@ -100,7 +100,7 @@ class Applier:
         return action.verb is None or (action.verb == "keep" and is_known)
 
     def _is_built_first(self, action: Action) -> bool:
-        """Whether a new mount is built beforehand: an interrupted replacement may do without."""
+        """Whether a new mount is built beforehand (none to finish an interrupted replacement)."""
         if action.verb not in ("mount", "replace") or action.beneath or not action.mount:
             return False
         return not needs_gap_in_place(action.mount, self._observed)

@@ -61,7 +61,7 @@ class Carrier:
         tree.see_no_strangers(old.id, known)
 
     def settle(self, carried: Sequence[Carried]) -> None:
-        """Keep in mind which of the mounts and their clones are there now."""
+        """Remember clones that replaced originals, and drop what is gone from the record."""
         for each in carried:
             self._renewed |= {old: new for old, new in each.ids.items() if is_mounted(new)}
         self.forget_unless_mounted(*ids_of(carried))

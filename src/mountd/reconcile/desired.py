@@ -229,10 +229,10 @@ class Resolver:
         return fault_of(error, f"look at {volume.source} or {volume.target}")
 
     def _has_to_go(self, source: Source, user: User | None) -> bool:
-        """Whether our own mount hides what the source in place is.
+        """Whether our own mount must go before the source can be read.
 
-        It does where the volume had another source before; and before Linux 6.15, if the record
-        was lost, for then nobody tells its idmapping, and who is shown is all that is known.
+        It must if it shows another folder than it covers; and, before Linux 6.15 with the record
+        lost, if its idmapping is unknown and the owner that it shows isn't the user.
         """
         found = source.found
         if not self._opener.shows_what_it_covers(source.mount):
@@ -386,7 +386,7 @@ def _unanswered(error: OSError, *places: *tuple[str, str]) -> Fault:
 
 
 def place_of_volume(volume: Volume) -> tuple[str, ...]:
-    """One child at most hangs for each volume, however it is edited apart from these."""
+    """Key of a lookup: edits of other keys start no second child for a volume that hangs."""
     return volume.name, volume.source, volume.target, volume.accounts
 
 

@@ -64,7 +64,7 @@ class Prober:
         """Why this source can't have it. None where it can, and where we may not try."""
         assert wanted.idmap, "without one there is nothing to try"
         if not self.is_privileged or (wanted.through and wanted.through_idmap):
-            return None  # what shows our own mount has had one
+            return None  # the source is seen through our own mount, so it already took an idmapping
         try:
             namespace = self._namespaces.carrying(wanted.idmap)
         except UserNamespaceError as error:

@@ -94,7 +94,7 @@ _LET_ROOT_READ = (
 _ANY_HINT = "see whether its filesystem is as it should be (`dmesg` may say more), or remove it"
 _HINTS = {
     ELOOP: "its links lead in a circle: put the file itself there, or remove the link",
-    ENOTDIR: "its link leads through what is no folder: mend that, or remove the link",
+    ENOTDIR: "its link leads through what is no folder: fix that, or remove the link",
     ENAMETOOLONG: "choose a shorter path",
     ENOTCONN: "the server behind it is gone: unmount it, and start the server again",
 }

@@ -219,9 +219,10 @@ class Record:
             self._is_changed = True
 
     def follow(self, mounts: Mapping[int, ObservedMount]) -> None:
-        """Know mounts by their place where ids are of another kind now: a seccomp filter has gone.
+        """Re-key entries by place if the kind of mount id changed between two runs.
 
-        Without statmount(2) ids are mountinfo's; those of both kinds never meet.
+        It does where a seccomp filter that blocked statmount(2) has come or gone; ids of one kind
+        never equal those of the other.
         """
         kinds = {each >= FIRST_UNIQUE_ID for each in mounts}
         others = [
@@ -293,7 +294,7 @@ class Record:
         return Fd(os.open(f"{self._name}.new", flags, 0o644, dir_fd=folder))
 
     def _keep_aside(self, folder: int, name: str) -> None:
-        """Leave what can't be believed to whoever wants to know why."""
+        """Keep a damaged record under another name."""
         taken = os.listdir(f"/proc/self/fd/{folder}")
         names = (f"{name}.damaged", *(f"{name}.damaged.{n}" for n in range(2, 100)))
         free = next((each for each in names if each not in taken), names[-1])

@@ -29,19 +29,19 @@ Bases = Mapping[Filesystem, str | Fault | None]
 
 
 class Source(NamedTuple):
-    """A source's root as it was reached, by which mount, and which idmapping that has.
-
-    `own` is the mount that the source lies on by itself. In place that is another once ours is
-    there: `through` is ours then.
-    """
+    """A source's root, opened."""
 
     fd: Fd
     path: str
     found: Stat
     mount: ObservedMount
+    """The mount that it was reached through."""
     idmap: Idmapping | None
+    """What `mount` has."""
     own: ObservedMount
+    """The mount below ours that really holds it; another than `mount` only in place."""
     through: int | None
+    """In place, the id of our own mount, if the source was reached through it."""
 
 
 class Sources:
@@ -132,9 +132,9 @@ class Sources:
                 raise VolumeError(fault) from error
 
     def _is_ours(self, mount: ObservedMount, target: str) -> bool:
-        """Whether a mount at an in-place target is ours: on record, or as it shows what it covers.
+        """Whether a mount at an in-place target is ours: it is on record.
 
-        A record that can be believed knows all of ours.
+        If the record was lost, it may also be ours because it shows the folder that it covers.
         """
         if mount.point != target:
             return False

@@ -1,7 +1,7 @@
-"""Whether a served filesystem shows the owner that it must: asked anew, for its server may lie.
+"""Ask the server for the owner again, through the new mount.
 
-Some servers make up the owner for whoever asks. An idmapped mount of theirs is accepted, and yet
-shows somebody else, as soon as what the kernel remembers is out of date.
+Some servers report the asking user as the owner, once the kernel's cache expires: they accept an
+idmapping and then show somebody else.
 """
 
 from mountd.core.model import DesiredMount, Ids

@@ -21,7 +21,7 @@ _LONGEST = 60.0
 _LATE = "what volumes wait for is seen a minute late"
 
 Sight = tuple[int, int] | EllipsisType | None
-"""The `identity` that a path had; `...`: its `stamp` at the first look."""
+"""What to compare with: an identity; None if it wasn't there; `...`: its first `stamp`."""
 _FIRST_LOOK = 0.1
 """Seconds for which the first look at a path is waited for."""
 

@@ -86,10 +86,9 @@ def stamp(path: str) -> Hashable:
 
 
 def trail(path: str) -> tuple[dict[str, str | None], str | None]:
-    """What is in the way of a path, each with what `link_at` says of it, and where the path ends.
+    """The symlinks and missing names along a path, and the path that it resolves to.
 
-    These are the links that it goes by and, where it does not end anywhere, what is missing. Of
-    what is served there is nothing in the way.
+    The latter is None if it doesn't resolve. Of what is served nothing is listed.
     """
     try:
         see(path)

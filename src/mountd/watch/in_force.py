@@ -13,7 +13,7 @@ from mountd.report.journal import ERROR, INFO, NOTICE, WARNING, Journal
 from mountd.watch.glances import SILENT, content
 
 _SAVING = 5.0
-"""Seconds for which a file that is open for writing is waited for."""
+"""How long to wait for a writer to close the file, in seconds."""
 
 
 class Latest:

@@ -36,11 +36,11 @@ from mountd.watch.upkeep import Upkeep
 _ABOUT_ROOT = {"/etc/passwd", "/etc/subuid", "/etc/subgid"}
 _RESYNC = 60.0
 _SETTLE = 0.05
-"""Seconds from a foreign mount's coming or going to the pass that looks what it means."""
+"""Delay of the pass after somebody else's mount or unmount, so that a burst costs one pass."""
 _AGAIN = 0.05
-"""Seconds until what is in another's hands is tried again."""
+"""Retry interval while another process holds the lock, or is saving the manifest."""
 _IDLE_TIMES = 4
-"""A look that found nothing, or a pass, is followed by a pause as many times longer."""
+"""After a look that found nothing, or a pass, the pause is this many times as long as it took."""
 _OTHERS = 1.0
 """Seconds until it is seen whether another process still watches."""
 
@@ -220,7 +220,7 @@ class Watch:
         for each in late:
             poll.register(each, select.POLLIN)
         if self._latest.manifest and now >= self._next_look:
-            poll.register(self._table, select.POLLPRI)  # not POLLIN: that it always answers
+            poll.register(self._table, select.POLLPRI)  # mountinfo is always readable
         elif self._latest.manifest:
             until = min(until, self._next_look)
         for descriptor, _ in poll.poll(max(0.0, until - now) * 1000):
@@ -272,7 +272,7 @@ class Watch:
         assert manifest, "without one nothing drifts"
         try:
             self._hold_lock()
-            # what a pass by hand made of an edit that we don't know yet is no drift
+            # a manual `mountd reconcile` may have applied an edit that we haven't read: not drift
             if self._latest.is_outdated or not self._upkeep.repair(manifest, drifted):
                 self._come_soon()
         except LockedError:  # the pass that runs may be at it

@@ -102,9 +102,9 @@ class Upkeep:
         self.news.is_free = True
 
     def drifted(self, changes: Iterable[Change]) -> set[str]:
-        """Volumes whose mount is gone, or is by these changes not as it was left.
+        """Volumes whose mount is gone, moved or has other flags than it was left with.
 
-        As the table has the others they may have been before our own doing.
+        Only mounts in `changes` are compared: of the others the table may be older than our pass.
         """
         mounts = self._table.mounts
         changed = {now.id: now for _, now in changes if now}
@@ -248,7 +248,7 @@ class Upkeep:
         self._ours.update(base.id for base in record.bases.values())
 
     def _newest(self, manifest: Manifest, targets: set[str]) -> dict[str, Managed]:
-        """The managed mounts at these targets; those of the latest pass are the record's last."""
+        """The newest managed mount at each target: entries are in the order of their passes."""
         assert self._record, "a pass has it"
         found: dict[str, Managed] = {}
         for managed in reversed(self._record.managed.values()):

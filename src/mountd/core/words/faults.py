@@ -138,7 +138,7 @@ def waits_for(volume: str, why: Fault) -> Fault:
     last, said = why.blocked_by or (volume, why.message)
     behind = f", which waits for `{last}`" if last != volume else ""
     message = f"volume `{volume}` has to be in place first{behind}: {said}"
-    hint = f"mend what stops `{last}`"
+    hint = f"fix volume `{last}` first"
     return Fault("pending", why.code, message, hint, blocked_by=(last, said))
 
 
@@ -170,7 +170,7 @@ def target_in_source(target: str) -> Fault:
 
 
 def busy_below(target: str, point: str) -> Fault:
-    message = f"the mount at {point} could not be taken off, and {target} would bury it"
+    message = f"the mount at {point} could not be unmounted, and mounting {target} would hide it"
     return Fault("conflict", "foreign-mount", message, f"free {point}; the next pass tries again")
 
 
@@ -178,8 +178,8 @@ def unbindable(source: str) -> Fault:
     return Fault(
         "failed",
         "mount-refused",
-        f"{source} lies on a mount of which there can't be a second one: it is unbindable, or in a"
-        " container belongs to the host",
+        f"{source} lies on a mount that can't be cloned: it is unbindable, or (in a container) the"
+        " host's",
         f"`mount --make-private` what `findmnt --target {source}` shows",
         _errno.EINVAL,
     )
@@ -221,8 +221,8 @@ def another_went(target: str) -> Fault:
 
 def perhaps_ours(target: str) -> Fault:
     message = (
-        f"the mount at {target} shows the very folder that it covers, but not as it should: it may"
-        " be mountd's own, from before the record was lost"
+        f"the mount at {target} shows the same folder that it covers, with other flags or another"
+        " owner: it may be mountd's own, from before the record was lost"
     )
     return Fault("conflict", "foreign-mount", message, f"if so, `umount {target}`")
 
@@ -251,7 +251,7 @@ def mount_below(point: str, fs_type: str) -> Fault:
     return Fault(
         "conflict",
         "foreign-mount",
-        f"a mount lies below the target, at {point} ({fs_type}), and would be buried",
+        f"a mount lies below the target, at {point} ({fs_type}), and would be hidden",
         hint,
     )
 
@@ -281,8 +281,8 @@ A_MOUNT = "the mount at "
 
 
 def not_moved(volume: str, point: str, why: Fault) -> Fault:
-    message = f"what is mounted at {point} stays, for `{volume}` could not be mounted elsewhere"
-    return Fault("failed", why.code, message, f"mend what stops `{volume}`", why.errno)
+    message = f"the old mount at {point} stays: `{volume}` could not be mounted at its new target"
+    return Fault("failed", why.code, message, f"fix volume `{volume}` first", why.errno)
 
 
 def busy_writers(target: str, writers: list[str], unseen: str | None = None) -> Fault:
@@ -361,7 +361,7 @@ def unwritable_record(error: OSError, limit: str | None) -> Fault:
     said = error.strerror or str(error)
     is_full = error.errno in (_errno.ENOSPC, _errno.EDQUOT)
     code = "limit" if is_full else CODES.get(error.errno or 0, "io")
-    mend = limit or "make room or mend the state directory"
+    mend = limit or "make room, or fix the state directory"
     hint = f"nothing is mounted that can't be recorded; {mend}"
     return Fault("failed", code, f"the record can't be written: {said}", hint, error.errno or 0)
 

@@ -13,7 +13,8 @@ def idmap_untrue(fs_type: str, wanted: Ids, found: Ids) -> Fault:
         "failed",
         "idmap-untrue",
         f"{fs_type} took the idmapping, but shows the owner as {found} instead of {wanted}",
-        "if its owner was changed just now, the next pass sees that; else mend what serves it",
+        "if its owner changed just now, the next pass notices; otherwise fix the server of that"
+        " filesystem",
     )
 
 
@@ -154,7 +155,7 @@ def kernel_too_old(version: tuple[int, int], what: str, since: tuple[int, int]) 
 
 
 def call_missing(version: tuple[int, int], call: str) -> Fault:
-    message = f"this kernel ({_dotted(version)}) has no {call}, though of its version it should"
+    message = f"this kernel ({_dotted(version)}) lacks {call}, although its version should have it"
     hint = "what runs here as Linux may be a stand-in for it (gVisor, qemu-user)"
     return Fault("failed", "kernel-too-old", message, hint, _errno.ENOSYS)
 
