@@ -488,8 +488,8 @@ def test_an_acl_that_stops_the_user_is_pointed_at(machine: World) -> None:
     machine.volumes(work=volume(machine, target=machine / "closed/inner", user="1000:1000"))
     assert check(machine) == [
         (
-            "volumes.work.target: `1000:1000` can't reach /mnt/closed/inner, for /mnt/closed lets"
-            " nobody like it through (mode 0711, of 0:0); see its ACL (`getfacl /mnt/closed`), or"
+            "volumes.work.target: `1000:1000` can't reach /mnt/closed/inner: /mnt/closed doesn't"
+            " let this user through (mode 0711, of 0:0); see its ACL (`getfacl /mnt/closed`), or"
             " choose another target"
         )
     ]

@@ -39,6 +39,9 @@ class Problem(NamedTuple):
         hint = f" {self.hint}" if self.hint else ""
         return [error, *f"{self.excerpt}{hint}".split("\n", 1)]
 
+    def __str__(self) -> str:
+        return printable_lines(self.lines)
+
 
 class ManifestError(Exception):
     """The manifest is missing or wrong: everything that is, by file and in the order of its text.
@@ -56,7 +59,7 @@ class ManifestError(Exception):
         super().__init__()
 
     def __str__(self) -> str:
-        return "\n".join(printable_lines(each.lines) for each in self.problems)
+        return "\n".join(map(str, self.problems))
 
     @property
     def is_missing(self) -> bool:
