@@ -18,7 +18,6 @@ from world import World, disks, run
 from mountd.core.idmapping import Idmapping, swap
 from mountd.core.model import Flags, ObservedMount
 from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo, unescape
-from mountd.kernel.binding import AT_FDCWD
 from mountd.kernel.observe import ATIMES, children_of, mountinfo, observe, top_at
 from mountd.kernel.statmount import listmount, statmount
 from mountd.kernel.syscalls import (
@@ -28,13 +27,10 @@ from mountd.kernel.syscalls import (
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
-    STATX_ATTR_MOUNT_ROOT,
     Fd,
-    _with_mount,
     mount_setattr,
     move_mount,
     open_tree,
-    statx,
 )
 from mountd.kernel.userns import make_user_namespace
 
@@ -249,25 +245,6 @@ def test_a_subvolume_is_told_alike(world: World) -> None:
         assert found == told._replace(id=found.id, parent=found.parent)
         assert found.root == "/inner/folder"
         run("umount", str(world / "point"), str(world / "disk"))
-
-
-@undisturbed
-def test_fdinfo_tells_the_mount_that_statx_tells(furnished: World) -> None:
-    world, table = furnished, told_by_statmount()
-    ids = {each.id: each.reusable_id for each in map(statmount, listmount())}
-
-    def check(above: Fd | None, path: str) -> None:
-        told = statx(above, path)
-        bare = told._replace(mount=0, attributes=told.attributes & ~STATX_ATTR_MOUNT_ROOT)
-        found = _with_mount(bare, above.number if above else AT_FDCWD, path)
-        assert found == told._replace(mount=ids[told.mount]), path
-
-    for mount in table.values():
-        if os.path.lexists(mount.point) and mount.fs_type != "fuse":  # the world covers some
-            check(None, mount.point)
-    with Fd(os.open(world.path, os.O_PATH)) as at:
-        for name in ("", "saved", "file", "ro", "sources"):
-            check(at, name)
 
 
 def escaped(word: str) -> str:

@@ -317,8 +317,8 @@ def _problem(message: str, hint: str | None = None) -> Problem:
 
 
 def _said(error: OSError) -> str:
-    """The kernel's words; one that lacks openat2(2) is from before 5.6."""
+    """The kernel's words; one that lacks a call that is always needed is too old."""
     if error.errno == ENOSYS:
-        return f"{error.strerror}: mountd needs Linux 5.6, and this is {os.uname().release}"
+        return f"{error.strerror}: mountd needs Linux 5.12, and this is {os.uname().release}"
     where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}"

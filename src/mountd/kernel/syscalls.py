@@ -581,8 +581,7 @@ def _look(number: int, path: str, flags: int) -> Stat:
     buffer = _STATX_BUFFER()
     flags |= AT_SYMLINK_NOFOLLOW if path else AT_EMPTY_PATH
     _statx(number, os.fsencode(path), flags, _STATX_MASK, buffer)
-    found = Stat._make(_STATX.unpack_from(buffer))
-    return found if found.mount else _with_mount(found, number, path)
+    return Stat._make(_STATX.unpack_from(buffer))
 
 
 def look(base: Fd | None, path: str) -> Stat:
@@ -592,25 +591,6 @@ def look(base: Fd | None, path: str) -> Stat:
     above, _, name = path.rpartition("/")
     with open_folder(base, above) as folder:
         return statx(folder, name, flags=AT_STATX_DONT_SYNC)
-
-
-def _with_mount(found: Stat, folder: int, path: str) -> Stat:
-    """Before Linux 5.8 statx(2) tells no mount: fdinfo (proc(5)) does; it begins below another."""
-    above = os.path.dirname(path) or "." if path else ".."
-    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-    with ExitStack() as held:
-
-        def mount_of(name: str) -> int:
-            file = held.enter_context(Fd(os.open(name, flags, dir_fd=folder))) if name else None
-            with open(f"/proc/self/fdinfo/{file.number if file else folder}") as lines:
-                return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
-
-        found = found._replace(mount=mount_of(path))
-        with suppress(NotADirectoryError):  # of a file that is open nobody knows what is above
-            if above == path or mount_of(above) != found.mount:
-                attributes = found.attributes | STATX_ATTR_MOUNT_ROOT
-                found = found._replace(attributes=attributes)
-    return found
 
 
 def st_dev(device: int) -> int:
