@@ -6,15 +6,13 @@ else can see. Nothing is changed.
 """
 
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from functools import cached_property, partial
-from time import monotonic
 from typing import NamedTuple, TypeVar
 
 from mountd.core.choice import ROOT
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import DesiredMount, Ids, ObservedMount, Outcome, Report, Volume
+from mountd.core.model import Ids, ObservedMount, Outcome, Report, Volume
 from mountd.core.served import has_server
 from mountd.core.words.faults import VolumeError
 from mountd.explain import obstacle as words
@@ -25,26 +23,17 @@ from mountd.explain.reason import Lines, reason_for, share_of
 from mountd.explain.travel import Kind, Origin, departure, rest, rows
 from mountd.explain.verdict import Judge, Verdict
 from mountd.kernel.access import Deputy, Ourselves, can_act_as_others
-from mountd.kernel.clone import build
-from mountd.kernel.contents import files_below
 from mountd.kernel.observe import observe
 from mountd.kernel.patience import PATIENCE, Looker, Patience
-from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.route import Route, walk
-from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
 from mountd.manifest.load import Manifest, read_documents
 from mountd.reconcile.accounts import Accounts
 from mountd.reconcile.filesystems import mounted_filesystems
-from mountd.reconcile.idmaps import Namespaces
 from mountd.reconcile.passes import Settings, layers_of, load, preview, unknown_volumes
 from mountd.reconcile.reading import read_manifest, read_patiently
 from mountd.reconcile.record import read_record
 from mountd.reconcile.sources import Sources
-
-_MOST_FILES = 1_000
-_MOST_SECONDS = 1.0
-_MOST_OWNERS = 4
 
 _Answer = TypeVar("_Answer")
 
@@ -114,14 +103,12 @@ class _Explainer:
             place, (), None, {"reach": None}, {"reach": words.not_answering(place, PATIENCE)}
         )
         asked, verdict = Asked(None, None, None, ()), late
-        found: tuple[Ids, ...] = ()
         if not (fault and fault.code == "not-answering"):
             asked = self._patiently(lambda: self._asked(spec), asked)
-            found = self._patiently(self._found, found)
             # as somebody else the kernel is asked by paths, which may lead anywhere
             verdict = self._patiently(lambda: self._verdict(place, asked), late, is_by_child=True)
         person = asked.person
-        people = self._people(asked, found)
+        people = self._people(asked)
         told = rows(idmap, people) if origin else ()
         return Explanation(
             volume=action.volume,
@@ -192,7 +179,7 @@ class _Explainer:
     def _name(self, ids: Ids) -> str:
         return self._accounts.name_of(ids) if self._accounts.is_read else ""
 
-    def _people(self, asked: Asked, found: Sequence[Ids]) -> list[tuple[Kind, Ids]]:
+    def _people(self, asked: Asked) -> list[tuple[Kind, Ids]]:
         """Whose ids are told of first, as stored."""
         known = self._action.mount or self._action.old
         people: list[tuple[Kind, Ids]] = [("owner", known.owner)] if known else []
@@ -201,49 +188,17 @@ class _Explainer:
         if person := asked.person:
             people.append(("asker", Ids(person.uid, person.gid)))
         people.append(("root", Ids(ROOT, ROOT)))
-        people.extend(("file", each) for each in found)
         return people
 
-    def _found(self) -> tuple[Ids, ...]:
-        """Some owners of what lies right in the source, as stored."""
-        mount = self._action.mount
-        if not mount or mount.kind != "folder":
-            return ()
-        found: dict[Ids, None] = {}
-        closed: list[str] = []
-        try:
-            with self._sources.open(mount.volume, mount.target).fd as source:
-                ends = monotonic() + _MOST_SECONDS
-                for path, file in files_below(source, _MOST_FILES, ends, closed):
-                    if "/" in path or len(found) > _MOST_OWNERS:
-                        break
-                    seen = Ids(file.uid, file.gid)
-                    stored = departure(seen, mount.through_idmap)
-                    if stored.is_whole:  # else our own mount, in place, hides it
-                        found[stored.shown] = None
-        except VolumeError as error:
-            self._notes.append(f"the files of the source were not looked at: {error.fault.message}")
-        except OSError as error:
-            self._notes.append(f"the files of the source were not looked at: {error.strerror}")
-        if closed:
-            self._notes.append("the files of the source were not looked at: only root may")
-        return tuple(found)
-
     def _verdict(self, place: str, asked: Asked) -> Verdict:
-        """The way to the place, as it is; or as it would be, through a detached mount."""
-        mount, target = self._action.mount, self._action.target
-        with ExitStack() as held:
-            covers: dict[str, Fd] = {}
-            if not self._ours:
-                if mount and self._action.verb == "mount":
-                    covers = self._covers(mount, held)
-                else:
-                    self._notes.append(
-                        "it isn't mounted, so only the way to its target was asked for"
-                    )
-            route = self._walk(place if self._ours else target, covers, asked)
-            judge = Judge(asked.person, self._of_mount, is_root=can_act_as_others())
-            verdict = judge.judge(route)
+        """The way to the place, as it is; of what isn't mounted, the way to its target."""
+        target = self._action.target
+        route = self._walk(place if self._ours else target, asked)
+        if not self._ours:
+            self._notes.append("it isn't mounted, so only the way to its target was asked for")
+            route = route._replace(missing=())  # a pass makes it
+        judge = Judge(asked.person, self._of_mount, is_root=can_act_as_others())
+        verdict = judge.judge(route)
         there = {each.found.mount for each in route.steps if each.path == target}
         if not there & self._ours:
             verdict = verdict.on_the_way()
@@ -253,40 +208,17 @@ class _Explainer:
         self._tell_of_end(route)
         return verdict
 
-    def _walk(self, place: str, covers: Mapping[str, Fd], asked: Asked) -> Route:
+    def _walk(self, place: str, asked: Asked) -> Route:
         name = asked.person.name if asked.person else ""
         try:
             if asked.how == "as-ourselves":
-                return walk(place, covers, Ourselves())
+                return walk(place, Ourselves())
             if asked.how and asked.person:
                 with Deputy(asked.person) as deputy:
-                    return walk(place, covers, deputy)
+                    return walk(place, deputy)
         except OSError as error:  # in a user namespace some ids and groups can't be had
             self._notes.append(f"the kernel can't be asked as {name}: {error.strerror}")
-        return walk(place, covers, None)
-
-    def _covers(self, mount: DesiredMount, held: ExitStack) -> dict[str, Fd]:
-        """The mount as it would be, detached; none where it can't be made."""
-        said = "only root can try; run it as root"
-        if not missing_capabilities(["CAP_SYS_ADMIN"]):
-            try:
-                source = self._sources.open(mount.volume, mount.target)
-                held.callback(source.fd.close)
-                namespaces = held.enter_context(Namespaces())
-                tree = build(source.fd, mount, namespaces.of(mount))
-            except VolumeError as error:
-                said = error.fault.message
-            except OSError as error:
-                said = str(error.strerror)
-            else:
-                self._ours = {tree.id, *tree.submounts}
-                self._mounts[tree.id] = ObservedMount(
-                    tree.id, 0, mount.target, mount.root, mount.fs_type, mount.superblock,
-                    mount.flags, source.own.is_fs_read_only, mount.idmap,
-                )  # fmt: skip
-                return {mount.target: held.enter_context(tree.fd)}
-        self._notes.append(f"it isn't mounted, and what lies below was not asked for: {said}")
-        return {}
+        return walk(place, None)
 
     @cached_property
     def _share(self) -> Share:

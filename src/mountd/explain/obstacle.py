@@ -11,7 +11,6 @@ import stat
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from mountd.core.acl import AclEntry, deciding_entry, rwx
 from mountd.core.idmapping import OVERFLOW_ID, Extents, inverse, seen_as
 from mountd.core.model import Ids, ObservedMount, Person
 from mountd.core.served import has_server
@@ -29,13 +28,13 @@ _BITS: dict[Wish, int] = {"read": 4, "write": 2, "execute": 1}
 class Place(NamedTuple):
     """A file or folder on the way, as it is seen, and the mount that it lies on if that is known.
 
-    `acl` is empty where it has none. `attribute`: one of chattr(1)'s that stops root too.
+    `attribute`: one of chattr(1)'s that stops root too.
     """
 
     path: str
     owner: Ids
     mode: int
-    acl: tuple[AclEntry, ...]
+    has_acl: bool
     attribute: Literal["immutable", "append-only"] | None
     mount: ObservedMount | None
 
@@ -76,7 +75,7 @@ def obstacle(wish: Wish, errno: int, place: Place, person: Person, share: Share 
         return _unmapped(place)
     if wish == "execute" and is_file and place.mode & 0o111 and _has(place.mount, "noexec"):
         return _noexec(place, share)
-    if place.owner.uid != person.uid and place.acl:
+    if place.owner.uid != person.uid and place.has_acl:
         return _acl(wish, place, person)
     who = _class_of(place, person)
     if place.mode >> _SHIFTS[who] & _BITS[wish]:
@@ -116,21 +115,17 @@ def _told(place: Place) -> str:
 
 
 def _acl(wish: Wish, place: Place, person: Person) -> Obstacle:
-    letter = _LETTERS[wish]
-    said = f" that gives no {letter}"
-    if entry := deciding_entry(place.acl, place.owner.gid, person):
-        said = f", whose entry `{entry}` gives no {letter}"
-        mask = next((each for each in place.acl if each.tag == "mask"), None)
-        if mask and entry.bits & _BITS[wish]:
-            said = f", whose `{mask}` takes {letter} from `{entry}`"
-    has = entry.bits if entry else 0
-    hint = f"{_setfacl(place, person, has | _BITS[wish])}; `getfacl {place.path}` shows it"
-    return Obstacle("acl", place.path, f"{_told(place)} has an ACL{said}", hint)
+    """Which of its entries counts is for `getfacl` to show."""
+    bits = _BITS[wish] | (0o7 if stat.S_ISDIR(place.mode) else 0o6)
+    hint = f"`getfacl {place.path}` shows it, {_setfacl(place, person, bits)} adds the user to it"
+    message = f"{_told(place)} has an ACL that gives no {_LETTERS[wish]}"
+    return Obstacle("acl", place.path, message, hint)
 
 
 def _setfacl(place: Place, person: Person, bits: int) -> str:
     """One's own entry counts instead of the group's or others', so it repeats what they gave."""
-    return f"`setfacl -m u:{person.uid}:{rwx(bits).replace('-', '')} {place.path}`"
+    letters = "".join(letter for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if bits & bit)
+    return f"`setfacl -m u:{person.uid}:{letters} {place.path}`"
 
 
 def is_read_only(mount: ObservedMount | None) -> bool:

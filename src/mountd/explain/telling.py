@@ -71,8 +71,6 @@ def _whose(row: Row, told: Explanation) -> str:
             return "the source's owner"
         case "root":
             return "stored as root's"
-        case "file":
-            return "some file's in the source"
         case "asker":
             return f"stored as {told.person.name}'s" if told.person else ""
         case "user":
@@ -150,7 +148,7 @@ def _steps(verdict: Verdict) -> list[str]:
         found = step.found
         path = step.path if step.leads_to is None else f"{step.path} → {step.leads_to}"
         path += "  ← stops here" if stop and step.path == stop.path else ""
-        mode = stat.filemode(found.mode) + ("+" if step.acl else "")
+        mode = stat.filemode(found.mode) + ("+" if step.has_acl else "")
         cells.append((_may(step), f"{found.uid}:{found.gid}", mode, printable(path)))
     columns = [*zip(*cells, strict=True)]
     if not any(columns[0][1:]):  # nobody was asked about

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from mountd.core.idmapping import OVERFLOW_ID, Extents, Idmapping, inverse, is_whole, seen_as
 from mountd.core.model import Ids
 
-Kind = Literal["owner", "user", "asker", "root", "file"]
+Kind = Literal["owner", "user", "asker", "root"]
 """Whose ids they are: the source's owner, the volume's user, whoever is asked about, a file's."""
 Origin = Literal["kernel", "record", "manifest"]
 """Who says which idmapping it is: of the mount that there is, or of the one that there would be."""

@@ -135,7 +135,7 @@ class Judge:
         found = step.found
         mount, _ = self._of_mount(found.mount)
         return Place(
-            step.path, Ids(found.uid, found.gid), found.mode, step.acl, step.attribute, mount
+            step.path, Ids(found.uid, found.gid), found.mode, step.has_acl, step.attribute, mount
         )
 
 

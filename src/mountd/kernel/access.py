@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from errno import ENOSYS, EPERM
 from functools import partial
 from queue import SimpleQueue
-from struct import iter_unpack
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-from mountd.core.acl import AclEntry, AclTag
 from mountd.core.model import Person
 from mountd.kernel.limits import NoThreadError
 from mountd.kernel.paths import ROOT
@@ -143,26 +141,3 @@ def _answer(file: Fd | None, path: str, mode: int) -> int:
             raise
         return error.errno or 0
     return 0
-
-
-def acl_of(file: Fd) -> tuple[AclEntry, ...]:
-    """The entries of a POSIX ACL, as seen through the mount; none where there is none to see."""
-    try:
-        value = os.getxattr(f"/proc/self/fd/{file.number}", "system.posix_acl_access")
-    except OSError:
-        return ()
-    return tuple(
-        AclEntry(_ACL_TAGS[tag], bits, id_)
-        for tag, bits, id_ in iter_unpack("<HHI", value[4:])
-        if tag in _ACL_TAGS
-    )
-
-
-_ACL_TAGS: dict[int, AclTag] = {  # linux/posix_acl.h
-    0x01: "user-owner",
-    0x02: "user",
-    0x04: "group-owner",
-    0x08: "group",
-    0x10: "mask",
-    0x20: "other",
-}

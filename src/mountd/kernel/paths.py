@@ -173,7 +173,7 @@ def _open_up(folder: Fd, name: str) -> None:
     Where all can write, somebody may have put another file of root's in its place: only one that is
     empty is touched. Some filesystems have no modes of their own, and stay as they are.
     """
-    if not _has_acl(folder, _DEFAULT_ACL):
+    if not has_acl(folder, _DEFAULT_ACL):
         return
     with suppress(OSError), openat2(folder, name, os.O_PATH, RESOLVE_NO_SYMLINKS) as new:
         path = f"/proc/self/fd/{new.number}"
@@ -181,7 +181,7 @@ def _open_up(folder: Fd, name: str) -> None:
         is_folder = stat.S_ISDIR(found.st_mode)
         if found.st_uid == ROOT and (os.listdir(path) if is_folder else found.st_size):
             return
-        if _has_acl(new):
+        if has_acl(new):
             os.removexattr(path, _ACL)
         os.chmod(path, stat.S_IMODE(found.st_mode) & stat.S_ISGID | 0o755)  # noqa: S103
 
@@ -298,12 +298,13 @@ def _writers(file: Fd, found: Stat) -> str | None:
     if found.mode & stat.S_IWGRP:
         if found.gid != ROOT:
             return f"group {found.gid}"
-        if _has_acl(file):  # then the group's bits are the most that anyone it names is granted
+        if has_acl(file):  # then the group's bits are the most that anyone it names is granted
             return "those whom its ACL names"
     return None
 
 
-def _has_acl(file: Fd, which: str = _ACL) -> bool:
+def has_acl(file: Fd, which: str = _ACL) -> bool:
+    """Whether a file has a POSIX ACL of its own (acl(5)), as far as we may see."""
     try:
         os.getxattr(f"/proc/self/fd/{file.number}", which)
     except OSError:

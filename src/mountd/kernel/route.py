@@ -1,17 +1,14 @@
-"""The way to a path, walked name by name as the kernel walks it, and what a user may at each step.
-
-What is not mounted yet is walked as if it were: a detached mount takes the place of its target.
-"""
+"""The way to a path, walked name by name as the kernel does, and what a user may at each step."""
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from errno import ELOOP, ENAMETOOLONG
 from typing import Literal, NamedTuple, TypeVar
 
-from mountd.core.acl import AclEntry
-from mountd.kernel.access import Asker, May, acl_of, may, reach
+from mountd.kernel.access import Asker, May, may, reach
+from mountd.kernel.paths import has_acl
 from mountd.kernel.syscalls import (
     RESOLVE_NO_MAGICLINKS,
     STATX_ATTR_APPEND,
@@ -37,7 +34,7 @@ class Step(NamedTuple):
     found: Stat
     leads_to: str | None = None
     may: May | None = None
-    acl: tuple[AclEntry, ...] = ()
+    has_acl: bool = False
 
     @property
     def attribute(self) -> Literal["immutable", "append-only"] | None:
@@ -64,19 +61,16 @@ class Route(NamedTuple):
     said: int = 0
 
 
-def walk(path: str, covers: Mapping[str, Fd], asker: Asker | None) -> Route:
-    """Walk an absolute path. `covers` are detached mounts by where they would be attached.
-
-    Raises OSError where the kernel can't be asked.
-    """
+def walk(path: str, asker: Asker | None) -> Route:
+    """Walk an absolute path. Raises OSError where the kernel can't be asked."""
     with ExitStack() as held:
-        walker = _Walker(covers, asker, held)
+        walker = _Walker(asker, held)
         if len(os.fsencode(path)) < _PATH_MAX:
             walker.walk([each for each in reversed(path.split("/")) if each])
         else:  # nobody gets there by its path
             walker.error = path, ENAMETOOLONG
     said = 0
-    if asker and not walker.is_covered and not (walker.missing or walker.error):
+    if asker and not (walker.missing or walker.error):
         said = asker.ask(lambda: reach(path))
     end = walker.stack[-1][1]
     crossed = tuple(dict.fromkeys(walker.crossed))
@@ -86,8 +80,7 @@ def walk(path: str, covers: Mapping[str, Fd], asker: Asker | None) -> Route:
 
 
 class _Walker:
-    def __init__(self, covers: Mapping[str, Fd], asker: Asker | None, held: ExitStack) -> None:
-        self._covers = covers
+    def __init__(self, asker: Asker | None, held: ExitStack) -> None:
         self._asker = asker
         self._held = held
         self._links = 0
@@ -97,7 +90,6 @@ class _Walker:
         self.crossed: list[Step] = []
         self.missing: tuple[str, ...] = ()
         self.error: tuple[str, int] | None = None
-        self.is_covered = False
 
     def walk(self, todo: list[str]) -> None:
         """Go down the names in `todo`, the next one last; a link's own names join them."""
@@ -111,10 +103,8 @@ class _Walker:
                 continue
             path = os.path.join(here.path, name)
             try:
-                self._enter(path, self._covers.get(path) or self._open(folder, name), todo)
+                self._enter(path, self._open(folder, name), todo)
             except (FileNotFoundError, NotADirectoryError):
-                if self._skip_to_cover(path, todo):
-                    continue
                 self.missing = (name, *reversed(todo))
                 return
             except OSError as error:
@@ -122,11 +112,8 @@ class _Walker:
                 return
 
     def _enter(self, path: str, file: Fd, todo: list[str]) -> None:
-        step = self._step(
-            path, self._held.enter_context(file) if path not in self._covers else file
-        )
+        step = self._step(path, self._held.enter_context(file))
         self.steps.append(step)
-        self.is_covered |= path in self._covers
         if step.leads_to is None:
             self.stack.append((file, step))
             return
@@ -137,16 +124,6 @@ class _Walker:
             del self.stack[1:]
         todo += [each for each in reversed(step.leads_to.split("/")) if each not in ("", ".")]
 
-    def _skip_to_cover(self, path: str, todo: list[str]) -> bool:
-        """Whether a detached mount lies below a folder that is missing, which would be made."""
-        for cover, file in self._covers.items():
-            names = cover.removeprefix(f"{path}/").split("/")
-            if cover.startswith(f"{path}/") and todo[-len(names) :] == names[::-1]:
-                del todo[-len(names) :]
-                self._enter(cover, file, todo)
-                return True
-        return False
-
     def _open(self, folder: Fd, name: str) -> Fd:
         flags = os.O_PATH | os.O_NOFOLLOW
         return self._as_either(lambda: openat2(folder, name, flags, RESOLVE_NO_MAGICLINKS))
@@ -156,7 +133,7 @@ class _Walker:
         if stat.S_ISLNK(found.mode):
             return Step(path, found, os.readlink("", dir_fd=file.number))
         answers = self._asker.ask(lambda: may(file)) if self._asker else None
-        return Step(path, found, None, answers, acl_of(file))
+        return Step(path, found, None, answers, has_acl(file))
 
     def _as_either(self, look: Callable[[], _Answer]) -> _Answer:
         """By us, else by the person: FUSE, or a server that squashes root, may shut root out."""
