@@ -147,125 +147,6 @@ def test_in_place_nothing_is_left_out(machine: World) -> None:
     assert [each for each in found if "recursive" in each] == []
 
 
-# Ids that extents leave out.
-
-
-def unmapped(name: str, side: str, id_: int, path: str, more: int = 0) -> str:
-    others = f" and {more} more" if more else ""
-    return (
-        f"volumes.{name}.idmap: `{side}` leaves out id {id_} ({path}){others}, so that shows as"
-        f" 65534 and can't be written; add an extent with `stored = {id_}`"
-    )
-
-
-def _own(path: Path, uid: int, gid: int = 20) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.touch()
-    os.chown(path, uid, gid)
-
-
-def test_ids_that_the_extents_leave_out_are_named(machine: World) -> None:
-    os.chown(machine / "source/hello", 7, 20)
-    machine.volumes(work=volume(machine, idmap=_EXTENTS))
-    assert check(machine) == [unmapped("work", "uids", 7, "/mnt/source/hello")]
-    machine.reconcile()
-    assert (machine / "work/hello").stat().st_uid == 65534
-    _own(machine / "source/deep/a", 8)
-    _own(machine / "source/deep/b", 510)
-    os.chown(machine / "source/deep", 501, 20)
-    gids = [{"stored": 20, "seen": 20, "count": 1}]
-    machine.volumes(work=volume(machine, idmap={**_EXTENTS, "gids": gids}))
-    os.chown(machine / "source", 501, 9)
-    assert check(machine) == [
-        unmapped("work", "gids", 9, "/mnt/source"),
-        unmapped("work", "uids", 7, "/mnt/source/hello", more=1),
-    ]
-
-
-def test_ids_of_single_files_and_of_filesystems_are_looked_at(machine: World) -> None:
-    os.chown(machine / "source/hello", 7, 20)
-    extents = {"uids": [{"stored": 0, "seen": 1000, "count": 1}]}
-    machine.volumes(
-        file={
-            "source": machine / "source/hello",
-            "target": machine / "file",
-            "idmap": extents,
-        },
-        fs={"type": "tmpfs", "source": "tag", "target": machine / "fs", "idmap": extents},
-    )
-    file = unmapped("file", "uids", 7, "/mnt/source/hello")
-    assert check(machine) == [file]
-    machine.reconcile()
-    assert check(machine) == [file]
-    base = next(Path(machine.state, "fs").iterdir())
-    (base / "hello").touch()
-    os.chown(base / "hello", 9, 9)
-    assert check(machine) == [
-        file,
-        unmapped("fs", "uids", 9, "/mnt/fs/hello"),
-    ]
-
-
-def test_ids_are_those_stored_whatever_the_sources_mount_shows(machine: World) -> None:
-    raw = volume(machine, target=machine / "seen", user="1000:1000")
-    machine.volumes(raw=raw)
-    machine.reconcile()
-    machine.volumes(
-        raw=raw,
-        work={
-            "source": machine / "seen",
-            "target": machine / "work",
-            "idmap": {"uids": [{"stored": 1000, "seen": 1000, "count": 1}]},
-        },
-    )
-    assert check(machine) == [unmapped("work", "uids", 501, "/mnt/seen")]
-
-
-@_KERNELS
-def test_in_place_the_id_itself_is_hidden_once_it_is_left_out(
-    machine: World, kernel: Kernel | None
-) -> None:
-    os.chown(machine / "source/hello", 7, 20)
-    machine.volumes(work=volume(machine, target=machine / "source", idmap=_EXTENTS))
-    assert check(machine, kernel=kernel) == [unmapped("work", "uids", 7, "/mnt/source/hello")]
-    machine.reconcile(kernel=kernel)
-    hidden = (
-        "volumes.work.idmap: `uids` leaves out the id of /mnt/source/hello, so that shows as"
-        " 65534 and can't be written; add an extent for it"
-    )
-    assert check(machine, kernel=kernel) == [hidden]
-
-
-def test_the_look_at_files_follows_no_link_and_crosses_no_mount(machine: World) -> None:
-    _own(machine / "elsewhere/file", 7)
-    os.symlink(machine / "elsewhere", machine / "source/link")
-    os.lchown(machine / "source/link", 501, 20)
-    (machine / "source/fs").mkdir()
-    os.chown(machine / "source/fs", 501, 20)
-    run("mount", "--bind", str(machine / "elsewhere"), str(machine / "source/fs"))
-    machine.volumes(work=volume(machine, idmap=_EXTENTS, recursive=True))
-    assert check(machine) == []
-
-
-def test_the_look_at_files_is_bounded_and_takes_the_nearest_first(machine: World) -> None:
-    many = machine / "source/a/many"
-    _own(machine / "source/first/file", 7)
-    many.mkdir(parents=True)
-    _own(machine / "source/last/file", 8)
-    for number in range(20_000):
-        (many / f"{number}").touch()
-        os.chown(many / f"{number}", 501, 20)
-    _own(many / "deep/file", 9)
-    run("chown", "501:20", *(str(machine / "source" / each) for each in ("first", "last", "a")))
-    run("chown", "501:20", str(many), str(many / "deep"))
-    machine.volumes(work=volume(machine, idmap=_EXTENTS))
-    (found,) = check(machine)
-    assert "/file) and 1 more, so" in found
-    for name in ("first", "last"):
-        os.chown(machine / "source" / name / "file", 501, 20)
-    assert check(machine) == []
-
-
 # What the target hides.
 
 
@@ -560,11 +441,6 @@ def test_an_unprivileged_run_says_what_it_could_not_see(machine: World) -> None:
             " run it as root"
         ),
         "volumes.work.target: we may not look into /mnt/work; run it as root to be told more",
-        unmapped("other", "uids", 7, "/mnt/source/hello"),
-        (
-            "volumes.other.idmap: we may not look into /mnt/source/private; run it as root to be"
-            " told more"
-        ),
     ]
 
 

@@ -7,13 +7,11 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from time import monotonic
 from typing import NamedTuple
 
 from mountd.check import words as doubt
-from mountd.check.unmapped import Unmapped
 from mountd.check.words import Doubt, Who
-from mountd.core.idmapping import OVERFLOW_ID, Idmapping
+from mountd.core.idmapping import OVERFLOW_ID
 from mountd.core.model import (
     Action,
     DesiredMount,
@@ -40,8 +38,6 @@ from mountd.reconcile.filesystems import mounted_filesystems
 from mountd.reconcile.record import read_record
 from mountd.reconcile.sources import Source, Sources
 
-_MOST_SECONDS = 1.0
-_MOST_SECONDS_IN_ALL = 10.0
 _MOST_NAMES = 1_000
 
 
@@ -57,12 +53,11 @@ def find_doubts(result: Report, state_dir: str) -> Doubts:
     actions = [each.action for each in result.outcomes]
     staying = [each for each in actions if not each.is_departure]
     doubter = _Doubter(actions, state_dir)
-    looker = Looker[Action, tuple[list[Doubt], int]](
+    looker = Looker[Action, list[Doubt]](
         Patience(), doubter.look, _give_up, key=lambda action: action.volume
     )
-    answers = looker.look_at(staying)
-    found = [each for doubts, _ in answers for each in doubts]
-    return Doubts(tuple(found), tuple(_unseen(staying, sum(skipped for _, skipped in answers))))
+    found = [each for doubts in looker.look_at(staying) for each in doubts]
+    return Doubts(tuple(found), tuple(_unseen(staying)))
 
 
 def with_doubts(result: Report, found: Sequence[Doubt]) -> Report:
@@ -83,17 +78,17 @@ def _with_notes(action: Action, notes: Sequence[str]) -> Action:
     return action._replace(notes=(*dict.fromkeys((*action.notes, *notes)),))
 
 
-def _give_up(action: Action, error: OSError) -> tuple[list[Doubt], int]:
+def _give_up(action: Action, error: OSError) -> list[Doubt]:
     if isinstance(error, TimeoutError):
         found = doubt.not_answering(action.volume, action.source, action.target, PATIENCE)
     else:
         places = action.source, action.target
         fault = fault_of(error, f"look at {' or '.join(places)}", places)
         found = doubt.not_looked_at(action.volume, fault.message)
-    return [found], 0
+    return [found]
 
 
-def _unseen(staying: Sequence[Action], skipped: int) -> Iterator[str]:
+def _unseen(staying: Sequence[Action]) -> Iterator[str]:
     mounts = [each.mount for each in staying if each.mount]
     if missing_capabilities(["CAP_SYS_ADMIN"]) and any(_wants_idmap(each) for each in mounts):
         yield (
@@ -104,12 +99,6 @@ def _unseen(staying: Sequence[Action], skipped: int) -> Iterator[str]:
         yield (
             "whether the users reach their targets was not looked at: only root may ask that;"
             " run it as root"
-        )
-    if skipped:
-        what = "1 more volume" if skipped == 1 else f"{skipped} more volumes"
-        yield (
-            f"the files of {what} were not looked at, for the others' took"
-            f" {_MOST_SECONDS_IN_ALL:g} s; check such volumes in a manifest of their own"
         )
 
 
@@ -136,13 +125,10 @@ class _Doubter:
         self._accounts: dict[str, Accounts] = {}
         self._closed: dict[tuple[str, Person], str | None] = {}
         self._can_act_as_others = can_act_as_others()
-        self._seconds_left = _MOST_SECONDS_IN_ALL
-        self._skipped = 0
 
-    def look(self, action: Action) -> tuple[list[Doubt], int]:
-        """What is to be doubted, and for how many volumes there was no time."""
+    def look(self, action: Action) -> list[Doubt]:
+        """What is to be doubted of a volume."""
         found: list[Doubt] = []
-        self._skipped = 0
         try:
             found += self._hidden(action)
             if mount := action.mount:
@@ -152,7 +138,7 @@ class _Doubter:
             found.append(doubt.not_looked_at(action.volume, error.fault.message))
         except OSError as error:
             found.append(doubt.not_looked_at(action.volume, error.strerror or str(error)))
-        return found, self._skipped
+        return found
 
     def _hidden(self, action: Action) -> Iterator[Doubt]:
         """What lies in the target's folder, if a first mount is to come over it."""
@@ -222,8 +208,6 @@ class _Doubter:
         source = self._sources.open(volume, mount.target)
         with source.fd:
             yield from self._left_out(mount, source)
-            if isinstance(volume.idmap, Idmapping) and _wants_idmap(mount):
-                yield from self._unmapped(mount, source)
 
     def _left_out(self, mount: DesiredMount, source: Source) -> Iterator[Doubt]:
         """The mounts below the source, which a clone that isn't recursive has not."""
@@ -243,22 +227,3 @@ class _Doubter:
         begin = f"{path.rstrip('/')}/"
         first = bisect_left(self._by_point, begin, key=lambda each: each.point)
         return takewhile(lambda it: it.point.startswith(begin), self._by_point[first:])
-
-    def _unmapped(self, mount: DesiredMount, source: Source) -> Iterator[Doubt]:
-        """Ids of files that the extents leave out."""
-        unmapped = Unmapped(mount)
-        if not unmapped.is_possible:
-            return
-        if self._seconds_left <= 0:
-            self._skipped += 1
-            return
-        name = mount.volume.name
-        place = mount.target if mount.volume.type else source.path
-        begun = monotonic()
-        unmapped.look(source.fd, place, min(_MOST_SECONDS, self._seconds_left))
-        self._seconds_left -= monotonic() - begun
-        for side, ids in unmapped.ids.items():
-            yield doubt.unmapped(name, side, ids, unmapped.examples[side])
-        if unmapped.closed:
-            path = f"{place}/{unmapped.closed[0]}".rstrip("/")
-            yield doubt.closed_to_us(name, "idmap", path)

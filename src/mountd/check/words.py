@@ -34,18 +34,6 @@ def left_out(volume: str, source: str, points: Sequence[str]) -> Doubt:
     return Doubt(volume, "recursive", f"{text}; set `recursive = true` to include {them}")
 
 
-def unmapped(
-    volume: str, side: Literal["uids", "gids"], ids: Sequence[int | None], path: str
-) -> Doubt:
-    """`ids` are those left out, None for one that can't be seen; `path` belongs to the first."""
-    first, *others = ids
-    what = f"id {first} ({path})" if first is not None else f"the id of {path}"
-    more = f" and {len(others)} more" if others else ""
-    add = f"an extent with `stored = {first}`" if first is not None else "an extent for it"
-    text = f"`{side}` leaves out {what}{more}, so that shows as 65534 and can't be written"
-    return Doubt(volume, "idmap", f"{text}; add {add}")
-
-
 def hides(volume: str, target: str, names: Sequence[str], count: int | None) -> Doubt:
     """`count`: of how many these names are the first; None: too many to be counted."""
     text = f"{target} isn't empty, and its files are hidden by the mount ({_some(names, count)})"
