@@ -41,6 +41,8 @@ _AGAIN = 0.05
 """Retry interval while another process holds the lock, or is saving the manifest."""
 _IDLE_TIMES = 4
 """After a look that found nothing, or a pass, the pause is this many times as long as it took."""
+_DYING = 2.0
+"""Seconds for which a watch that was killed may keep its lock: until its children are gone, too."""
 _OTHERS = 1.0
 """Seconds until it is seen whether another process still watches."""
 
@@ -361,13 +363,13 @@ class Watch:
 
     def _wait_for_lock(self, error: LockedError) -> None:
         now = monotonic()
-        if isinstance(error, WatchedError):
-            if not self._has_begun:
-                raise error
-            self._due = now + _OTHERS
-        else:
-            self._due = now + _AGAIN
         self._locked_since = self._locked_since or now
+        self._due = now + _AGAIN
+        if isinstance(error, WatchedError):
+            if not self._has_begun and now - self._locked_since > _DYING:
+                raise error
+            if self._has_begun:
+                self._due = now + _OTHERS
         if now - self._locked_since > self._most_wait:
             self._tell_trouble("pass", str(error))
 
