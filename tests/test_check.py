@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from old_kernel import DEBIAN_12, NO_IDMAPPING, Kernel
-from test_safety import Reply, Server
+from silent_server import Reply, Server
 from world import MOUNTD, World, run
 
 _PASSWD = "node:x:1000:1000::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"

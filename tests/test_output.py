@@ -16,7 +16,7 @@ from unicodedata import category
 
 import pytest
 from every_state import ACTIONS, make_every_state
-from test_safety import Server
+from silent_server import Server
 from watcher import eventually
 from world import MOUNTD, Result, World, run
 

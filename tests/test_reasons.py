@@ -12,9 +12,9 @@ import kill_at
 import pytest
 from fuse_server import served
 from old_kernel import DEBIAN_13, FILTERED, NO_IDMAPPING, Kernel
+from silent_server import Server
 from test_deep_paths import FARTHEST, deep
 from test_fallback import filesystem, reconcile_while_the_owner_changes
-from test_safety import Server
 from world import MOUNTD, Result, World, mount_idmapped, run, running
 
 from mountd.core.model import Reason

@@ -13,8 +13,8 @@ from time import monotonic
 
 import pytest
 from old_kernel import Kernel
+from silent_server import Server
 from test_layers import Machine
-from test_safety import Server
 from watcher import PATIENCE, Watcher, eventually, watch
 from world import World, mount_id, owner, run
 

@@ -11,7 +11,7 @@ from signal import SIGHUP, SIGINT, SIGTERM, Signals
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 import pytest
-from test_safety import Server
+from silent_server import Server
 from test_watch_edits import (
     comes_to_say,
     comes_to_show,
