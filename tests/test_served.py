@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fuse_server import WRITE, served
-from test_watch_drift import is_mounted
+from volumes import is_mounted
 from watcher import eventually, watch
 from world import MOUNTD, World, run, running
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_watch_drift import do, is_mounted, make_plain, table
-from watcher import eventually, watch
+from volumes import is_mounted, make_plain, table
+from watcher import do, eventually, watch
 from world import World, record_of, run
 
 _LOSSES: dict[str, Callable[[World], object]] = {

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from old_kernel import DEBIAN_12, DEBIAN_13, Kernel
-from watcher import Watcher, eventually, watch
+from volumes import NODE, Table, is_mounted, make_plain, table
+from watcher import Watcher, counted_passes, do, eventually, watch
 from world import World, mount_id, owner, record_of, run
 
 from mountd.kernel.syscalls import (
@@ -24,9 +25,7 @@ from mountd.kernel.syscalls import (
     mount_setattr,
 )
 
-NODE = (1000, 1000)
 KINDS = ("plain", "outer", "outer/inner", "tree", "place", "file", "typed")
-Table = list[tuple[str, str, list[str]]]
 
 
 def make_kinds(world: World) -> None:
@@ -51,36 +50,6 @@ def make_kinds(world: World) -> None:
     world.volumes(**tables)
 
 
-def make_plain(world: World, *names: str, **keys: Any) -> None:
-    """A manifest with these volumes, all of one source."""
-    if not (world / "source").exists():
-        world.folder("source")
-    common = {"source": world / "source", "user": "1000:1000", **keys}
-    world.volumes(**{name.replace("/", "-"): {**common, "target": world / name} for name in names})
-
-
-# what mountd has just mounted it may still be looking at
-_PATIENTLY = """umount() {
-    for try in $(seq 5000); do
-        said=$(command umount "$@" 2>&1) && return
-        case $said in *busy*) sleep 0.02 ;; *) break ;; esac
-    done
-    echo "$said" >&2
-    return 1
-}
-"""
-
-
-def do(world: World, script: str) -> None:
-    """Run this in the world, as somebody else."""
-    run("sh", "-ec", f"{_PATIENTLY}cd {world.path}; {script}")
-
-
-def table(world: World) -> Table:
-    """All mounts, as a person sees them."""
-    return sorted((each.point, each.root, sorted(each.options)) for each in world.mounts())
-
-
 def see_usable(target: Path) -> None:
     """What node makes is node's there; a file is just looked at."""
     assert owner(target) == NODE
@@ -88,29 +57,6 @@ def see_usable(target: Path) -> None:
         run("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "touch", f"{target}/made")
         assert owner(target / "made") == NODE
         (target / "made").unlink()
-
-
-@contextmanager
-def counted_passes(world: World) -> Iterator[Callable[[], int]]:
-    """How often the lock that each pass takes has been opened: passes, and tries to make one."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Fd(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)) as inotify:
-        lock = f"{world.state}/lock".encode()
-        assert libc.inotify_add_watch(inotify.number, lock, 0x20 | 0x08) > 0  # IN_OPEN, IN_CLOSE
-        count = 0
-
-        def passes() -> int:
-            nonlocal count
-            try:
-                while data := os.read(inotify.number, 65536):
-                    count += sum(data[at + 4] & 0x20 != 0 for at in range(0, len(data), 16))
-            except BlockingIOError:
-                pass
-            return count
-
-        yield passes
 
 
 def settled(watcher: Watcher, passes: Callable[[], int]) -> int:
@@ -194,11 +140,6 @@ def see_undone(world: World, undoing: str, kernel: Kernel | None = None) -> None
             see_usable(world / kind)
         eventually(lambda: watcher.status.endswith(" volumes mounted"))
         assert "someone keeps" not in watcher.log
-
-
-def is_mounted(path: Path) -> bool:
-    """Whether it is there as desired; this alone says nothing of what else there is."""
-    return owner(path / "hello") == NODE
 
 
 @pytest.mark.parametrize("undoing", ["umount", "mount --make-shared", "mount_setattr"])

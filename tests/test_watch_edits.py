@@ -1,6 +1,5 @@
 """`mountd watch` and edits: however a file is saved, what it says in the end is what is mounted."""
 
-import fcntl
 import mmap
 import os
 import shutil
@@ -15,10 +14,19 @@ import pytest
 from old_kernel import Kernel
 from silent_server import Server
 from test_layers import Machine
-from watcher import PATIENCE, Watcher, eventually, watch
+from volumes import NODE, comes_to_show, shown, volumes
+from watcher import (
+    PATIENCE,
+    Watcher,
+    comes_to_say,
+    eventually,
+    is_locked,
+    lock_held,
+    steadily,
+    watch,
+)
 from world import World, mount_id, owner, run
 
-NODE = (1000, 1000)
 Save = Callable[[Path, str], None]
 
 
@@ -29,45 +37,8 @@ def place(world: World) -> World:
     return world
 
 
-def volumes(world: World, *names: str, user: str = "1000:1000") -> str:
-    """A manifest of these, each of which is the source, at a target of its name."""
-    return "".join(
-        f'[volumes.{name}]\nsource = "{world.path}/source"\ntarget = "{world.path}/to/{name}"\n'
-        f'user = "{user}"\n'
-        for name in names
-    )
-
-
-def shown(world: World) -> str:
-    """The volumes whose files are seen to be node's, in the order of the alphabet."""
-    targets = sorted((world / "to").glob("*"))
-    return " ".join(each.name for each in targets if _is_nodes(each / "hello"))
-
-
-def _is_nodes(path: Path) -> bool:
-    try:
-        return owner(path) == NODE
-    except FileNotFoundError:
-        return False
-
-
-def comes_to_show(world: World, names: str) -> None:
-    eventually(lambda: shown(world) == names, f"{names!r}, for it is {shown(world)!r}")
-
-
-def comes_to_say(watcher: Watcher, status: str) -> None:
-    eventually(lambda: watcher.status.startswith(status), f"{status!r}")
-
-
 def comes_to_be(path: Path, *ids: int) -> None:
     eventually(lambda: owner(path) == ids, f"{path} of {ids}")
-
-
-def steadily(holds: Callable[[], object], seconds: float = 0.4) -> None:
-    """See that this holds for several times as long as an edit takes to be acted on."""
-    end = monotonic() + seconds
-    while monotonic() < end:
-        assert holds()
 
 
 @contextmanager
@@ -78,25 +49,6 @@ def watched(world: World, *names: str) -> Iterator[Watcher]:
     with watch(world) as watcher:
         comes_to_show(world, " ".join(names))
         yield watcher
-
-
-@contextmanager
-def lock_held(world: World) -> Iterator[None]:
-    """Another pass runs, as far as the lock tells."""
-    Path(world.state).mkdir(exist_ok=True)
-    with open(f"{world.state}/lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def is_locked(world: World) -> bool:
-    """Whether a pass runs."""
-    with open(f"{world.state}/lock") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def in_place(file: Path, text: str) -> None:

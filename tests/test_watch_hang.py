@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_watch_drift import NODE, do, is_mounted, table
-from watcher import Watcher, eventually, watch
+from volumes import NODE, is_mounted, table
+from watcher import Watcher, do, eventually, watch
 from world import World, owner, record_of, run
 
 from mountd.kernel.patience import PATIENCE

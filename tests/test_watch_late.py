@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 import pytest
-from test_watch_drift import NODE, counted_passes, do, is_mounted, make_plain, table
-from watcher import eventually, watch
+from volumes import NODE, is_mounted, make_plain, table
+from watcher import counted_passes, do, eventually, watch
 from world import World, disks, owner, running
 
 ARRIVALS: dict[str, tuple[dict[str, Any], str]] = {

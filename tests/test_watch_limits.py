@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from test_watch_drift import do, is_mounted, make_plain
-from watcher import eventually, watch
+from volumes import is_mounted, make_plain
+from watcher import do, eventually, watch
 from world import MOUNTD, World, record_of, run
 
 from mountd.watch.glances import trail

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
-from test_watch_drift import do, is_mounted, make_plain, table
-from watcher import PATIENCE, eventually, watch
+from volumes import is_mounted, make_plain, table
+from watcher import PATIENCE, do, eventually, watch
 from world import MOUNTD, World, run
 
 from mountd.report.outlet import Outlet

@@ -12,16 +12,17 @@ from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 import pytest
 from silent_server import Server
-from test_watch_edits import (
+from volumes import comes_to_show, shown, volumes
+from watcher import (
+    PATIENCE,
+    Watcher,
     comes_to_say,
-    comes_to_show,
+    eventually,
     is_locked,
     lock_held,
-    shown,
     steadily,
-    volumes,
+    watch,
 )
-from watcher import PATIENCE, Watcher, eventually, watch
 from world import MOUNTD, World
 
 OFTEN = {"WATCHDOG_USEC": "200000"}

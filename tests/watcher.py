@@ -1,5 +1,7 @@
 """`mountd watch` in a test's world: started, fed with events, asked what it told."""
 
+import ctypes
+import fcntl
 import os
 import signal
 import socket
@@ -12,12 +14,24 @@ from typing import IO, Any
 
 import forks
 from old_kernel import Kernel
-from world import MOUNTD, World
+from world import MOUNTD, World, run
+
+from mountd.kernel.syscalls import Fd
 
 _ENVIRONMENT = {key: text for key, text in os.environ.items() if key != "INVOCATION_ID"}
 """Not as a unit of systemd's: those are refused in a mount namespace of their own."""
 PATIENCE = 120.0
 """Seconds after which what was to happen is held not to: the machine may be busy."""
+# what mountd has just mounted it may still be looking at
+_PATIENTLY = """umount() {
+    for try in $(seq 5000); do
+        said=$(command umount "$@" 2>&1) && return
+        case $said in *busy*) sleep 0.02 ;; *) break ;; esac
+    done
+    echo "$said" >&2
+    return 1
+}
+"""
 
 
 def eventually(holds: Callable[[], object], what: str = "") -> None:
@@ -33,6 +47,13 @@ def _is_so(holds: Callable[[], object]) -> bool:
         return bool(holds())
     except OSError:
         return False
+
+
+def steadily(holds: Callable[[], object], seconds: float = 0.4) -> None:
+    """See that this holds for several times as long as an edit takes to be acted on."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert holds()
 
 
 class Watcher:
@@ -123,3 +144,52 @@ def watch(
                 yield watcher
             finally:
                 process.kill()
+
+
+def comes_to_say(watcher: Watcher, status: str) -> None:
+    eventually(lambda: watcher.status.startswith(status), f"{status!r}")
+
+
+def do(world: World, script: str) -> None:
+    """Run this in the world, as somebody else."""
+    run("sh", "-ec", f"{_PATIENTLY}cd {world.path}; {script}")
+
+
+@contextmanager
+def counted_passes(world: World) -> Iterator[Callable[[], int]]:
+    """How often the lock that each pass takes has been opened: passes, and tries to make one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Fd(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)) as inotify:
+        lock = f"{world.state}/lock".encode()
+        assert libc.inotify_add_watch(inotify.number, lock, 0x20 | 0x08) > 0  # IN_OPEN, IN_CLOSE
+        count = 0
+
+        def passes() -> int:
+            nonlocal count
+            try:
+                while data := os.read(inotify.number, 65536):
+                    count += sum(data[at + 4] & 0x20 != 0 for at in range(0, len(data), 16))
+            except BlockingIOError:
+                pass
+            return count
+
+        yield passes
+
+
+@contextmanager
+def lock_held(world: World) -> Iterator[None]:
+    """Another pass runs, as far as the lock tells."""
+    Path(world.state).mkdir(exist_ok=True)
+    with open(f"{world.state}/lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_locked(world: World) -> bool:
+    """Whether a pass runs."""
+    with open(f"{world.state}/lock") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
