@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_layers import ETC, RUN, SERVICE, USR, Machine, volume
+from search_path import ETC, RUN, SERVICE, USR, Machine, volume
 from watcher import eventually, watch
 from world import Result, World
 

@@ -12,8 +12,8 @@ from time import monotonic
 
 import pytest
 from old_kernel import Kernel
+from search_path import ETC, RUN, USR, Machine
 from silent_server import Server
-from test_layers import Machine
 from volumes import NODE, comes_to_show, shown, volumes
 from watcher import (
     PATIENCE,
@@ -282,9 +282,6 @@ def test_drop_ins_are_followed_from_the_folder_that_appears_to_the_last_one_remo
         shutil.rmtree(folder)
         comes_to_show(place, "a")
         assert "error" not in watcher.log
-
-
-ETC, RUN, USR = (f"{each}/mountd.toml" for each in ("/etc", "/run", "/usr/lib"))
 
 
 def test_the_search_path_is_followed_in_all_its_places(place: World) -> None:
