@@ -8,11 +8,10 @@ import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from deep_folders import ALICE, FARTHEST, deep
 from hypothesis import given
 from hypothesis import strategies as st
 from old_kernel import DEBIAN_12, Kernel
@@ -24,11 +23,8 @@ from mountd.core.mountinfo import parse_user
 from mountd.core.targets import Places, folders_above, is_within
 from mountd.core.words.printable import printable
 
-ALICE = 1000
 _libc = ctypes.CDLL(None, use_errno=True)
 SHAPES = {"longer than PATH_MAX": (25, "d" * 200), "deep": (700, "b"), "both": (3000, "b")}
-FARTHEST = (5500, "d" * 200)
-"""More than a MiB."""
 
 
 def points() -> list[bytes]:
@@ -44,22 +40,6 @@ def points() -> list[bytes]:
 def is_there(target: Path) -> bool:
     """Whether a volume of this world is mounted there."""
     return owner(target / "hello") == (ALICE, ALICE)
-
-
-@contextmanager
-def deep(folder: Path, levels: int, name: str) -> Iterator[int]:
-    """A descriptor of a folder so many levels below, each of this name; they are Alice's."""
-    here = os.open(folder, os.O_RDONLY)
-    for _ in range(levels):
-        os.mkdir(name, dir_fd=here)
-        os.chown(name, ALICE, ALICE, dir_fd=here)
-        inner = os.open(name, os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = inner
-    try:
-        yield here
-    finally:
-        os.close(here)
 
 
 def mount_in(folder: int, name: bytes = b".") -> None:

@@ -15,8 +15,8 @@ import test_output
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from old_kernel import DEBIAN_12, DEBIAN_13, NO_IDMAPPING, Kernel
+from refusals import filesystem
 from silent_server import Server
-from test_fallback import filesystem
 from world import (
     MOUNTD,
     Result,

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, get_args
 
 import kill_at
 import pytest
+from deep_folders import FARTHEST, deep
 from fuse_server import served
 from old_kernel import DEBIAN_13, FILTERED, NO_IDMAPPING, Kernel
+from refusals import filesystem, reconcile_while_the_owner_changes
 from silent_server import Server
-from test_deep_paths import FARTHEST, deep
-from test_fallback import filesystem, reconcile_while_the_owner_changes
 from world import MOUNTD, Result, World, mount_idmapped, run, running
 
 from mountd.core.model import Reason

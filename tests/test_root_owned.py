@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from test_deep_paths import FARTHEST, deep
+from deep_folders import FARTHEST, deep
 from watcher import eventually, watch
 from world import Result, World, disks, owner, record_of, run, running
 
