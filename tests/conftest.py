@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from golden import GOLDEN, Golden
 from hypothesis import HealthCheck, settings
+from journald import Journal, journald
 from world import World, run
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -84,6 +86,27 @@ def shared_world(namespace: None) -> World:  # noqa: ARG001
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/mnt")
     run("mount", "--make-shared", "/mnt")
     return World("/mnt")
+
+
+@pytest.fixture
+def journal(world: World) -> Iterator[Journal]:
+    """What mountd tells a journald, while that runs."""
+    with journald(world) as journal:
+        yield journal
+
+
+@pytest.fixture
+def golden(pytestconfig: pytest.Config) -> Golden:
+    """Compare a text with the golden file of a name, or make it that with --update-golden."""
+
+    def compare(name: str, text: str) -> None:
+        file = GOLDEN / "output" / f"{name}.txt"
+        if pytestconfig.getoption("update_golden"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        assert text == file.read_text()
+
+    return compare
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

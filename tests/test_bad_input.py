@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from golden import GOLDEN
+from package import PROJECT
 from world import Mount, Result, World
 
 from mountd.manifest.layers import find_layers
@@ -16,8 +18,8 @@ from mountd.manifest.load import load_manifest
 from mountd.manifest.problem import ManifestError
 from mountd.reconcile.reading import read_manifest
 
-GOLDEN = Path(__file__).parent / "golden" / "bad-input"
-SUITE = Path(__file__).parents[2] / "shared/data/toml-test"
+MANIFESTS = GOLDEN / "bad-input"
+SUITE = PROJECT.parent / "shared/data/toml-test"
 MIB = 1 << 20
 """From 2.4.1 on it takes no key of so many parts; what is refused before is the table of it."""
 
@@ -72,10 +74,10 @@ def assert_told(result: Result, content: bytes) -> None:
         ), f"the caret is not below {pointed}"
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.toml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in MANIFESTS.glob("*.toml")))
 def test_a_wrong_manifest(world: World, name: str, pytestconfig: pytest.Config) -> None:
-    told = refused(world, (GOLDEN / f"{name}.toml").read_bytes()).err
-    golden = GOLDEN / f"{name}.txt"
+    told = refused(world, (MANIFESTS / f"{name}.toml").read_bytes()).err
+    golden = MANIFESTS / f"{name}.txt"
     if pytestconfig.getoption("update_golden"):
         golden.write_text(told)
     assert told == golden.read_text()
@@ -145,12 +147,12 @@ def test_a_wrong_manifest_that_no_editor_would_write(
 @pytest.mark.parametrize("words", [["reconcile", "-n"], ["check"], ["status"]])
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_every_command_tells_the_same(world: World, words: list[str], uid: int) -> None:
-    told = refused(world, (GOLDEN / "targets.toml").read_bytes()).err
+    told = refused(world, (MANIFESTS / "targets.toml").read_bytes()).err
     before = snapshot(world)
     result = world.mountd(*words, "--json", uid=uid)
     assert result.status == 78
     assert result.err == told
-    assert_told(result, (GOLDEN / "targets.toml").read_bytes())
+    assert_told(result, (MANIFESTS / "targets.toml").read_bytes())
     if not uid:  # for a user the test's own interpreter is mounted where he can reach it
         assert snapshot(world) == before
 

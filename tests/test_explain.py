@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import test_output
+from golden import Golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from old_kernel import DEBIAN_12, DEBIAN_13, NO_IDMAPPING, Kernel
@@ -37,7 +37,6 @@ from mountd.explain.explanation import explanation_document
 from mountd.explain.travel import arrival, departure
 from mountd.reconcile.passes import Settings
 
-golden = test_output.golden
 _PASSWD = "root:x:0:0::/:/bin/sh\nnode:x:1000:1000::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n"
 _GROUP = "root:x:0:\nnode:x:1000:\nwww-data:x:33:\nhelpers:x:2000:node\n"
 _GROUPS = {"node": (1000, 1000, (2000,)), "www-data": (33, 33, ()), "root": (0, 0, ())}
@@ -840,7 +839,7 @@ _SCREENS: dict[str, tuple[Make, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", _SCREENS)
-def test_what_a_person_reads(machine: World, golden: test_output.Golden, name: str) -> None:
+def test_what_a_person_reads(machine: World, golden: Golden, name: str) -> None:
     make, words = _SCREENS[name]
     os.chown(machine / "source/tool", 0, 0)
     make(machine)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_journal
+from journald import Journal
 from old_kernel import DEBIAN_12, FILTERED, NO_IDMAPPING, Kernel
 from refusals import filesystem, reconcile_while_the_owner_changes, volume
 from world import (
@@ -23,7 +23,6 @@ from world import (
 
 from mountd.report.journal import MESSAGE_IDS
 
-journal = test_journal.journal
 VERSION = ".".join(os.uname().release.split(".")[:2])
 STOPPED = pytest.mark.parametrize("kernel", [NO_IDMAPPING, FILTERED], ids=lambda it: it.name)
 needs_loop = pytest.mark.needs_loop
@@ -93,9 +92,7 @@ def in_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_journal_has_a_record_of_it_in_every_pass(
-    world: World, journal: test_journal.Journal
-) -> None:
+def test_the_journal_has_a_record_of_it_in_every_pass(world: World, journal: Journal) -> None:
     with filesystem(world, "overlay"):
         volume(world)
         ids = [journal.mountd("reconcile", "--json").document["pass_id"] for _ in range(3)]
@@ -114,7 +111,7 @@ def test_the_journal_has_a_record_of_it_in_every_pass(
 
 
 def test_nothing_is_said_of_a_fallback_that_left_or_is_not_used(
-    world: World, journal: test_journal.Journal
+    world: World, journal: Journal
 ) -> None:
     with filesystem(world, "overlay"):
         volume(world)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden import GOLDEN
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from world import World, disks, mount_table, run
@@ -23,7 +24,7 @@ from mountd.kernel.syscalls import MOUNT_ATTR_IDMAP, Fd, mount_setattr
 from mountd.kernel.userns import make_user_namespace
 
 Disk = Callable[..., str]
-GOLDEN = Path(__file__).parent / "golden/filesystem-refusals.txt"
+REFUSALS = GOLDEN / "filesystem-refusals.txt"
 needs_loop = pytest.mark.needs_loop
 SWAPPED = Idmapping(swap(501, 1000), swap(20, 1000))
 
@@ -163,7 +164,7 @@ def refusal(fs_type: str, source: str, *options: str) -> Fault:
 
 def refusals() -> list[Any]:
     """Each attempt of the golden file with what is said; `$ext4` is a device made as such."""
-    entries = [entry.split("\n", 1) for entry in GOLDEN.read_text().strip().split("\n\n")]
+    entries = [entry.split("\n", 1) for entry in REFUSALS.read_text().strip().split("\n\n")]
     return [
         pytest.param(attempt, said, id=attempt[:40], marks=[needs_loop] if "$" in attempt else [])
         for attempt, said in entries
@@ -186,8 +187,8 @@ def test_each_refusal_says_what_the_kernel_said(
     fault = refusal(fs_type, source, *options)
     told = f"    {fault.state}, {fault.code}: {fault.message}\n    {fault.hint}".replace(name, "$")
     if pytestconfig.getoption("update_golden"):
-        changed = GOLDEN.read_text().replace(f"{attempt}\n{said}", f"{attempt}\n{told}")
-        GOLDEN.write_text(changed)
+        changed = REFUSALS.read_text().replace(f"{attempt}\n{said}", f"{attempt}\n{told}")
+        REFUSALS.write_text(changed)
     else:
         assert told == said
 

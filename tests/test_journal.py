@@ -1,92 +1,19 @@
 """A pass as journald keeps it; and as lines, where stderr is not the journal."""
 
 import fcntl
-import json
 import os
 import re
-import socket
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from every_state import make_every_state
-from world import MOUNTD, Result, World, run
+from journald import SOCKETS, Journal
+from world import World, run
 
 from mountd.report.journal import MESSAGE_IDS
 
-_SOCKETS = "/run/systemd/journal"
-_CONF = """[Journal]
-Storage=volatile
-ReadKMsg=no
-Audit=no
-RateLimitIntervalSec=0
-SplitMode=none
-"""
 _EVENTS = {each: event for event, each in MESSAGE_IDS.items()}
-
-
-class Journal:
-    """A journald of the test's own, and mountd run as a unit of systemd's would be."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def mountd(self, *words: str, tells_stream: bool = True, **env: str) -> Result:
-        """Run it with its stderr connected to the journal, as $JOURNAL_STREAM says."""
-        with socket.socket(socket.AF_UNIX) as stream:
-            stream.connect(f"{_SOCKETS}/stdout")
-            # identifier, unit, priority, whether lines begin with `<N>`, three forwards
-            stream.sendall(b"mountd\n\n6\n1\n0\n0\n0\n")
-            seen = os.fstat(stream.fileno())
-            if tells_stream:
-                env = {"JOURNAL_STREAM": f"{seen.st_dev}:{seen.st_ino}", **env}
-            place = ["-f", self._world.manifest, "--state-dir", self._world.state]
-            done = subprocess.run(
-                [MOUNTD, *words, *place],
-                stdout=subprocess.PIPE,
-                stderr=stream.fileno(),
-                stdin=subprocess.DEVNULL,
-                text=True,
-                check=False,
-                env={**os.environ, **env},
-            )
-        return Result(done.returncode, done.stdout, "")
-
-    def records(self) -> list[dict[str, Any]]:
-        """All that mountd has told so far, by record or by line."""
-        run("journalctl", "--sync")
-        text = run("journalctl", "--directory", "/run/log/journal", "-o", "json", "--all")
-        records = [json.loads(line) for line in text.splitlines()]
-        return [each for each in records if each.get("SYSLOG_IDENTIFIER") == "mountd"]
-
-
-@pytest.fixture
-def journal(world: World) -> Iterator[Journal]:
-    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    for folder in ("journald.conf.d", "journal"):
-        Path("/run/systemd", folder).mkdir(parents=True)
-    Path("/run/log/journal").mkdir(parents=True)
-    Path("/run/systemd/journald.conf.d/test.conf").write_text(_CONF)
-    if not Path("/etc/machine-id").exists() or not Path("/etc/machine-id").read_text().strip():
-        Path("/run/machine-id").write_text(f"{'0123456789abcdef' * 2}\n")
-        run("mount", "--bind", "/run/machine-id", "/etc/machine-id")
-    ready, notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), "/run/notify"
-    with ready:
-        ready.bind(notify)
-        ready.settimeout(300)
-        with subprocess.Popen(
-            ["/usr/lib/systemd/systemd-journald"],
-            env={**os.environ, "NOTIFY_SOCKET": notify},
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            try:
-                while b"READY=1" not in ready.recv(4096):
-                    pass
-                yield Journal(world)
-            finally:
-                process.terminate()
 
 
 def _told(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -266,10 +193,10 @@ def test_an_inherited_stream_is_not_ours(world: World, journal: Journal) -> None
 
 def test_a_journald_that_is_gone_does_not_stop_a_pass(world: World, journal: Journal) -> None:
     world.volumes(work={"source": world.folder("source"), "target": world / "work"})
-    os.rename(f"{_SOCKETS}/socket", f"{_SOCKETS}/gone")
+    os.rename(f"{SOCKETS}/socket", f"{SOCKETS}/gone")
     assert journal.mountd("reconcile").status == 0
     assert (world / "work/hello").exists()
-    os.rename(f"{_SOCKETS}/gone", f"{_SOCKETS}/socket")
+    os.rename(f"{SOCKETS}/gone", f"{SOCKETS}/socket")
 
 
 def test_message_ids_are_ids_and_differ() -> None:

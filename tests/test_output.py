@@ -16,25 +16,11 @@ from unicodedata import category
 
 import pytest
 from every_state import ACTIONS, make_every_state
+from golden import Golden
 from silent_server import Server
+from terminal import read_terminal
 from watcher import eventually
 from world import MOUNTD, Result, World, run
-
-Golden = Callable[[str, str], None]
-
-
-@pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Golden:
-    """Compare a text with the golden file of a name, or make it that with --update-golden."""
-
-    def compare(name: str, text: str) -> None:
-        file = Path(__file__).parent / "golden/output" / f"{name}.txt"
-        if request.config.getoption("--update-golden"):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-        assert text == file.read_text()
-
-    return compare
 
 
 def _on_terminal(world: World, *words: str, columns: int = 80, **env: str) -> str:
@@ -642,14 +628,6 @@ def _stderr_on_terminal(world: World, *words: str) -> str:
     os.close(terminal)
     process.communicate()
     return seen.decode()
-
-
-def read_terminal(terminal: int) -> bytes:
-    """A piece of what is written there; nothing in the end."""
-    try:
-        return os.read(terminal, 1 << 16)
-    except OSError:  # EIO: the other side is closed
-        return b""
 
 
 @pytest.mark.parametrize("words", [["reconcile"], ["reconcile", "-n"], ["status"], ["check"]])

@@ -12,7 +12,7 @@ import pytest
 from package import PROJECT
 from rich.console import Console
 from rich.text import Text
-from test_output import read_terminal
+from terminal import read_terminal
 
 
 def test_the_picture_is_of_the_demo_as_it_is(pytestconfig: pytest.Config) -> None:

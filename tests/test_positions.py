@@ -6,10 +6,11 @@ import pytest
 import tomli
 from hypothesis import given
 from hypothesis import strategies as st
+from package import PROJECT
 
 from mountd.manifest.positions import KeyPath, Position, line_and_column, locate
 
-SUITE = os.path.join(os.path.dirname(__file__), "../../shared/data/toml-test/valid")
+SUITE = os.path.join(PROJECT.parent, "shared/data/toml-test/valid")
 
 
 def shown(text: str) -> dict[KeyPath, tuple[str, str]]:

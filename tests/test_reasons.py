@@ -5,13 +5,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import kill_at
 import pytest
 from deep_folders import FARTHEST, deep
 from fuse_server import served
+from golden import GOLDEN
 from old_kernel import DEBIAN_13, FILTERED, NO_IDMAPPING, Kernel
 from refusals import filesystem, reconcile_while_the_owner_changes
 from silent_server import Server
@@ -19,7 +19,7 @@ from world import MOUNTD, Result, World, mount_idmapped, run, running
 
 from mountd.core.model import Reason
 
-GOLDEN = Path(__file__).parent / "golden/reasons"
+TEXTS = GOLDEN / "reasons"
 SCENES: dict[str, "Scene"] = {}
 VERSION = ".".join(os.uname().release.split(".")[:2])
 
@@ -387,9 +387,9 @@ def test_what_a_person_is_told(
     ]
     text = "\n".join(told).replace(VERSION, "6.x")
     text = re.sub(r"\b(pid) \d+", r"\1 NUMBER", text) + "\n"
-    golden = GOLDEN / f"{name}.txt"
+    golden = TEXTS / f"{name}.txt"
     if pytestconfig.getoption("update_golden"):
-        GOLDEN.mkdir(exist_ok=True)
+        TEXTS.mkdir(exist_ok=True)
         golden.write_text(text)
     assert text == golden.read_text()
     assert "work" in text, "a message names its volume"
@@ -398,4 +398,4 @@ def test_what_a_person_is_told(
 
 def test_every_reason_has_its_scene() -> None:
     assert {each.reason for each in SCENES.values()} == {*get_args(Reason)}
-    assert {f"{name}.txt" for name in SCENES} == {each.name for each in GOLDEN.iterdir()}
+    assert {f"{name}.txt" for name in SCENES} == {each.name for each in TEXTS.iterdir()}

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from package import PROJECT
 from world import World, run
 
 from mountd.report.journal import MESSAGE_IDS
 
-ROOT = Path(__file__).parent.parent
-UNITS = ROOT / "units"
+UNITS = PROJECT / "units"
 _FIELDS = {
     f"MOUNTD_{each}"
     for each in ("VOLUME", "TARGET", "SOURCE", "ACTION", "STATE", "REASON", "STEP", "OBJECT")
@@ -143,7 +143,7 @@ def test_the_preset_enables_the_unit() -> None:
 
 
 def test_the_workload_waits_for_mountd_without_falling_with_it() -> None:
-    assert dict(_directives("Unit", ROOT / "examples/workload.conf")) == {
+    assert dict(_directives("Unit", PROJECT / "examples/workload.conf")) == {
         "Wants": "mountd.service",
         "After": "mountd.service",
         "AssertPathIsMountPoint": "/home/node/workspace",
@@ -151,7 +151,7 @@ def test_the_workload_waits_for_mountd_without_falling_with_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [*UNITS.iterdir(), ROOT / "examples/workload.conf"], ids=lambda path: path.name
+    "path", [*UNITS.iterdir(), PROJECT / "examples/workload.conf"], ids=lambda path: path.name
 )
 def test_no_line_is_too_long(path: Path) -> None:
     assert max(map(len, path.read_text().splitlines())) <= 100
