@@ -75,8 +75,8 @@ def floors() -> dict[str, str]:
 
 def main(*options: str) -> int:
     """Run them, and return how that ended."""
-    files = [each for each in PROJECT.glob("tests/test_*.py") if not _imports(each) & _ELSEWHERE]
-    tests = [_FEWER, "-k", _BESIDE, *(f"tests/{each.name}" for each in sorted(files))]
+    files = [each for each in PROJECT.glob("tests/**/test_*.py") if not _imports(each) & _ELSEWHERE]
+    tests = [_FEWER, "-k", _BESIDE, *(str(each.relative_to(PROJECT)) for each in sorted(files))]
     if any(each.startswith("tests/") for each in options):
         tests = []
     archive, deb = debian_13(*_PACKAGES), package().deb

@@ -32,6 +32,7 @@ MAPS = {
     "user": "0 100000 1\n501 501 1\n1000 1000 1",
 }
 ROOTFS = "/mnt/rootfs"
+TESTS = str(Path(__file__).parents[1])
 
 
 class Container(World):
@@ -114,7 +115,7 @@ class Maker:
         venv, source = Path(sys.executable).parents[1], Path(mountd.__file__).parents[1]
         run("mkdir", ROOTFS)
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", ROOTFS)
-        needed = {sys.base_prefix, str(venv), str(source), str(Path(__file__).parent)}
+        needed = {sys.base_prefix, str(venv), str(source), TESTS}
         for path in ("/usr", "/dev", "/proc", *sorted(needed)):
             if not Path(f"{ROOTFS}{path}").exists():
                 Path(f"{ROOTFS}{path}").mkdir(parents=True)
@@ -175,8 +176,8 @@ def test_maps_are_split_at_the_namespaces_own_and_told_as_they_were_meant(
     ids: str, containers: Maker
 ) -> None:
     container = containers.make(ids)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_container"
-    container.does(sys.executable, "-c", f"{code}; test_container.idmap_a_tmpfs('/w/own')")
+    code = f"import sys; sys.path.insert(0, {TESTS!r}); from guests import test_container as t"
+    container.does(sys.executable, "-c", f"{code}; t.idmap_a_tmpfs('/w/own')")
 
 
 @pytest.mark.parametrize("ids", MAPS.values(), ids=MAPS)

@@ -233,10 +233,11 @@ IN_CONTAINER = ["unshare", "--user", "--map-root-user", "--mount", "--"]
 )
 def test_who_may_not_mount_is_told_so(disk: Disk, around: list[str], said: str) -> None:
     device = disk("ext4")
-    script = f"import test_filesystem as t; print(*t.refusal('ext4', {device!r})[:3], sep='|')"
+    script = "from kernel import test_filesystem as t"
+    script += f"; print(*t.refusal('ext4', {device!r})[:3], sep='|')"
     program = [*around, sys.executable, "-c", script]
     done = subprocess.run(
-        program, capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        program, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1]
     )
     assert done.stdout.strip() == f"failed|not-privileged|{said}".replace("$", device), done.stderr
 
