@@ -1,8 +1,10 @@
 """`mountd watch` and edits: however a file is saved, what it says in the end is what is mounted."""
 
+import fcntl
 import mmap
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -525,6 +527,20 @@ def test_a_wrong_drop_in_at_the_start_ends_it_also_where_the_manifest_is_missing
     Path(f"{place.manifest}.d/x.toml").write_text("garbage")
     with watch(place, is_ready=False) as watcher:
         assert watcher.process.wait(PATIENCE) == 78
+
+
+def test_a_watch_that_was_killed_may_keep_its_lock_for_a_moment(place: World) -> None:
+    place.write(volumes(place, "a"))
+    Path(place.state).mkdir()
+    with open(f"{place.state}/watch.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with watch(place, is_ready=False) as watcher:
+            time.sleep(0.3)
+            assert watcher.process.poll() is None
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            eventually(lambda: "READY=1" in watcher.hear())
+            assert shown(place) == "a"
+            assert watcher.stop() == 0
 
 
 def test_beside_a_watch_there_is_no_other_and_no_unmounting_but_passes_are_made(

@@ -94,7 +94,7 @@ class Watch:
             held.enter_context(self._lock)
             held.enter_context(self._table)
             self._take_signals()
-            with suppress(OSError):  # which the pass will meet, too
+            with suppress(OSError, LockedError):  # which the pass will meet, too
                 self._hold_lock()
             with suppress(StoppedError):
                 while True:
