@@ -150,6 +150,18 @@ def test_a_message_of_several_lines_is_one_record(world: World, journal: Journal
     assert record["MOUNTD_REASON"] == "foreign-mount"
 
 
+def test_what_the_kernel_refuses_has_its_step_and_what_that_was_made_on(
+    world: World, journal: Journal
+) -> None:
+    (world / "ro").mkdir()
+    run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(world / "ro"))
+    world.volumes(work={"source": world.folder("source"), "target": world / "ro/new"})
+    assert journal.mountd("reconcile").status == 1
+    (record,) = journal.records()
+    assert (record["MOUNTD_REASON"], record["ERRNO"]) == ("read-only-filesystem", "30")
+    assert (record["MOUNTD_STEP"], record["MOUNTD_OBJECT"]) == ("mount /mnt/ro/new", "new")
+
+
 def test_without_systemds_library_the_journal_gets_lines(world: World, journal: Journal) -> None:
     (world / "broken/systemd").mkdir(parents=True)
     (world / "broken/systemd/__init__.py").write_text("raise ImportError('libsystemd.so.0')")

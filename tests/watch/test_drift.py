@@ -17,6 +17,7 @@ from volumes import NODE, Table, is_mounted, make_plain, table
 from watcher import Watcher, counted_passes, do, eventually, watch
 from world import World, mount_id, owner, record_of, run
 
+from mountd.kernel.patience import Patience
 from mountd.kernel.syscalls import (
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
@@ -24,6 +25,10 @@ from mountd.kernel.syscalls import (
     Fd,
     mount_setattr,
 )
+from mountd.kernel.table import MountTable
+from mountd.reconcile.passes import Settings, load
+from mountd.report.journal import Journal
+from mountd.watch.upkeep import Upkeep
 
 KINDS = ("plain", "outer", "outer/inner", "tree", "place", "file", "typed")
 
@@ -367,6 +372,22 @@ def test_a_fight_is_told_once_and_backs_off_alone(world: World) -> None:
         watcher.tells("someone keeps", 1)
         watcher.tells("\nmounted: work", 1 + repairs)
         eventually(lambda: watcher.status == "2 volumes mounted")
+
+
+def test_what_a_pass_of_all_meets_first_counts_in_a_fight_too(world: World) -> None:
+    make_plain(world, "work")
+    manifest = load(Settings(world.manifest, world.state), is_acting=True)
+    with MountTable() as table:
+        upkeep = Upkeep(world.state, table, Patience(), Journal("test", quiet=True))
+        upkeep.converge(manifest)
+        for _ in range(5):
+            do(world, "umount work")
+            upkeep.converge(manifest)
+            assert upkeep.status() == "1 volume mounted"
+        do(world, "umount work")
+        upkeep.converge(manifest)
+        assert upkeep.status().startswith("0 of 1 mounted; work: someone keeps")
+        assert not (world / "work/hello").exists()
 
 
 def test_what_lies_in_a_volume_that_is_fought_over_waits_for_it(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -131,6 +132,22 @@ def test_what_no_event_tells_is_seen_at_the_next_pass(world: World, event: str) 
 
 def is_late(begin: float) -> bool:
     return time.monotonic() - begin > 300
+
+
+def test_that_another_keeps_a_mount_busy_now_is_no_news(world: World) -> None:
+    make_plain(world, "work", "stays")
+    with watch(world) as watcher:
+        with ExitStack() as later:
+            with running("sh", "-c", "echo; read _", cwd=world / "work"):
+                make_plain(world, "stays")
+                eventually(lambda: "work: " in watcher.status and "(pid" in watcher.status)
+                other = running("sh", "-c", "echo; read _", cwd=world / "work")
+                pid = later.enter_context(other).pid
+            with counted_passes(world) as passes:
+                eventually(lambda: f"(pid {pid})" in watcher.status)
+                eventually(lambda: passes() >= 1)
+        eventually(lambda: "unmounted: work" in watcher.log)
+        watcher.tells("failed: work", 1)
 
 
 def test_a_departure_that_is_busy_is_tried_ever_more_rarely_and_done_soon_after(

@@ -184,11 +184,12 @@ def test_a_process_that_gives_no_thread_to_watchfiles_is_not_ended_by_it(tmp_pat
     """notify 8 panics, and once more while that unwinds, which aborts: it must not be asked."""
     script = (
         "import mountd.watch.edits as edits\n"
+        "from mountd.kernel.limits import NoThreadError\n"
         'def none(*_): raise RuntimeError("can\'t start new thread")\n'
         "edits.start_new_thread = none\n"
         "try:\n"
         f"    with edits._watch_of([{str(tmp_path)!r}]): raise SystemExit('it was asked')\n"
-        "except OSError: pass\n"
+        "except NoThreadError: pass\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
