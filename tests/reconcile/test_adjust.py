@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import World, mount_id, owner, run, running
+from world import MOUNTD, World, mount_id, owner, run, running
 
 # what a volume that says nothing has, on a source whose mount has no flags
 USUAL = {"rw", "nosuid", "nodev", "relatime"}
@@ -208,3 +208,17 @@ def test_flags_that_are_not_ours_stay_as_the_source_has_them(world: World) -> No
     volume(world, noexec=True)
     work(world)
     assert options(world, target) == USUAL | {"nodiratime", "nosymfollow", "noexec"}
+
+
+def test_attributes_that_the_kernel_refuses_are_named(world: World) -> None:
+    volume(world)
+    world.reconcile()
+    volume(world, read_only=True, noexec=True)
+    inject = ["-e", "trace=mount_setattr", "-e", "inject=mount_setattr:error=ENOMEM"]
+    place = ["-f", world.manifest, "--state-dir", world.state]
+    result = world.run(
+        ["strace", "-f", "-qq", "-o", "/dev/null", *inject, MOUNTD, "reconcile", *place]
+    )
+    assert result.status == 1
+    assert "(/mnt/work), setting ro,nosuid,nodev,noexec and clearing atime" in result.err
+    assert options(world, world / "work") == USUAL

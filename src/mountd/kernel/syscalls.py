@@ -218,7 +218,7 @@ def _naming(set_: int, clear: int) -> Iterator[None]:
     except OSError as error:
         parts = [
             f"{verb} {attributes_in_words(attributes)}"
-            for verb, attributes in (("setting", set_), ("clearing", clear))
+            for verb, attributes in (("setting", set_), ("clearing", clear & ~set_))
             if attributes
         ]
         error.strerror = f"{error.strerror}, {' and '.join(parts)}" if parts else error.strerror
