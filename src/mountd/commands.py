@@ -25,13 +25,7 @@ from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.served import ServedError
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
-from mountd.reconcile.passes import (
-    Settings,
-    preview,
-    reconcile,
-    recorded,
-    unmount,
-)
+from mountd.reconcile.passes import Settings, preview, reconcile, recorded, unmount
 from mountd.report.document import to_document
 from mountd.report.journal import ERROR, INFO, NOTICE, WARNING, Journal, lines_of
 from mountd.report.lines import render_plan, render_status, render_summary

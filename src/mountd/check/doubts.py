@@ -27,7 +27,7 @@ from mountd.core.model import (
 from mountd.core.targets import Places, folders_above, is_within
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.access import can_act_as_others, first_closed
-from mountd.kernel.cause import fault_of
+from mountd.kernel.cause import unanswered
 from mountd.kernel.contents import names_in
 from mountd.kernel.observe import observe
 from mountd.kernel.patience import PATIENCE, Looker, Patience
@@ -82,8 +82,7 @@ def _give_up(action: Action, error: OSError) -> list[Doubt]:
     if isinstance(error, TimeoutError):
         found = doubt.not_answering(action.volume, action.source, action.target, PATIENCE)
     else:
-        places = action.source, action.target
-        fault = fault_of(error, f"look at {' or '.join(places)}", places)
+        fault = unanswered(error, action.source, action.target)
         found = doubt.not_looked_at(action.volume, fault.message)
     return [found]
 

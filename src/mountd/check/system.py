@@ -51,8 +51,8 @@ _WITHOUT_CALL = {
     "MOVE_MOUNT_BENEATH": "replacing a mount has a gap",
     "statmount": "mounts are identified by ids that the kernel reuses",
     "listmount": "mounts are identified by ids that the kernel reuses",
-    "open_tree_attr": "replacing in place has a gap, and a source that is idmapped already can't"
-    " be idmapped anew",
+    "open_tree_attr": "replacing in place has a gap, and a source that is already idmapped can't"
+    " get another idmapping",
 }
 _WITHOUT_CAPABILITY = {
     "CAP_SYS_ADMIN": f"{_NOTHING} or unmounted",

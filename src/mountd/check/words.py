@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from mountd.core.model import Fault, Ids
 
-Key = Literal["source", "target", "user", "accounts", "idmap", "fallback", "recursive"]
+Key = Literal["source", "target", "user", "accounts", "fallback", "recursive"]
 
 
 Who = Literal["u", "g", "o"]

@@ -36,10 +36,10 @@ def needs(places: Mapping[str, tuple[str | None, str]]) -> dict[str, tuple[str, 
 
 
 def circles(needed: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """Volumes of which each needs the next, and the last one the first; none is in two circles.
+    """Volumes of which each needs the next, and the last one the first.
 
-    `needed` is as `needs` tells; a name that has no entry needs nothing. Where there is any circle,
-    one at least is found.
+    No volume is in two of these circles; where there is any circle, one at least is found.
+    `needed` is as `needs` tells; a name that has no entry needs nothing.
     """
     done: set[str] = set()
     for start, others in needed.items():

@@ -30,3 +30,8 @@ def fault_of(
         case NoChildError() if served:
             return faults.no_process(*served, error.strerror or "", hint_on("threads"))
     return faults.from_kernel(error, trying, hint_of(error))
+
+
+def unanswered(error: OSError, *places: *tuple[str, str]) -> Fault:
+    """The fault of a look at two places that failed as a whole: mostly a server is silent."""
+    return fault_of(error, f"look at {' or '.join(places)}", places)

@@ -1,12 +1,9 @@
-"""What lies in folders, as far as a bounded look sees: through no link, into no other mount."""
+"""What lies in a folder, as far as a bounded look sees."""
 
 import os
 from itertools import islice
 
-from mountd.kernel.syscalls import (
-    RESOLVE_NO_SYMLINKS,
-    openat2,
-)
+from mountd.kernel.syscalls import RESOLVE_NO_SYMLINKS, openat2
 
 _READING = os.O_RDONLY | os.O_DIRECTORY
 

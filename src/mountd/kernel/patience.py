@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from mountd.kernel.served import ServedError, errand, may_wait
 
 if TYPE_CHECKING:  # it is for those alone who use what is served
-    from mountd.kernel.road import Child
+    from mountd.kernel.road import Answer, Child
 
 PATIENCE = 3.0
 """Seconds for one look, or for one action."""
@@ -203,6 +203,15 @@ class _EndedError(OSError):
     """A child was killed, by whoever."""
 
 
+def _heard(child: "Child") -> "Answer | None":
+    """Its answer, None where there is none yet. Raises _EndedError where there will be none."""
+    try:
+        return child.hear()
+    except EOFError:
+        child.bury()
+        raise _EndedError(ECHILD, "the process that asked was killed") from None
+
+
 def _no_answer() -> OSError:
     return TimeoutError(ETIMEDOUT, strerror(ETIMEDOUT))
 
@@ -308,12 +317,7 @@ class _Errand:
                 if self._patience.is_stopped:
                     ends = min(ends, now + _SHORT)
                 continue
-            try:
-                answer = child.hear()
-            except EOFError:
-                child.bury()
-                raise _EndedError(ECHILD, "the process that asked was killed") from None
-            if answer:
+            if answer := _heard(child):
                 child.dismiss()
                 self._patience.leave(child, None)
                 if answer.error:
@@ -362,12 +366,7 @@ class _Questions:
         child.ask(question)
         ends = monotonic() + PATIENCE
         while child.wait(ends - monotonic()):
-            try:
-                answer = child.hear()
-            except EOFError:
-                child.bury()
-                raise _EndedError(ECHILD, "the process that asked was killed") from None
-            if answer:
+            if answer := _heard(child):
                 self._child = child
                 if answer.error:
                     raise answer.error

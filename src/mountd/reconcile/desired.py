@@ -4,17 +4,9 @@ import stat
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
-from mountd.core.choice import (
-    Root,
-    choose,
-    shown_owner,
-    stored_owner,
-    with_raw_ids,
-)
+from mountd.core.choice import Root, choose, shown_owner, stored_owner, with_raw_ids
 from mountd.core.exposure import Asked
-from mountd.core.idmapping import (
-    Idmapping,
-)
+from mountd.core.idmapping import Idmapping
 from mountd.core.model import (
     Desired,
     DesiredMount,
@@ -37,13 +29,9 @@ from mountd.core.model import (
 from mountd.core.targets import why_forbidden
 from mountd.core.words import faults, idmap_faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.cause import fault_of
+from mountd.kernel.cause import fault_of, unanswered
 from mountd.kernel.observe import is_mounted, top_at, top_of
-from mountd.kernel.paths import (
-    kind_in_words,
-    plain_folder,
-    spot,
-)
+from mountd.kernel.paths import kind_in_words, plain_folder, spot
 from mountd.kernel.patience import Looker, Patience
 from mountd.kernel.syscalls import Fd, Stat
 from mountd.kernel.userns import known_ids
@@ -370,19 +358,13 @@ def _views(mounts: Sequence[ObservedMount], volume: Volume) -> Iterator[View]:
 
 
 def _ask_in_vain(questions: Asked, error: OSError) -> Nobodys:
-    return Nobodys(
-        questions.accounts,
-        _unanswered(error, "/etc/passwd", "/etc/group").message,
-    )
+    fault = unanswered(error, "/etc/passwd", "/etc/group")
+    return Nobodys(questions.accounts, fault.message)
 
 
 def _give_up(volume: Volume, error: OSError) -> _Answer:
-    fault = _unanswered(error, volume.source, volume.target)
+    fault = unanswered(error, volume.source, volume.target)
     return _Answer(Unready(volume, volume.target, fault))
-
-
-def _unanswered(error: OSError, *places: *tuple[str, str]) -> Fault:
-    return fault_of(error, f"look at {' or '.join(places)}", places)
 
 
 def place_of_volume(volume: Volume) -> tuple[str, ...]:

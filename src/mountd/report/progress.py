@@ -4,6 +4,8 @@ import sys
 from threading import Lock, Timer
 from typing import Self
 
+from mountd.core.words.printable import printable
+
 _SILENCE = 0.5
 """Seconds that need no word."""
 
@@ -46,7 +48,7 @@ class ProgressLine:
     def _show(self) -> None:
         with self._lock:
             if self._timer:
-                self._write(f"mountd: {self._text}…")
+                self._write(printable(f"mountd: {self._text}…"))
 
     def _write(self, line: str) -> None:
         if line or self._width:  # no control sequences: a terminal may know none
