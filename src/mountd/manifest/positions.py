@@ -139,17 +139,16 @@ class _Container(NamedTuple):
 # Separators are skipped: in valid TOML the order of tokens is enough.
 _BETWEEN = re.compile(r"(?:[ \t\r\n,=]+|#[^\n]*)*")
 _NAME = re.compile(r"""[ \t]*("[^"\\]*(?:\\.[^"\\]*)*"|'[^']*'|[A-Za-z0-9_-]+)[ \t]*(\.?)""")
-# A string of many lines may end in up to two quotes of its own; a date may have a space in it.
-_SCALAR = re.compile(
-    r"""
-      "{3} [^"\\]*+ (?: (?: \\. | "{1,2} (?!") ) [^"\\]*+ )*+ "{3,5}
-    | '{3} .*? '{3,5}
-    | " [^"\\]* (?: \\. [^"\\]* )* "
-    | ' [^']* '
-    | [^\s,\]}#]+ (?: [ ] [0-9] [^\s,\]}#]* )?
-    """,
-    re.DOTALL | re.VERBOSE,
-)
+_WORD = re.compile(r"[^\s,\]}#]+(?: [0-9][^\s,\]}#]*)?")  # a date may have a space in it
+# What comes next in a string that isn't its text; one of many lines may end in up to two quotes of
+# its own. No pattern here repeats a group over a whole string: that takes 80 bytes of stack for
+# each escape, and possessive repeats, which take none, match wrongly before Python 3.11.4.
+_IN_STRING = {
+    '"': re.compile(r'\\.|["\n]', re.DOTALL),
+    '"""': re.compile(r'\\.|"{3,5}', re.DOTALL),
+    "'": re.compile(r"['\n]"),
+    "'''": re.compile(r"'{3,5}"),
+}
 _ESCAPE = re.compile(r"\\(x..|u.{4}|U.{8}|.)")
 _ESCAPED = dict(zip('btnfre"\\', '\b\t\n\f\r\x1b"\\', strict=True))
 
@@ -179,28 +178,14 @@ def locate(text: str) -> Positions:
                 unclosed.append(_Container(node, key, at, count() if text[at] == "[" else None))
                 at += 1
                 continue
-            start, at = _match(_SCALAR, text, at).span()
+            start, at = at, _scalar_end(text, at)
         node.value = start, at
         node.key = key or node.value
     return Positions(root)
 
 
 # As far as it goes without knowing what is a name and what a value.
-_LEXEME = re.compile(
-    r"""
-      "{3} [^"\\]*+ (?: (?: \\. | "{1,2} (?!") ) [^"\\]*+ )*+ "{3,5}
-    | '{3} .*? '{3,5}
-    | (?P<begun> "{3} | '{3} )
-    | " [^"\\\n]*+ (?: \\. [^"\\\n]*+ )*+ "
-    | ' [^'\n]*+ '
-    | \# [^\n]*+
-    | (?P<bracket> [\[\]{}] )
-    | (?P<newline> \n )
-    | (?P<bare> [^"'\#\[\]{}\n]++ )
-    | (?P<quote> . )
-    """,
-    re.DOTALL | re.VERBOSE,
-)
+_LEXEME = re.compile(r"""#[^\n]*|(?P<bracket>[\[\]{}])|(?P<newline>\n)|(?P<bare>[^"'#\[\]{}\n]+)""")
 
 
 class Lexeme(NamedTuple):
@@ -218,16 +203,39 @@ class Lexeme(NamedTuple):
 
 def lexemes(text: str) -> Iterator[Lexeme]:
     """Those of a text that need be TOML only in part: up to where a string isn't closed."""
-    depth = 0
+    at = depth = 0
     is_first = True
-    for found in _LEXEME.finditer(text):
-        kind = found.lastgroup
+    while at < len(text):
+        start, kind = at, None
+        if text[at] in "\"'":
+            at, is_closed = _string_end(text, at)
+        else:
+            found = _match(_LEXEME, text, at)
+            at, is_closed, kind = found.end(), True, found.lastgroup
         if kind == "bracket":
-            depth += 1 if found[0] in "[{" else -1
-        yield Lexeme(Span(*found.span()), depth, kind == "bare", is_first)
-        if kind in ("begun", "quote"):
+            depth += 1 if text[start] in "[{" else -1
+        yield Lexeme(Span(start, at), depth, kind == "bare", is_first)
+        if not is_closed:
             return
         is_first = kind == "newline" and not depth
+
+
+def _scalar_end(text: str, at: int) -> int:
+    """Where a value ends that is no array and no table."""
+    return _string_end(text, at)[0] if text[at] in "\"'" else _match(_WORD, text, at).end()
+
+
+def _string_end(text: str, at: int) -> tuple[int, bool]:
+    """Where a string ends that begins here; the end of its first quotes, False: it isn't closed."""
+    quote = text[at] * 3 if text.startswith(text[at] * 3, at) else text[at]
+    begin = end = at + len(quote)
+    while found := _IN_STRING[quote].search(text, end):
+        end = found.end()
+        if found[0][0] == quote[0]:
+            return end, True
+        if found[0] == "\n":
+            break
+    return begin, False
 
 
 def statement_start(text: str, at: int) -> int:
