@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from errno import ENOSYS
 
-from mountd.core.model import Action, Outcome, Report
+from mountd.core.model import Action, FilesystemAction, Outcome, Report
 from mountd.core.words.printable import with_hint
 from mountd.exits import (
     BAD_MANIFEST,
@@ -115,15 +115,15 @@ class _Command:
                 )
         else:
             result = self._preview()
-            self._show_plan([each.action for each in result.outcomes])
+            self._show_plan(result.filesystems, [each.action for each in result.outcomes])
         self._warn(result.warnings)
         if self._arguments.json:
             self._show_document(result)
-        elif any(each.is_change or each.fault for each in result.outcomes):
+        elif result.has_changes or any(each.fault for each in result.outcomes):
             self._show_summary(result)
         if any(each.is_failure for each in result.outcomes):
             return FAILED
-        has_changes = result.is_dry and any(each.is_change for each in result.outcomes)
+        has_changes = result.is_dry and result.has_changes
         return CHANGES if has_changes and self._arguments.detailed_exitcode else OK
 
     def _watch(self) -> int:
@@ -246,12 +246,15 @@ class _Command:
         self._progress.end()
         self._journal.outcome(outcome)
 
-    def _show_plan(self, actions: list[Action]) -> None:
+    def _show_plan(
+        self, filesystems: Sequence[FilesystemAction], actions: Sequence[Action]
+    ) -> None:
         self._progress.end()
         if not self._arguments.json:
             explains = not self._is_acting  # else the faults follow, as they come
             is_long = explains or self._arguments.verbose
-            self._show(render_plan(actions, self._page, explains=explains, is_long=is_long))
+            plan = render_plan(filesystems, actions, self._page, explains=explains, is_long=is_long)
+            self._show(plan)
 
     def _show_summary(self, result: Report) -> None:
         """A dry run's is the end of the plan; else the plan is out, and this is about it."""

@@ -84,7 +84,7 @@ def _measure(side: str, count: int) -> None:
         gc.disable()  # as the command does
         begin = time.perf_counter()
         settings = Settings(str(manifest), str(WORLD / "state"))
-        reconcile(settings, lambda _: None, lambda _: None)
+        reconcile(settings, lambda *_: None, lambda _: None)
         print((time.perf_counter() - begin) * 1e6 / count)
     found = sum(os.stat(WORLD / f"t/{number}").st_uid == 1000 for number in range(count))
     assert found == count, f"{found} of {count} volumes are mounted"

@@ -145,7 +145,7 @@ before = opened()
 for user in (1000, 3000, 5000):
     text = open(sys.argv[1]).read().replace(f'"{user}', f'"{user + 2000}')
     open(sys.argv[1], "w").write(text)
-    reconcile(settings, lambda _: None, lambda _: None)
+    reconcile(settings, lambda *_: None, lambda _: None)
     preview(settings)
 assert opened() == before, (before, opened())
 try:

@@ -396,3 +396,105 @@ def test_a_state_directory_behind_a_link_has_one_raw_mount_too(world: World) -> 
     work(world)
     assert (target / "made").read_text() == "kept\n"
     assert len(world.mounts()) == 2
+
+
+# what the plan says of filesystems ------------------------------------------------------------
+
+
+def filesystems(world: World, *words: str, status: int = 0) -> list[tuple[str, str, list[str]]]:
+    """Of each filesystem in the document: its action, its state and its notes."""
+    done = world.reconcile(*words, status=status).document["filesystems"]
+    return [(each["action"], each["state"], each["notes"]) for each in done]
+
+
+def test_a_first_mount_of_a_filesystem_is_in_the_plan_with_its_volumes(world: World) -> None:
+    world.volumes(
+        one={**TMPFS, "target": world / "one"}, other={**TMPFS, "target": world / "other"}
+    )
+    planned = world.reconcile("--dry-run").document
+    (step,) = planned["filesystems"]
+    assert (step["action"], step["state"]) == ("mount", "unmounted")
+    assert (step["type"], step["source"], step["options"]) == (
+        "tmpfs", "scratch", ["uid=501", "gid=20"],
+    )  # fmt: skip
+    assert step["volumes"] == ["one", "other"]
+    assert all(each["notes"] == ["after tmpfs is mounted"] for each in planned["volumes"])
+    assert filesystems(world) == [("mount", "mounted", [])]
+    assert filesystems(world) == filesystems(world, "-n") == [("keep", "mounted", [])]
+
+
+def test_another_option_of_a_tmpfs_is_a_replacement_that_says_what_is_lost(world: World) -> None:
+    target = one(world)
+    work(world)
+    create(target / "made", 1000)
+    one(world, options=[*TMPFS["options"], "size=4m"])
+    lost = ["the files of this tmpfs are lost"]
+    assert filesystems(world, "-n") == [("replace", "mounted", lost)]
+    dry = world.mountd("reconcile", "--dry-run", "--detailed-exitcode")
+    assert dry.status == 2
+    assert "note: the files of this tmpfs are lost" in dry.out
+    assert (target / "made").exists()
+    assert filesystems(world) == [("replace", "mounted", lost)]
+    assert os.listdir(target) == []
+    assert len(bases(world)) == 1
+
+
+@needs_loop
+def test_another_option_of_a_disk_is_a_replacement_that_loses_nothing(
+    world: World, disk: Disk
+) -> None:
+    keys = {"type": "ext4", "source": disk("ext4")}
+    target = one(world, **keys, options=[])
+    work(world)
+    one(world, **keys, options=["noquota"])
+    assert filesystems(world, "-n") == filesystems(world) == [("replace", "mounted", [])]
+    assert (target / "hello").read_text() == "hello\n"
+
+
+def test_a_filesystem_that_leaves_is_in_the_plan_and_says_what_is_lost(world: World) -> None:
+    one(world)
+    work(world)
+    world.volumes()
+    lost = ["the files of this tmpfs are lost"]
+    assert filesystems(world, "-n") == [("unmount", "mounted", lost)]
+    assert filesystems(world) == [("unmount", "unmounted", lost)]
+    assert filesystems(world) == []
+
+
+def test_a_filesystem_stays_while_one_of_its_mounts_can_not_leave(world: World) -> None:
+    target = one(world)
+    work(world)
+    world.volumes()
+    with (target / "held").open("w"):
+        assert filesystems(world, status=1) == [("keep", "mounted", [])]
+    assert filesystems(world) == [("unmount", "unmounted", ["the files of this tmpfs are lost"])]
+
+
+def test_a_filesystem_is_not_mounted_for_volumes_that_can_not_be(world: World) -> None:
+    target = one(world)
+    target.mkdir()
+    run("mount", "-t", "ramfs", "ramfs", str(target))
+    assert work(world, "-n", status=1)["reason"] == "foreign-mount"
+    (step,) = world.reconcile(status=1).document["filesystems"]
+    assert (step["action"], step["state"], step["error"]["code"]) == (
+        None, "conflict", "foreign-mount",
+    )  # fmt: skip
+    assert bases(world) == []
+    run("umount", str(target))
+    assert work(world)["state"] == "mounted"
+
+
+def test_a_refused_filesystem_says_so_in_its_own_entry_too(world: World) -> None:
+    one(world, options=["bogus=1"])
+    document = world.reconcile(status=1).document
+    (step,) = document["filesystems"]
+    assert step["error"] == document["volumes"][0]["error"]
+    assert (step["action"], step["state"]) == ("mount", "failed")
+
+
+def test_unmount_says_that_the_filesystem_went(world: World) -> None:
+    one(world)
+    work(world)
+    result = world.mountd("unmount", "--all", "--json")
+    (step,) = result.document["filesystems"]
+    assert (step["action"], step["state"], step["source"]) == ("unmount", "unmounted", "scratch")

@@ -40,7 +40,7 @@ outcomes = []
 for each in range(int(count)):
     with open(manifest, "w") as file:
         file.write(texts[each % 2])
-    reconcile(Settings(manifest, state), lambda actions: None, outcomes.append, wait=10.0)
+    reconcile(Settings(manifest, state), lambda *_: None, outcomes.append, wait=10.0)
 print(sum(each.action.verb == "replace" and not each.fault for each in outcomes))
 """
 

@@ -238,7 +238,9 @@ def test_a_mount_that_is_in_it_twice_or_no_list_makes_it_odd() -> None:
 
 @pytest.mark.parametrize("name", ["../../t", "a/b/c", "", "a\0b", "a" * 5000, "\udcff", "A" * 32])
 def test_a_filesystem_whose_name_is_not_of_our_making_makes_it_odd(name: str) -> None:
-    assert bases_from({"a" * 32: 5}) == {"a" * 32: Base(5, "a" * 32)}
+    fields = {"id": 5, "type": "tmpfs", "source": "scratch"}
+    assert bases_from({"a" * 32: fields}) == {"a" * 32: Base(5, "a" * 32, "tmpfs", "scratch")}
+    assert bases_from({"a" * 32: 5}) == {"a" * 32: Base(5, "a" * 32)}  # as an older mountd has it
     with pytest.raises(ValueError, match="filesystem's name"):
         bases_from({name: 5})
 

@@ -462,6 +462,16 @@ _VOLUME = {
     "notes": [str],
     "error": (None, {"code": _REASONS, "message": str, "hint": (None, str)}),
 }
+_FILESYSTEM = {
+    "type": str,
+    "source": str,
+    "options": [str],
+    "action": {None, "mount", "replace", "unmount", "keep"},
+    "state": {"mounted", "pending", "failed", "conflict", "unmounted"},
+    "notes": [str],
+    "error": (None, {"code": _REASONS, "message": str, "hint": (None, str)}),
+    "volumes": [str],
+}
 _ERROR = {
     "file": (None, str),
     "line": (None, int),
@@ -476,6 +486,7 @@ _DOCUMENT = {
     "dry_run": bool,
     "changed": bool,
     "volumes": [_VOLUME],
+    "filesystems": [_FILESYSTEM],
     "errors": [_ERROR],
 }
 

@@ -395,6 +395,9 @@ class Base(NamedTuple):
 
     id: int
     name: str
+    type: str = ""
+    source: str = ""
+    """Empty, as the type is, where the record that names it is older than these."""
 
 
 class Drift(NamedTuple):
@@ -446,6 +449,35 @@ class Action(NamedTuple):
         return mount.refused if mount and not self.fault and self.verb != "unmount" else None
 
 
+class FilesystemAction(NamedTuple):
+    """One step of a plan about the raw mount that volumes with a `type` are clones of.
+
+    `verb` None: it can't be mounted now, as `fault` says. Options are the manifest's: the record
+    keeps none of them, because some are secrets.
+    """
+
+    name: str
+    """Of the raw mount, below the state directory."""
+    type: str
+    source: str
+    options: tuple[str, ...]
+    volumes: tuple[str, ...]
+    """The names of those that are clones of it."""
+    verb: Literal["mount", "replace", "unmount", "keep"] | None
+    state: State
+    """As it is before the step; of a step that was carried out, after it."""
+    notes: tuple[str, ...] = ()
+    fault: Fault | None = None
+
+    @property
+    def is_change(self) -> bool:
+        """Whether a mount was changed, or in a dry run would be."""
+        return self.verb in DONE and self.fault is None
+
+    def __str__(self) -> str:
+        return f"the {self.type} of {self.source}"
+
+
 class Judgement(NamedTuple):
     """What is wrong with swaps of ids, as all mounts are at once.
 
@@ -495,3 +527,11 @@ class Report(NamedTuple):
     outcomes: tuple[Outcome, ...]
     is_dry: bool
     warnings: tuple[str, ...] = ()
+    filesystems: tuple[FilesystemAction, ...] = ()
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything was changed, or in a dry run would be."""
+        if any(each.is_change for each in self.filesystems):
+            return True
+        return any(each.is_change for each in self.outcomes)

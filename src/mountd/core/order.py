@@ -170,7 +170,7 @@ def put_off(action: Action, after: list[str]) -> Action:
     if len(after) > _MOST_NAMED:
         notes.append(f"after {len(after) - _MOST_NAMED} more")
     return action._replace(
-        verb="keep" if action.old else "mount",
+        verb=action.verb if action.verb == "replace" else "keep" if action.old else "mount",
         state="mounted" if action.old else "unmounted",
         mount=None,
         after=tuple(after),

@@ -205,16 +205,37 @@ def _refusal(desired: Desired, top: Top | None, scene: Scene) -> Fault | None:
         return desired.fault
     if top and (other := _of_another_manifest(desired.target, top, scene)):
         return faults.managed_elsewhere(desired.target, other.volume, other.manifest)
-    if isinstance(desired, Later) and desired.over and desired.over not in scene.going:
-        return scene.stuck.get(desired.over) or faults.hidden_source(desired.target)
+    if isinstance(desired, Later):
+        if not desired.over:
+            fault = _stranger(desired, top, scene)
+        elif desired.over in scene.going:
+            fault = None
+        else:
+            fault = scene.stuck.get(desired.over) or faults.hidden_source(desired.target)
+        if fault:
+            return fault
     return scene.judgement.refused.get(desired.volume.name)
+
+
+def _stranger(desired: Later, top: Top | None, scene: Scene) -> Fault | None:
+    """The conflict, if what is mounted at its target can't be a clone of its filesystem."""
+    target = desired.target
+    mount = scene.observed.mounts.get(top.id) if top else None
+    if mount is None or mount.id in scene.by_id:
+        return None
+    if mount.fs_type == desired.volume.type and may_adopt(scene.adoptable, target):
+        return None
+    return faults.foreign_mount(target, mount.fs_type, covers=bool(scene.mine(target)))
 
 
 def _put_off(desired: Unready | Later, scene: Scene) -> Action:
     """For a volume whose source can't be seen before something else is mounted, or is gone."""
     is_hidden = isinstance(desired, Later) and desired.over
     what = absence(desired.target) if is_hidden else f"{desired.volume.type} is mounted"
-    return put_off(_stopped(desired, scene, None), [what])
+    action = _stopped(desired, scene, None)
+    if not is_hidden and action.old:  # a clone of what has yet to be mounted is another mount
+        action = action._replace(verb="replace")
+    return put_off(action, [what])
 
 
 def _upper_of_two(target: str, top: Top, scene: Scene) -> Managed | None:

@@ -47,7 +47,7 @@ def managed_from(values: Any) -> dict[int, Managed]:
 
 def bases_from(values: Any) -> dict[str, Base]:
     """The raw mounts of filesystems, by name. Raises ValueError."""
-    return {name: Base(_id(values[name]), _base_name(name)) for name in as_dict(values)}
+    return {name: _base(name, value) for name, value in as_dict(values).items()}
 
 
 def as_dict(value: Any) -> dict[str, Any]:
@@ -110,6 +110,15 @@ def _managed(value: Any) -> Managed:
 
 def _id(value: Any) -> int:
     return as_number(value, 1, _MOST_ID)
+
+
+def _base(name: str, value: Any) -> Base:
+    if type(value) is int:  # of a mountd that knew no more of it
+        return Base(_id(value), _base_name(name))
+    fields = as_dict(value)
+    return Base(
+        _id(fields["id"]), _base_name(name), as_text(fields["type"]), as_text(fields["source"])
+    )
 
 
 def _base_name(value: Any) -> str:

@@ -4,10 +4,11 @@ The folder is root's alone, so nobody reaches a filesystem but through the volum
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from mountd.core.model import Base, Fault, Filesystem, ObservedMount, Volume
+from mountd.core.filesystems import departure
+from mountd.core.model import Base, Fault, Filesystem, FilesystemAction, ObservedMount, Volume
 from mountd.core.words import faults, filesystem_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel import attach as tree
@@ -71,41 +72,39 @@ def _leads_to(path: str, mount: ObservedMount | None) -> bool:
         return True
 
 
-def mount_filesystems(
-    volumes: Iterable[Volume],
-    mounts: Mapping[int, ObservedMount],
-    record: Record,
-    patience: Patience,
-) -> dict[Filesystem, str | Fault | None]:
-    """Mount what these volumes name and isn't mounted yet; where each is, or why it can't be."""
-    found = mounted_filesystems(volumes, mounts, record)
-    missing = [each for each, path in found.items() if path is None]
+def enter_known(found: Mapping[Filesystem, str | Fault | None], record: Record) -> None:
+    """Enter in the record what is mounted: it is known by its name, record or not."""
     for filesystem, path in found.items():
-        if isinstance(path, str) and (top := top_at(path)):  # known by its name, record or not
-            record.add_base(Base(top.id, filesystem.name))
+        if isinstance(path, str) and (top := top_at(path)):
+            record.add_base(_base(top.id, filesystem))
+
+
+def mount_filesystems(
+    missing: Sequence[Filesystem], record: Record, patience: Patience
+) -> dict[Filesystem, str | Fault]:
+    """Mount these; where each is then, or why it can't be."""
     looker = Looker[Filesystem, Fd | Fault](patience, _make, _give_up, key=lambda it: it)
-    made_ones = looker.look_at(missing)
-    for filesystem, made_one in zip(missing, made_ones, strict=True):
-        found[filesystem] = (
-            made_one if isinstance(made_one, Fault) else _attach(made_one, filesystem, record)
-        )
-    return found
+    made_ones = zip(missing, looker.look_at(missing), strict=True)
+    return {
+        filesystem: made_one
+        if isinstance(made_one, Fault)
+        else _attach(made_one, filesystem, record)
+        for filesystem, made_one in made_ones
+    }
 
 
 def take_off_unused(
     volumes: Iterable[Volume], record: Record, patience: Patience
-) -> tuple[str, ...]:
-    """Take off what neither these volumes nor any mount on record needs.
-
-    A sentence for each that can't be.
-    """
+) -> tuple[FilesystemAction, ...]:
+    """Take off what neither these volumes nor any mount on record needs; what became of each."""
     used = {each.filesystem.name for each in volumes if each.filesystem}
     used |= {each.filesystem for each in record.managed.values()}
-    troubles = []
+    done = []
     errands = Errands(patience)
     for base in [*record.bases.values()]:
         if base.name in used:
             continue
+        action = departure(base)
         path = _path(record.state_dir, base.name)
         try:
             with suppress(FileNotFoundError):
@@ -114,15 +113,15 @@ def take_off_unused(
                 tree.unmount(found, base.id)
                 with suppress(OSError):
                     os.rmdir(base.name, dir_fd=found.folder.number)
-        except VolumeError as error:
-            troubles.append(f"{error.fault.message}; it is tried again at the next pass")
-        except OSError as error:
-            troubles.append(f"{path} can't be taken off: {error.strerror}")
+        except (VolumeError, OSError) as error:
+            fault = fault_of(error, f"unmount {path}")
+            done.append(action._replace(state=fault.state, fault=fault))
         else:
             record.remove_base(base.name)
+            done.append(action._replace(state="unmounted"))
     with suppress(OSError):
         record.write()
-    return tuple(troubles)
+    return tuple(done)
 
 
 def _make(filesystem: Filesystem) -> Fd | Fault:
@@ -145,7 +144,7 @@ def _attach(mount: Fd, filesystem: Filesystem, record: Record) -> str | Fault:
     mount_id = statx(mount, flags=AT_STATX_DONT_SYNC).mount
     try:
         with mount:
-            record.add_base(Base(mount_id, filesystem.name))
+            record.add_base(_base(mount_id, filesystem))
             record.write()
             with made(os.path.dirname(path), "folder") as folder:
                 if folder.there and folder.there.uid != ROOT:  # root's link may lead anywhere
@@ -156,6 +155,10 @@ def _attach(mount: Fd, filesystem: Filesystem, record: Record) -> str | Fault:
     except (VolumeError, OSError) as error:
         return fault_of(error, f"attach the {filesystem.type} of {filesystem.source}")
     return path
+
+
+def _base(mount_id: int, filesystem: Filesystem) -> Base:
+    return Base(mount_id, filesystem.name, filesystem.type, filesystem.source)
 
 
 def _path(state_dir: str, name: str) -> str:

@@ -6,7 +6,15 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from mountd.core.model import Action, Desired, Fault, Observed, Outcome, Report
+from mountd.core.model import (
+    Action,
+    Desired,
+    Fault,
+    FilesystemAction,
+    Observed,
+    Outcome,
+    Report,
+)
 from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
 from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above
@@ -28,8 +36,9 @@ from mountd.reconcile.state import see_no_watch, state_folder
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-OnPlan = Callable[[list[Action]], None]
+OnPlan = Callable[[list[FilesystemAction], list[Action]], None]
 OnOutcome = Callable[[Outcome], None]
+OnFilesystem = Callable[[FilesystemAction], None]
 OnWait = Callable[[str], None]
 """Is told, once, who is waited for."""
 
@@ -82,18 +91,29 @@ def converge(
         )
         observed = this.observe()
         record.follow(observed.mounts)
-        if this.mount_filesystems(observed.mounts):
-            observed = this.observe()
-        outcomes = _converge(this, observed, on_plan, on_outcome)
-        if manifest.is_whole and not manifest.is_part:
-            warnings += take_off_unused(manifest.volumes, record, patience)
-    return Report(manifest.files, outcomes, False, warnings)
+        steps, outcomes = _converge(this, observed, on_plan, on_outcome)
+        filesystems = this.finish_filesystems(steps)
+    warnings += unmounted_in_vain(filesystems)
+    return Report(manifest.files, outcomes, False, warnings, (*filesystems,))
+
+
+def unmounted_in_vain(filesystems: Iterable[FilesystemAction]) -> tuple[str, ...]:
+    """A sentence for each that nothing needs and that could not be unmounted."""
+    return tuple(
+        f"{each} stays, though nothing needs it: {each.fault.message}; the next pass tries again"
+        for each in filesystems
+        if each.verb == "unmount" and each.fault
+    )
 
 
 def _converge(
     this: Pass, observed: Observed, on_plan: OnPlan, on_outcome: OnOutcome
-) -> tuple[Outcome, ...]:
-    """Plan and apply, in rounds: what needs another volume in place is looked at once it is."""
+) -> tuple[list[FilesystemAction], tuple[Outcome, ...]]:
+    """Plan and apply, in rounds: what needs another volume in place is looked at once it is.
+
+    Returns the filesystems' steps as the first round planned them, and what became of volumes.
+    """
+    planned: list[FilesystemAction] = []
     done: dict[str, Outcome] = {}
     begun: dict[str, Outcome] = {}
     departed: list[Outcome] = []
@@ -116,11 +136,14 @@ def _converge(
             progress = Progress(faulty, stuck)
             is_first = not actions
             actions = this.plan([*desired.values()], resolver, progress)
+            steps = this.plan_filesystems(actions)
             if is_first:
-                on_plan(actions)
+                planned = steps
+                on_plan(steps, actions)
                 this.record.forget_gone(observed.mounts)
             this.judge_record(actions)
-            actions = see_progress(actions)
+            if not this.mount_filesystems(steps):
+                actions = see_progress(actions)
             ready = [each for each in actions if not each.after]
             resolver.keep_sources({each.volume for each in ready if each.mount})
             for outcome in applier.apply(ready, resolver.sources):
@@ -137,7 +160,8 @@ def _converge(
                 on_outcome(outcome)
         if all(each.name in done for each in this.manifest.volumes) and len(ready) == len(actions):
             staying = [done[each.name] for each in this.manifest.volumes]
-            return (*staying, *(each for each in departed if not is_told(each, staying)))
+            leaving = [each for each in departed if not is_told(each, staying)]
+            return planned, (*staying, *leaving)
         observed = this.observe()
 
 
@@ -152,9 +176,10 @@ def preview(settings: Settings, manifest: Manifest | None = None) -> Report:
         with this.resolver(observed) as resolver:
             desired = resolver.resolve(manifest.volumes)
             actions = this.plan(desired, resolver, Progress())
+            filesystems = this.plan_filesystems(actions)
             warnings = manifest.warnings + resolver.warnings + record.warnings
     outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
-    return Report(manifest.files, outcomes, True, warnings)
+    return Report(manifest.files, outcomes, True, warnings, (*filesystems,))
 
 
 def recorded(settings: Settings) -> Report:
@@ -211,8 +236,9 @@ def unmount(
                 break
             chosen = {each.old.id for each in waiting if each.old}
             observed = observe()
-        warnings += take_off_unused((), record, patience)
-    return Report((manifest,), tuple(done), False, warnings)
+        filesystems = take_off_unused((), record, patience)
+    warnings += unmounted_in_vain(filesystems)
+    return Report((manifest,), tuple(done), False, warnings, filesystems)
 
 
 def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> None:

@@ -315,7 +315,10 @@ class Record:
                     manifest: targets if targets is None else sorted(targets)
                     for manifest, targets in self.unsettled.items()
                 },
-                "filesystems": {base.name: base.id for base in self.bases.values()},
+                "filesystems": {
+                    base.name: {"id": base.id, "type": base.type, "source": base.source}
+                    for base in self.bases.values()
+                },
             }
         )
         mounts = b",\n".join([self._lines[each] for each in self.managed])

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from mountd.core.exposure import asked
-from mountd.core.model import Action, Desired, Fault, Filesystem, Observed, ObservedMount
+from mountd.core.filesystems import plan_filesystems
+from mountd.core.model import Action, Desired, Fault, Filesystem, FilesystemAction, Observed
 from mountd.core.order import Progress, adopts, unseen
 from mountd.core.plan import plan
 from mountd.kernel.observe import observe
@@ -17,7 +18,12 @@ from mountd.kernel.probe import has_beneath, has_open_tree_attr
 from mountd.manifest.load import Manifest
 from mountd.reconcile.apply import Applier
 from mountd.reconcile.desired import Resolver
-from mountd.reconcile.filesystems import mount_filesystems, mounted_filesystems
+from mountd.reconcile.filesystems import (
+    enter_known,
+    mount_filesystems,
+    mounted_filesystems,
+    take_off_unused,
+)
 from mountd.reconcile.idmaps import Namespaces, Prober
 from mountd.reconcile.record import Record
 from mountd.reconcile.sources import Sources
@@ -49,21 +55,63 @@ class Pass:
         self._prober = Prober(namespaces, is_privileged=is_privileged)
         self._has_adopted = False
         self._bases: dict[Filesystem, str | Fault | None] = {}
+        self._refused: dict[Filesystem, Fault] = {}
+        """Filesystems that could not be mounted in this pass, and why."""
         self._most_sources = _make_room_for_descriptors(len(manifest.volumes))
 
     def observe(self) -> Observed:
         """The mounts that there are, and what can be done about them."""
         observed = self._observe()
-        if not self._is_acting:
-            volumes = self.manifest.volumes
-            self._bases = mounted_filesystems(volumes, observed.mounts, self.record)
+        found = mounted_filesystems(self.manifest.volumes, observed.mounts, self.record)
+        if self._is_acting:
+            enter_known(found, self.record)
+        self._bases = {**found, **self._refused}
         return observed._replace(can_remap=has_open_tree_attr(), can_go_beneath=has_beneath())
 
-    def mount_filesystems(self, mounts: Mapping[int, ObservedMount]) -> bool:
-        """Have what volumes with a `type` are clones of; tells whether there are such volumes."""
-        volumes = self.manifest.volumes
-        self._bases = mount_filesystems(volumes, mounts, self.record, self._patience)
-        return bool(self._bases)
+    def plan_filesystems(self, actions: Sequence[Action]) -> list[FilesystemAction]:
+        """The steps for the raw mounts that volumes with a `type` are clones of."""
+        return plan_filesystems(
+            self.manifest.volumes,
+            actions,
+            self._bases,
+            self.record.bases.values(),
+            self.record.managed.values(),
+            self.manifest.id,
+            removes=self._removes,
+        )
+
+    def mount_filesystems(self, steps: Sequence[FilesystemAction]) -> bool:
+        """Mount those that are missing; tells whether there were any."""
+        names = {each.name for each in steps if each.verb in ("mount", "replace")}
+        missing = [each for each in self._bases if each.name in names]
+        found = mount_filesystems(missing, self.record, self._patience) if missing else {}
+        self._refused |= {it: fault for it, fault in found.items() if isinstance(fault, Fault)}
+        return bool(missing)
+
+    def finish_filesystems(self, planned: Sequence[FilesystemAction]) -> list[FilesystemAction]:
+        """Take off what nothing needs any more, and say what became of each planned step."""
+        refused = {each.name: fault for each, fault in self._refused.items()}
+        went = (
+            {
+                each.name: each
+                for each in take_off_unused(self.manifest.volumes, self.record, self._patience)
+            }
+            if self._removes
+            else {}
+        )
+        done = []
+        for step in planned:
+            if fault := refused.get(step.name):
+                done.append(step._replace(state=fault.state, fault=fault))
+            elif step.verb == "unmount":
+                done.append(went.pop(step.name, step._replace(verb="keep", notes=())))
+            else:
+                done.append(step._replace(state="mounted") if step.verb else step)
+        return done + [each for each in went.values() if each.fault]
+
+    @property
+    def _removes(self) -> bool:
+        return self.manifest.is_whole and not self.manifest.is_part
 
     def resolver(self, observed: Observed) -> Resolver:
         """Looks at volumes, as the machine is now."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Outcome, Report
+from mountd.core.model import Fault, FilesystemAction, Outcome, Report
 from mountd.core.words.printable import printable
 from mountd.manifest.problem import Problem
 
@@ -18,8 +18,9 @@ def to_document(
         "pass_id": pass_id,
         "manifest": [*result.files],
         "dry_run": result.is_dry,
-        "changed": any(each.is_change for each in result.outcomes),
+        "changed": result.has_changes,
         "volumes": [_volume_document(each, shows_found) for each in _ordered(result)],
+        "filesystems": [_filesystem_document(each) for each in result.filesystems],
         "errors": [
             {
                 "file": each.file,
@@ -49,8 +50,25 @@ def _volume_document(outcome: Outcome, shows_found: bool) -> dict[str, Any]:
         "fallback": "plain" if refused else None,
         "idmap": idmap_document(idmap),
         "notes": [*action.notes],
-        "error": fault and {"code": fault.code, "message": fault.message, "hint": fault.hint},
+        "error": _fault_document(fault),
     }
+
+
+def _filesystem_document(action: FilesystemAction) -> dict[str, Any]:
+    return {
+        "type": action.type,
+        "source": action.source,
+        "options": [*action.options],
+        "action": action.verb,
+        "state": action.state,
+        "notes": [*action.notes],
+        "error": _fault_document(action.fault),
+        "volumes": [*action.volumes],
+    }
+
+
+def _fault_document(fault: Fault | None) -> dict[str, Any] | None:
+    return fault and {"code": fault.code, "message": fault.message, "hint": fault.hint}
 
 
 def idmap_document(idmap: Idmapping | None) -> dict[str, Any] | None:

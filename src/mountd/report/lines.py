@@ -5,7 +5,15 @@ from collections.abc import Sequence
 
 from mountd.core.choice import shown_owner
 from mountd.core.idmapping import in_words
-from mountd.core.model import DONE, Action, DesiredMount, Outcome, Report
+from mountd.core.model import (
+    DONE,
+    Action,
+    DesiredMount,
+    FilesystemAction,
+    Outcome,
+    Report,
+    Verb,
+)
 from mountd.core.words.printable import printable, with_hint
 from mountd.report.page import Page, wrapped
 
@@ -14,28 +22,47 @@ _COLOURS = {"+": "\x1b[32m", "~": "\x1b[33m", "-": "\x1b[31m", "!": "\x1b[35m"}
 _PLAIN = "\x1b[0m"
 
 
-def render_plan(actions: Sequence[Action], page: Page, *, explains: bool, is_long: bool) -> str:
-    """What a pass is about to do: a line for each volume and each mount that leaves.
+def render_plan(
+    filesystems: Sequence[FilesystemAction],
+    actions: Sequence[Action],
+    page: Page,
+    *,
+    explains: bool,
+    is_long: bool,
+) -> str:
+    """What a pass is about to do: a line for each filesystem, volume, and mount that leaves.
 
     `explains`: with what is wrong, and what to do; `is_long`: with what is kept, though all is.
     """
+    filesystems = [each for each in filesystems if each.is_change]  # volumes have the faults
     volumes = sum(not action.is_departure for action in actions)
-    changes = sum(action.verb in DONE for action in actions)
+    changes = len(filesystems) + sum(action.verb in DONE for action in actions)
     doing = _count(changes, "action") if changes else "nothing to do"
     head = f"mountd: {_count(volumes, 'volume')}, {doing}"
     if not is_long and all(action.verb == "keep" for action in actions):
         actions = [action for action in actions if action.refused]  # that is said every time
-    if not actions:
+    rows: list[tuple[Verb | None, str, str, str, list[str]]] = [
+        (each.verb, each.verb or "", each.type, each.source, _filesystem_details(each))
+        for each in filesystems
+    ]
+    rows += [
+        (
+            each.verb,
+            each.verb or each.state,
+            each.target,
+            each.source,
+            _details(each, explains=explains),
+        )
+        for each in actions
+    ]
+    if not rows:
         return f"{head}\n"
-    targets = max(len(printable(action.target)) for action in actions)
-    sources = max(len(printable(action.source)) for action in actions)
+    targets = max(len(printable(target)) for _, _, target, _, _ in rows)
+    sources = max(len(printable(source)) for _, _, _, source, _ in rows)
     lines = [head, ""]
-    for action in actions:
-        first, *rest = _details(action, explains=explains)
-        target, source = printable(action.target), printable(action.source)
-        verb = action.verb or action.state
-        words = [f"{verb:9}{target:{targets}}", f"← {source:{sources}}", first]
-        lines += _broken(_SIGNS[action.verb], words, rest, page)
+    for verb, word, target, source, (first, *rest) in rows:
+        words = [f"{word:9}{printable(target):{targets}}", f"← {printable(source):{sources}}"]
+        lines += _broken(_SIGNS[verb], [*words, first], rest, page)
     return "\n".join([*lines, "", ""])
 
 
@@ -48,6 +75,11 @@ def render_summary(result: Report, page: Page) -> str:
             counts[each.state] += 1
         elif verb in DONE:
             counts[f"to {verb}" if result.is_dry else DONE[verb]] += 1
+    for step in result.filesystems:
+        if step.verb in DONE and step.is_change:
+            counts[
+                f"filesystem to {step.verb}" if result.is_dry else f"filesystem {DONE[step.verb]}"
+            ] += 1
     text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing to do"
     if result.is_dry:
         return "\n".join(wrapped(f"Plan: {text}. Nothing was changed (dry run).", page.width))
@@ -89,6 +121,14 @@ def _broken(sign: str, words: list[str], rest: list[str], page: Page) -> list[st
     indent = " " * (13 if page.width >= 60 else 6)
     pieces = (piece for each in rest for piece in wrapped(each, page.width - len(indent)))
     return [f"  {sign} {'  '.join(words).rstrip()}", *(indent + piece for piece in pieces)]
+
+
+def _filesystem_details(step: FilesystemAction) -> list[str]:
+    """What there is to say of a filesystem's step, the main thing first."""
+    return [
+        f"filesystem, {','.join(step.options)}" if step.options else "filesystem",
+        *(f"note: {each}" for each in step.notes),
+    ]
 
 
 def _details(action: Action, *, explains: bool) -> list[str]:

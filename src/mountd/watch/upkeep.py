@@ -225,7 +225,7 @@ class Upkeep:
                     manifest,
                     record,
                     self._patience,
-                    lambda _: None,
+                    lambda *_: None,
                     lambda it: self.news.outcome(it, is_repair=is_repair or self._was_there(it)),
                     observe=self._table.follow if is_repair else self._table.read,
                     held=self._held,
