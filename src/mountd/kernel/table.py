@@ -5,6 +5,7 @@ little as tells: a table of 1,000 mounts takes 8 ms to read whole.
 """
 
 import os
+import select
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple, Self
@@ -25,6 +26,19 @@ class Change(NamedTuple):
 
     before: ObservedMount | None
     now: ObservedMount | None
+
+
+class TableNews:
+    """Whether anything was mounted or unmounted since that was asked last."""
+
+    def __init__(self) -> None:
+        self._file = Fd(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC))
+        self._poll = select.poll()
+        self._poll.register(self._file.number, select.POLLPRI)
+
+    def are_there(self) -> bool:
+        """Ask; to ask is to have heard."""
+        return bool(self._poll.poll(0))
 
 
 class MountTable:

@@ -9,12 +9,10 @@ import stat
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from mountd.kernel.paths import see
 from mountd.kernel.patience import ask
 from mountd.kernel.served import NoChildError, ServedError, may_wait
-from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, openat2, see_folder, st_dev, statx
+from mountd.kernel.syscalls import Fd, openat2, see_folder, st_dev, statx
 
-_MOST_LINKS = 40
 _MOST_BYTES = 16 << 20
 
 
@@ -75,64 +73,36 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def stamp(path: str) -> Hashable:
-    """Which file it is, and when it was last written."""
+    """Which file or folder it is, and when it, or who may write it, was last changed.
+
+    None where there is none, or it can't be reached. Raises ServedError.
+    """
     try:
         with openat2(None, path, os.O_PATH, 0) as file:
             see_folder(file)
-            found = os.fstat(file.number)
+            return _stamp(os.fstat(file.number))
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def trail(path: str) -> tuple[dict[str, str | None], str | None]:
-    """The symlinks and missing names along a path, and the path that it resolves to.
-
-    The latter is None if it doesn't resolve. Of what is served nothing is listed.
-    """
+def quick_stamp(path: str) -> Hashable:
+    """The same, at a tenth of the price, of a path that is known to lead to no server."""
     try:
-        see(path)
-        return _trail(path)
-    except ServedError:
-        return {}, path
-
-
-def _trail(path: str) -> tuple[dict[str, str | None], str | None]:
-    passed: dict[str, str | None] = {}
-    here, todo = "", [*reversed(path.split("/"))]
-    links = 0
-    while todo and links <= _MOST_LINKS:
-        name = todo.pop()
-        if name in ("", "."):
-            continue
-        if name == "..":
-            here = here[: here.rfind("/")] if here else here
-            continue
-        step = f"{here}/{name}"
-        link = link_at(step)
-        if link == "":
-            here = step
-            continue
-        passed[step] = link
-        if link is None:
-            return passed, None
-        links += 1
-        here = "" if link.startswith("/") else here
-        todo += reversed(link.split("/"))
-    return passed, None if todo else here or "/"
-
-
-def link_at(path: str) -> str | None:
-    """What a link says; nothing for what isn't one, None for what isn't there."""
-    try:
-        with openat2(None, path, os.O_PATH | os.O_NOFOLLOW, 0) as link:
-            see_folder(link)
-            return os.readlink("", dir_fd=link.number) if _is_link(link) else ""
-    except (FileNotFoundError, NotADirectoryError):
+        return _stamp(os.stat(path))
+    except OSError:
         return None
+
+
+def _stamp(found: os.stat_result) -> Hashable:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def end_of(path: str) -> str | None:
+    """Where a path ends, links followed; None where there is nothing, or it can't be read."""
+    try:
+        with openat2(None, path, os.O_PATH, 0) as file:
+            see_folder(file)
+            itself = f"/proc/self/fd/{file.number}"
+            return os.readlink(itself) if os.access(itself, os.R_OK) else None
     except (OSError, ServedError):
-        return ""
-
-
-def _is_link(file: Fd) -> bool:
-    return stat.S_ISLNK(statx(file, flags=AT_STATX_DONT_SYNC).mode)
+        return None

@@ -26,10 +26,9 @@ from mountd.reconcile.filesystems import place_of
 from mountd.reconcile.passes import Settings
 from mountd.reconcile.state import WatchLock, state_folder
 from mountd.report.journal import DEBUG, ERROR, INFO, WARNING, Journal
-from mountd.watch.arrivals import Arrivals, Sight
-from mountd.watch.edits import Edits
 from mountd.watch.glances import content
 from mountd.watch.in_force import Latest
+from mountd.watch.places import Places, Sight
 from mountd.watch.systemd import Supervisor
 from mountd.watch.upkeep import Upkeep
 
@@ -62,8 +61,7 @@ class Watch:
         self._patience = Patience(self._ring_for_a_pass)
         self._table = MountTable()
         self._upkeep = Upkeep(settings.state_dir, self._table, self._patience, journal)
-        self._edits = Edits(self._ring)
-        self._arrivals = Arrivals(self._ring_for_a_pass)
+        self._places = Places(self._ring, self._ring_for_a_pass)
         self._latest = Latest(settings, journal)
         self._lock = WatchLock(settings.state_dir)
         self._is_rung = False
@@ -169,8 +167,8 @@ class Watch:
             self._supervisor.reloading()
             self._begin_anew()
             self._is_ready = False
-        if self._edits.have_come:
-            self._edits.have_come = False
+        if self._places.has_edit:
+            self._places.has_edit = False
             self._must_read = True
             self._due = 0.0
             self._failures = 0
@@ -180,7 +178,7 @@ class Watch:
         if self._is_rung:
             self._is_rung = False
             self._come_soon()
-        self._find_troubles()
+        self._find_trouble()
         if (closing := self._upkeep.news.due) and closing <= monotonic():
             self._upkeep.close_news()
         if (held := self._upkeep.next_repair()) and held <= monotonic():
@@ -201,15 +199,14 @@ class Watch:
         rest = self._pass_ended + _IDLE_TIMES * self._pass_took
         self._due = min(self._due, max(monotonic() + settle, rest))
 
-    def _find_troubles(self) -> None:
-        """Tell what can't be seen, when that begins and when it is over."""
-        for about, trouble in (("edits", self._edits.trouble), ("late", self._arrivals.trouble)):
-            if trouble:
-                self._tell_trouble(about, trouble, "warned", WARNING)
-            elif about in self._troubles:
-                over = f"no longer: {self._troubles[about]}"
-                self._tell_trouble(about, None)
-                self._upkeep.news.trouble(over, "warned", INFO)
+    def _find_trouble(self) -> None:
+        """Tell that edits are seen late, when that begins and when it is over."""
+        if trouble := self._places.trouble:
+            self._tell_trouble("edits", trouble, "warned", WARNING)
+        elif "edits" in self._troubles:
+            over = f"no longer: {self._troubles['edits']}"
+            self._tell_trouble("edits", None)
+            self._upkeep.news.trouble(over, "warned", INFO)
 
     def _wait(self) -> None:
         now = monotonic()
@@ -306,13 +303,13 @@ class Watch:
         seen = dict(self._latest.seen)
         if manifest:
             seen |= {path: content(path) for path in _accounts(manifest, {"/"})}
-            self._arrivals.watch(self._accounts_elsewhere(manifest))
+            self._places.watch_arrivals(self._accounts_elsewhere(manifest))
         if not self._converge(manifest):
             return
         if manifest:
-            self._arrivals.watch(self._awaited(manifest))
+            self._places.watch_arrivals(self._awaited(manifest))
         seen[self._lock.path] = content(self._lock.path)
-        self._edits.watch(seen)
+        self._places.watch_edits(seen)
         news.is_free = False
         if monotonic() - self._crashed > _RESYNC:
             self._crashes = 0
