@@ -103,7 +103,7 @@ def test_filesystems_are_tried_where_they_are_mounted(world: World) -> None:
     takes = [name for name, row in system.items() if "tmpfs" in name and row["allowed"]]
     assert len(takes) == 1 and takes[0].endswith("more")  # all that answer alike, in one row
     covered = [row for row in system.values() if "other mounts cover it" in f"{row['consequence']}"]
-    assert [row["allowed"] for row in covered] == [None]
+    assert {row["allowed"] for row in covered} == {None}  # the machine may have some of its own
 
 
 def test_a_filesystem_in_one_that_hangs_costs_its_own_row_only(world: World) -> None:

@@ -120,7 +120,7 @@ def test_no_other_command_waits_for_it(world: World) -> None:
     code = f"import sys; sys.argv[1:] = ['check', '-f', '{world.manifest}']; main()"
     words = ["-X", "importtime", "-c", f"from mountd.cli import main; {code}"]
     imported = world.run([sys.executable, *words]).err
-    assert "mountd.manifest.schema" in imported
+    assert "mountd.manifest.plain" in imported
     assert "mountd.manifest.json_schema" not in imported
 
 

@@ -3,18 +3,15 @@
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from mountd.core.idmapping import IDENTITY, Extent, Extents, Idmapping, normalised
+from mountd.core.idmapping import Idmapping
 from mountd.core.model import Ids, Volume
 from mountd.manifest.document import Document
 from mountd.manifest.layers import SEARCH_PATH, Layers
 from mountd.manifest.merge import MergedDocuments, Tables, merged
+from mountd.manifest.plain import plain_tables
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.manifest.rules import rule_problems
-from mountd.manifest.schema import ExtentTable, IdmapTable, ManifestTable
 from mountd.manifest.values import normalised_path
-from mountd.manifest.wording import problems_in
 
 MOST_BYTES = 1 << 20
 
@@ -96,41 +93,27 @@ def load_manifest(
         problems += rule_problems(MergedDocuments(files.documents), is_whole=not files.withheld)
     tables = []
     for document in files.documents:
-        values, names = _with_short_names(document.values)
         try:
-            tables.append(ManifestTable.model_validate(values, context=reserved))
-        except ValidationError as error:
-            problems += problems_in(document, error.errors(include_url=False), names)
+            tables.append(plain_tables(document.values, reserved) or _judged(document, reserved))
+        except ManifestError as error:
+            problems += error.problems
     if problems:
         raise ManifestError(problems, layers.files + layers.credentials)
     withheld = [f"{each}; so nothing is unmounted in this pass" for each in files.withheld]
     return Manifest(
         layers.id,
         tuple(document.file for document in files.documents),
-        tuple(_volumes(merged([_own(each) for each in tables]))),
+        tuple(_volumes(merged(tables))),
         tuple(dict.fromkeys(files.warnings + withheld)),  # drop-ins share folders
         not withheld,
         reserved,
     )
 
 
-def _with_short_names(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values with stand-ins for volumes' names that are far too long, and whose each is.
+def _judged(document: Document, reserved: Mapping[str, str]) -> Tables:
+    from mountd.manifest.judge import judged_tables  # noqa: PLC0415 - pydantic is half of a start
 
-    pydantic copies a table's name for each thing that is wrong in it, and one may be as long as the
-    manifest. A stand-in is no name for a volume either.
-    """
-    volumes = values.get("volumes")
-    if not isinstance(volumes, dict):
-        return values, {}
-    long = {name: f"\0{n}" for n, name in enumerate(volumes) if len(name) > _LONG_NAME}
-    if not long:
-        return values, {}
-    short = {long.get(name, name): table for name, table in volumes.items()}
-    return {**values, "volumes": short}, {each: name for name, each in long.items()}
-
-
-_LONG_NAME = 256
+    return judged_tables(document, reserved)
 
 
 def read_documents(layers: Layers, read: Callable[[str], Reading]) -> MergedDocuments:
@@ -200,31 +183,19 @@ def _distrusted(file: str, distrust: str) -> Problem:
     return Problem(file, None, None, message, hint)
 
 
-def _own(manifest: ManifestTable) -> Tables:
-    """What a file says itself, without what the schema puts in for it."""
-    volumes = {
-        name: {key: getattr(table, key) for key in table.model_fields_set}
-        for name, table in manifest.volumes.items()
-    }
-    defaults = {key: getattr(manifest.defaults, key) for key in manifest.defaults.model_fields_set}
-    return Tables(defaults, volumes)
-
-
 def _volumes(tables: Tables) -> Iterator[Volume]:
     """The enabled volumes, each with the defaults for what it doesn't say itself."""
     for name, own in tables.volumes.items():
         values = {**tables.defaults, **own}
-        if "user" in own and "idmap" not in own and isinstance(values.get("idmap"), IdmapTable):
+        if "user" in own and "idmap" not in own and isinstance(values.get("idmap"), Idmapping):
             del values["idmap"]  # user and extents displace each other
-        if "user" not in own and isinstance(own.get("idmap"), IdmapTable):
+        if "user" not in own and isinstance(own.get("idmap"), Idmapping):
             values.pop("user", None)
         if values.pop("enabled", True) and "source" in own and "target" in own:
             yield _volume(name, values)
 
 
 def _volume(name: str, values: dict[str, Any]) -> Volume:
-    if isinstance(table := values.get("idmap"), IdmapTable):
-        values["idmap"] = Idmapping(_extents(table.uids), _extents(table.gids))
     if owner := values.get("owner"):
         uid, gid = (int(digits.lstrip("0") or "0") for digits in owner.split(":"))
         values["owner"] = Ids(uid, gid)
@@ -233,9 +204,3 @@ def _volume(name: str, values: dict[str, Any]) -> Volume:
     if "type" not in values:
         values["source"] = normalised_path(values["source"])
     return Volume(name=name, **values)
-
-
-def _extents(tables: list[ExtentTable] | None) -> Extents:
-    if tables is None:
-        return IDENTITY
-    return normalised(Extent(each.stored, each.seen, each.count) for each in tables)

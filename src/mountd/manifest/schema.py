@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from mountd.core.idmapping import ID_COUNT, MAX_EXTENTS, Extent, refusals
-from mountd.manifest.values import (
+from mountd.manifest.fields import (
     FsType,
     Option,
     Owner,

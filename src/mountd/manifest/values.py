@@ -1,25 +1,16 @@
-"""What one value of a manifest may be: each kind as a type, with its pattern for editors.
+"""What one value of a manifest may be: predicates that say what is wrong with it.
 
-A pattern refuses nothing that the validator beside it takes. It may take more, for Python, Rust and
-JavaScript all have to understand it.
+What they say follows the key's name: "must not be empty". None: nothing is wrong.
 """
 
-from typing import Annotated, Any, NoReturn
+from collections.abc import Mapping
 from unicodedata import category
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from mountd.core.idmapping import ID_COUNT
+from mountd.core.targets import why_forbidden
 
-from mountd.core.idmapping import ID_COUNT, Refusal
-from mountd.core.targets import KERNEL_FOLDERS, SYSTEM_FOLDERS, why_forbidden
-
-OURS = "mountd"
-"""pydantic's error type for messages of ours, which follow the key: "must not be /etc, …"."""
-
-
-def refuse(message: str, extents: tuple[Refusal, ...] = ()) -> NoReturn:
-    """End a validation by a predicate of ours, which follows the key's name."""
-    raise PydanticCustomError(OURS, "{message}", {"message": message, "refusals": extents})
+NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+"""The pattern of a volume's name."""
 
 
 def _short(value: str) -> str:
@@ -65,17 +56,13 @@ def _why_unprintable(text: str) -> str | None:
     return None
 
 
-def _path(path: str) -> str:
-    if why := why_no_path(path):
-        refuse(why)
-    return normalised_path(path)
-
-
-def _target(path: str, info: ValidationInfo) -> str:
-    """`info.context` is what no target may cover, by path."""
-    if why := why_forbidden(path, info.context or {}):
-        refuse(f"must not be {path}: it is {why}")
-    return path
+def why_no_target(path: str, reserved: Mapping[str, str]) -> str | None:
+    """What is wrong with a target; `reserved` is what none may cover, by path."""
+    if said := why_no_path(path):
+        return said
+    path = normalised_path(path)
+    why = why_forbidden(path, reserved)
+    return f"must not be {path}: it is {why}" if why else None
 
 
 def _is_number(part: str) -> bool:
@@ -98,12 +85,6 @@ def why_no_user(text: str) -> str | None:
     return _why_no_ids(*filter(_is_number, (name, group)))
 
 
-def _user(value: str) -> str:
-    if why := why_no_user(value):
-        refuse(why)
-    return value
-
-
 def number_in_words(number: int) -> str:
     """An integer as a sentence shows it: Python writes none of more than 4,300 digits."""
     return str(number) if abs(number) < 10**_MOST_DIGITS else "a number of so many digits"
@@ -112,81 +93,44 @@ def number_in_words(number: int) -> str:
 _MOST_DIGITS = 40
 
 
-def _number_as_text(value: Any) -> Any:
-    if type(value) is not int:
-        return value
-    if abs(value) >= 10**_MOST_DIGITS:
-        refuse(f"must have ids from 0 to {ID_COUNT - 1}, not {number_in_words(value)}")
-    return str(value)
+def why_no_number(number: int) -> str | None:
+    """What is wrong with a number that stands for a user, but for its being too large."""
+    if abs(number) < 10**_MOST_DIGITS:
+        return None
+    return f"must have ids from 0 to {ID_COUNT - 1}, not {number_in_words(number)}"
 
 
-def _owner(value: str) -> str:
-    parts = value.split(":")
+def why_no_owner(text: str) -> str | None:
+    """What is wrong with who owns a source."""
+    parts = text.split(":")
     if len(parts) != 2 or not all(map(_is_number, parts)):
-        refuse(f"must be `uid:gid`, both numbers, not `{_short(value)}`")
-    if why := _why_no_ids(*parts):
-        refuse(why)
-    return value
+        return f"must be `uid:gid`, both numbers, not `{_short(text)}`"
+    return _why_no_ids(*parts)
 
 
-def _fs_type(name: str) -> str:
+def why_no_fs_type(name: str) -> str | None:
+    """What is wrong with a filesystem's type."""
     if not name or "/" in name or _why_unprintable(name):
-        refuse(f"must be a filesystem type as in /proc/filesystems, not `{_short(name)}`")
-    return name
+        return f"must be a filesystem type as in /proc/filesystems, not `{_short(name)}`"
+    return None
 
 
-def _option(option: str) -> str:
+def why_no_option(option: str) -> str | None:
+    """What is wrong with a filesystem's option."""
     if not option.partition("=")[0]:
-        refuse(f"must be `key=value` or `flag`, not `{_short(option)}`")
-    if why := _why_unprintable(option):
-        refuse(why)
-    return option
+        return f"must be `key=value` or `flag`, not `{_short(option)}`"
+    return _why_unprintable(option)
 
 
-def _subdir(path: str) -> str:
+def why_no_subdir(path: str) -> str | None:
+    """What is wrong with a folder of a filesystem."""
     if why := _why_unsafe(path):
-        refuse(why)
-    folder = normalised_path(f"/{path}")[1:]
-    if path.startswith("/") or not folder:
-        refuse(f"must be the relative path of a folder in the filesystem, not `{_short(path)}`")
-    return folder
+        return why
+    if path.startswith("/") or not normalised_subdir(path):
+        return f"must be the relative path of a folder in the filesystem, not `{_short(path)}`"
+    return None
 
 
-_CONTROL = r"\x00-\x1f\x7f-\x9f"
-_UP = r"(^|/)\.\.(/|$)"
-_SYSTEM = "|".join(sorted(each[1:] for each in SYSTEM_FOLDERS))
-_KERNEL = "|".join(each.strip("/") for each in KERNEL_FOLDERS)
-_FORBIDDEN = rf"^/+(({_SYSTEM}|lib[^/]*)/*$|({_KERNEL})/)"
-
-
-def _text(pattern: str, never: str | None = None) -> WithJsonSchema:
-    """A string that an editor is to check by these."""
-    denied = {"not": {"pattern": never}} if never else {}
-    return WithJsonSchema({"type": "string", "pattern": pattern, **denied})
-
-
-Path = Annotated[str, AfterValidator(_path), _text(rf"^/[^{_CONTROL}]*$", _UP)]
-Target = Annotated[
-    str,
-    AfterValidator(_path),
-    AfterValidator(_target),
-    _text(rf"^/[^{_CONTROL}]*$", f"{_UP}|{_FORBIDDEN}"),
-]
-Subdir = Annotated[str, AfterValidator(_subdir), _text(rf"^[^/{_CONTROL}][^{_CONTROL}]*$", _UP)]
-FsType = Annotated[str, AfterValidator(_fs_type), _text(rf"^[^/{_CONTROL}]+$")]
-Option = Annotated[str, AfterValidator(_option), _text(rf"^[^={_CONTROL}][^{_CONTROL}]*$")]
-Owner = Annotated[str, AfterValidator(_owner), _text("^[0-9]+:[0-9]+$")]
-User = Annotated[
-    str,
-    AfterValidator(_user),
-    BeforeValidator(_number_as_text),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": rf"^[^:{_CONTROL}]+(:[^:{_CONTROL}]+)?$"},
-                {"type": "integer", "minimum": 0, "maximum": ID_COUNT - 1},
-            ]
-        }
-    ),
-]
-VolumeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+def normalised_subdir(path: str) -> str:
+    """The folder without a trailing `/`, `//` and `.`."""
+    return normalised_path(f"/{path}")[1:]

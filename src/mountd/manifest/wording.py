@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from mountd.core.idmapping import Refusal
 from mountd.manifest.document import Document
+from mountd.manifest.fields import OURS
 from mountd.manifest.positions import KeyPath, dotted
 from mountd.manifest.problem import Problem
 from mountd.manifest.schema import (
@@ -18,7 +19,7 @@ from mountd.manifest.schema import (
     ManifestTable,
     VolumeTable,
 )
-from mountd.manifest.values import OURS, number_in_words
+from mountd.manifest.values import number_in_words
 
 _TYPES: dict[type, str] = {
     str: "a string",
