@@ -103,8 +103,8 @@ class Machine:
         self._inodes: dict[tuple[int, str], int] = {}
         self._renewed: dict[int, int] = {}
         self._held: dict[str, tuple[str, ObservedMount, ObservedMount]] = {}
-        self._root = self._made(1, "/", "ext4", self._new_device(), "/", None, RW)
-        self.mounts[self._root.id] = self._root
+        self.root = self._made(1, "/", "ext4", self._new_device(), "/", None, RW)
+        self.mounts[self.root.id] = self.root
 
     def __repr__(self) -> str:
         return f"{self.story}"
@@ -122,7 +122,7 @@ class Machine:
 
     def at(self, path: str) -> ObservedMount:
         """The mount that a path leads to."""
-        return leads_to(self.mounts, path, self._root)
+        return leads_to(self.mounts, path, self.root)
 
     def top(self, path: str) -> ObservedMount | None:
         """The mount that is seen at a path, if something is mounted there."""

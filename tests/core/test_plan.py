@@ -66,13 +66,6 @@ def first_plan(machine: Machine, *volumes: Volume, **how: Any) -> list[Action]:
 # examples ------------------------------------------------------------------------------------
 
 
-def test_what_is_not_there_is_mounted_and_what_is_as_desired_is_kept() -> None:
-    machine = Machine()
-    work = volume("work", "/t/a")
-    assert carried_out(machine.run([work])[0]) == [[("work", "mount", "/t/a")]]
-    assert carried_out(machine.run([work])[0]) == [[("work", "keep", "/t/a")]]
-
-
 def test_a_renamed_volume_is_kept_and_recorded_under_its_new_name() -> None:
     machine = Machine()
     machine.put(volume("old", "/t/a"))
@@ -81,45 +74,12 @@ def test_a_renamed_volume_is_kept_and_recorded_under_its_new_name() -> None:
     assert action.old and action.old.volume == "new"
 
 
-def test_two_volumes_that_exchange_targets_are_two_replacements() -> None:
-    machine = Machine()
-    machine.put(volume("a", "/t/a", "/s/1"))
-    machine.put(volume("b", "/t/b", "/s/2"))
-    actions = first_plan(machine, volume("a", "/t/b", "/s/1"), volume("b", "/t/a", "/s/2"))
-    assert verbs(actions) == [("a", "replace", "/t/b"), ("b", "replace", "/t/a")]
-    assert [[each.field for each in action.drift] for action in actions] == [["source"]] * 2
-
-
-def test_a_moved_target_is_mounted_before_the_old_one_leaves() -> None:
-    machine = Machine()
-    machine.put(volume("work", "/t/a"))
-    actions = first_plan(machine, volume("work", "/t/b"))
-    assert verbs(actions) == [("work", "mount", "/t/b"), ("work", "unmount", "/t/a")]
-
-
-def test_a_managed_mount_found_elsewhere_leaves_there_once_its_target_has_one() -> None:
-    machine = Machine()
-    machine.put(volume("work", "/t/a"), at="/t/x")
-    actions = first_plan(machine, volume("work", "/t/a"))
-    assert verbs(actions) == [("work", "mount", "/t/a"), ("work", "unmount", "/t/x")]
-    assert [(each.field, each.found) for each in actions[0].drift] == [("mount", "/t/x")]
-
-
 def test_one_found_at_another_volumes_target_makes_way_for_that_in_the_same_pass() -> None:
     machine = Machine()
     a, b = volume("a", "/t/a", "/s/1"), volume("b", "/t/b", "/s/2")
     machine.put(a, at="/t/b")
     machine.run([a, b])
     assert carried_out(machine.run([a, b])[0]) == [[("a", "keep", "/t/a"), ("b", "keep", "/t/b")]]
-
-
-def test_a_volume_that_left_the_manifest_or_is_disabled_is_unmounted() -> None:
-    machine = Machine()
-    machine.put(volume("work", "/t/a"))
-    (action,) = first_plan(machine)
-    assert verbs([action]) == [("work", "unmount", "/t/a")]
-    assert action.required
-    assert first_plan(machine, removes=False) == []
 
 
 def test_what_leaves_from_below_a_new_target_goes_first() -> None:
@@ -179,33 +139,6 @@ def test_without_a_record_any_other_mount_is_a_conflict_and_left_alone(
     assert (action.verb, action.state) == (None, "conflict")
 
 
-def test_a_mount_of_another_manifest_is_a_conflict_that_names_it_though_it_is_equal() -> None:
-    machine = Machine()
-    machine.put(volume("theirs", "/t/a"), THEIRS)
-    (action,) = first_plan(machine, volume("work", "/t/a"))
-    assert (action.verb, action.state) == (None, "conflict")
-    assert action.fault and THEIRS in action.fault.message and "`theirs`" in action.fault.message
-
-
-def test_a_foreign_mount_over_ours_is_a_conflict_that_says_so() -> None:
-    machine = Machine()
-    machine.put(volume("work", "/t/a"))
-    machine.put_foreign("/t/a")
-    (action,) = first_plan(machine, volume("work", "/t/a"))
-    assert action.fault and "(xfs) covers" in action.fault.message
-
-
-@pytest.mark.parametrize("is_mounted", [True, False])
-def test_a_foreign_mount_below_is_a_conflict_that_names_it(*, is_mounted: bool) -> None:
-    machine = Machine()
-    if is_mounted:
-        machine.put(volume("work", "/t/a", user="1001"))
-    machine.put_foreign("/t/a/deep")
-    (action,) = first_plan(machine, volume("work", "/t/a"))
-    assert action.verb is None
-    assert action.fault and "/t/a/deep (xfs)" in action.fault.message
-
-
 def test_the_second_of_two_volumes_at_one_target_is_a_conflict() -> None:
     actions = first_plan(Machine(), volume("a", "/t/a"), volume("b", "/t/a"))
     assert verbs(actions) == [("a", "mount", "/t/a"), ("b", None, "/t/a")]
@@ -260,27 +193,6 @@ def test_a_parent_that_appears_or_is_replaced_takes_the_topmost_of_ours_along(
         machine.file(each) for each in ("/s/1", "/s/2", "/s/3")
     ]
     assert not any(each.fault for each in done.values())
-
-
-def test_a_parent_goes_from_under_what_stays_and_says_that_there_is_a_gap() -> None:
-    machine = Machine()
-    machine.run(NEST[:3])
-    rounds, _, (left,) = machine.run(NEST[1:3])
-    assert verbs(rounds[0].actions)[-1] == ("parent", "unmount", "/t/a")
-    assert left.fault is None
-    assert [point for point, _ in left.action.carried] == ["/t/a/b"]
-    assert left.action.notes == ("gap: /t/a/b is away for a moment",)
-    assert machine.file("/t/a") != machine.file("/s/1")
-    assert machine.file("/t/a/b/c") == machine.file("/s/3")
-
-
-def test_where_all_leave_the_deepest_goes_first() -> None:
-    machine = Machine()
-    machine.run(NEST)
-    _, _, left = machine.run([])
-    assert not any(each.fault for each in left)
-    places = [each.action.target for each in left]
-    assert places.index("/t/a/b/c") < places.index("/t/a/b") < places.index("/t/a")
 
 
 def test_what_waits_for_a_volume_that_cannot_be_mounted_says_so_unless_that_has_a_mount() -> None:
