@@ -31,9 +31,9 @@ from mountd.core.words import faults, idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.cause import fault_of, unanswered
 from mountd.kernel.observe import is_mounted, top_at, top_of
-from mountd.kernel.paths import kind_in_words, plain_folder, spot
+from mountd.kernel.paths import plain_folder, spot
 from mountd.kernel.patience import Looker, Patience
-from mountd.kernel.syscalls import Fd, Stat
+from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
 from mountd.reconcile.accounts import Accounts
 from mountd.reconcile.idmaps import Prober
@@ -193,10 +193,9 @@ class Resolver:
             if source.through and self._has_to_go(source, user):
                 source.fd.close()
                 return Later(volume, target, source.through), None
-            kind = _kind(source.found, source.path)
-            if there and there != kind:
-                raise VolumeError(faults.wrong_target_kind(target, kind))
-            mount = self._desired(volume, target, source, kind, user)
+            if there and there != source.kind:
+                raise VolumeError(faults.wrong_target_kind(target, source.kind))
+            mount = self._desired(volume, target, source, user)
             if there is None:
                 mount = mount._replace(notes=(*mount.notes, f"makes {target}"))
             return mount, self._kept_open(source.fd)
@@ -223,7 +222,7 @@ class Resolver:
         lost, if its idmapping is unknown and the owner that it shows isn't the user.
         """
         found = source.found
-        if not self._opener.shows_what_it_covers(source.mount):
+        if source.hides_another:
             return True
         if not source.mount.is_idmapped or source.idmap or self._observed.tells_idmaps:
             return False
@@ -234,7 +233,7 @@ class Resolver:
         return True
 
     def _desired(
-        self, volume: Volume, target: str, source: Source, kind: Kind, user: User | None
+        self, volume: Volume, target: str, source: Source, user: User | None
     ) -> DesiredMount:
         found, own = source.found, source.own
         flags = Flags(
@@ -250,8 +249,7 @@ class Resolver:
             raise VolumeError(faults.target_in_source(target))
         is_read_only = flags.read_only or own.is_fs_read_only
         views = [View(own.device, root_at(source.mount, source.path), is_read_only)]
-        submounts = self._opener.submounts(source) if volume.recursive else {}
-        views += (view for below in submounts.values() for view in _views(below, volume))
+        views += (view for below in source.submounts.values() for view in _views(below, volume))
         is_writable = not all(view.is_read_only for view in views)
         root = Root(stored, seen, found.mode, own.idmap, is_read_only, is_writable)
         choice = choose(volume, root, user, known_ids())
@@ -259,7 +257,7 @@ class Resolver:
             volume=volume,
             source=volume.source if volume.type else source.path,
             target=target,
-            kind=kind,
+            kind=source.kind,
             fs_type=own.fs_type,
             device=found.device,
             inode=found.inode,
@@ -275,7 +273,7 @@ class Resolver:
             through=source.through,
             superblock=own.device,
             root=views[0].root,
-            submounts=(*submounts,),
+            submounts=(*source.submounts,),
             notes=choice.notes,
             rule=choice.rule,
             views=(*views,),
@@ -370,11 +368,3 @@ def _give_up(volume: Volume, error: OSError) -> _Answer:
 def place_of_volume(volume: Volume) -> tuple[str, ...]:
     """Key of a lookup: edits of other keys start no second child for a volume that hangs."""
     return volume.name, volume.source, volume.target, volume.accounts
-
-
-def _kind(found: Stat, path: str) -> Kind:
-    if stat.S_ISDIR(found.mode):
-        return "folder"
-    if stat.S_ISREG(found.mode):
-        return "file"
-    raise VolumeError(faults.wrong_source_kind(path, kind_in_words(found.mode)))

@@ -1,6 +1,7 @@
 """Where a volume's files come from: the source opened, and the mount that is the source's own."""
 
-from collections.abc import Mapping
+import stat
+from collections.abc import Mapping, Sequence
 from errno import ENOENT, ENOTDIR
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from mountd.core.model import (
     Adoptable,
     Fault,
     Filesystem,
+    Kind,
     Managed,
     Observed,
     ObservedMount,
@@ -21,7 +23,7 @@ from mountd.core.model import (
 from mountd.core.words import faults, filesystem_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.observe import observe_mount
-from mountd.kernel.paths import UnsafeLinkError, open_below, open_path
+from mountd.kernel.paths import UnsafeLinkError, kind_in_words, open_below, open_path
 from mountd.kernel.syscalls import Fd, Stat, statx
 
 Bases = Mapping[Filesystem, str | Fault | None]
@@ -29,11 +31,12 @@ Bases = Mapping[Filesystem, str | Fault | None]
 
 
 class Source(NamedTuple):
-    """A source's root, opened."""
+    """A source's root, opened, and all that there is to know of where it lies."""
 
     fd: Fd
     path: str
     found: Stat
+    kind: Kind
     mount: ObservedMount
     """The mount that it was reached through."""
     idmap: Idmapping | None
@@ -42,6 +45,14 @@ class Source(NamedTuple):
     """The mount below ours that really holds it; another than `mount` only in place."""
     through: int | None
     """In place, the id of our own mount, if the source was reached through it."""
+    hides_another: bool
+    """Whether that mount shows another folder than it covers."""
+    submounts: Mapping[str, Sequence[ObservedMount]]
+    """What is mounted below it, by the path from there, for a recursive volume.
+
+    Those above come first. Several at one path cover each other; a clone of the source has them
+    all.
+    """
 
 
 class Sources:
@@ -74,19 +85,23 @@ class Sources:
             found = statx(fd)
             mount = own = self._observed.mounts.get(found.mount) or observe_mount(found.mount)
             idmap, through = mount.idmap, None
+            hides_another = False
             if path == target and found.is_mount_root:
                 self._see_uncovered(mount, target)
             if path == target and found.is_mount_root and self._is_ours(mount, target):
                 through = mount.id
+                hides_another = not self._shows_what_it_covers(mount)
                 while self._is_ours(own, target) and own.parent in self._observed.mounts:
                     own = self._observed.mounts[own.parent]
                 if not self._observed.tells_idmaps:
                     managed = self._managed.get(mount.id)
                     idmap = managed.idmap if managed else None
+            submounts = self._submounts(path, mount) if volume.recursive else {}
+            kind = _kind(found, path)
         except BaseException:
             fd.close()
             raise
-        return Source(fd, path, found, mount, idmap, own, through)
+        return Source(fd, path, found, kind, mount, idmap, own, through, hides_another, submounts)
 
     def _see_uncovered(self, top: ObservedMount, target: str) -> None:
         """What lies over our own mount is someone else's, and no source."""
@@ -97,18 +112,14 @@ class Sources:
             if below.id in self._managed and self._is_ours(below, target):
                 raise VolumeError(faults.foreign_mount(target, top.fs_type, covers=True))
 
-    def submounts(self, source: Source) -> dict[str, list[ObservedMount]]:
-        """What is mounted below the source, by the path from there; those above come first.
-
-        Several at one path cover each other; a clone of the source has them all.
-        """
+    def _submounts(self, path: str, own: ObservedMount) -> dict[str, list[ObservedMount]]:
         mounts = self._observed.mounts
-        root = source.path.rstrip("/")
+        root = path.rstrip("/")
         found: dict[str, list[ObservedMount]] = {}
         for mount in mounts.values():
-            if mount.point.startswith(f"{root}/") and mount.point != source.path:
+            if mount.point.startswith(f"{root}/") and mount.point != path:
                 above = (mount, *parents_of(mount.id, mounts))
-                if any(each.id == source.mount.id for each in above):
+                if any(each.id == own.id for each in above):
                     found.setdefault(mount.point[len(root) + 1 :], []).append(mount)
         return dict(sorted(found.items(), key=lambda it: (it[0].count("/"), it[0])))
 
@@ -140,14 +151,22 @@ class Sources:
             return False
         if managed := self._managed.get(mount.id):
             return managed.target == target
-        return may_adopt(self._adoptable, target) and self.shows_what_it_covers(mount)
+        return may_adopt(self._adoptable, target) and self._shows_what_it_covers(mount)
 
-    def shows_what_it_covers(self, mount: ObservedMount) -> bool:
+    def _shows_what_it_covers(self, mount: ObservedMount) -> bool:
         """Whether a mount's root is the very folder that it lies on, as ours in place is."""
         parent = self._observed.mounts.get(mount.parent)
         if parent is None or mount.root == TOO_DEEP:
             return False
         return (mount.device, mount.root) == (parent.device, root_at(parent, mount.point))
+
+
+def _kind(found: Stat, path: str) -> Kind:
+    if stat.S_ISDIR(found.mode):
+        return "folder"
+    if stat.S_ISREG(found.mode):
+        return "file"
+    raise VolumeError(faults.wrong_source_kind(path, kind_in_words(found.mode)))
 
 
 def _opened(path: str) -> tuple[Fd, str]:
