@@ -9,28 +9,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from mountd.core.actions import Action, Outcome
 from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
+from mountd.core.desired import Desired, DesiredMount, Later, Unready
 from mountd.core.drift import record_entry
 from mountd.core.idmapping import IDENTITY, Idmapping
-from mountd.core.model import (
-    Action,
-    Desired,
-    DesiredMount,
-    Fault,
-    Flags,
-    Ids,
-    Later,
-    Managed,
-    Observed,
-    ObservedMount,
-    Outcome,
-    Top,
-    Unready,
-    User,
-    Volume,
-    may_adopt,
-    root_at,
-)
+from mountd.core.model import Fault, Flags, Ids, User, Volume
+from mountd.core.mounts import Managed, Observed, ObservedMount, Top, may_adopt, root_at
 from mountd.core.order import Progress, adopts, as_one, is_half_done, is_told, unseen
 from mountd.core.plan import needs_gap_in_place, plan
 from mountd.core.targets import folders_above

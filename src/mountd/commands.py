@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from errno import ENOSYS
 
-from mountd.core.model import Action, FilesystemAction, Outcome, Report
+from mountd.core.actions import Action, FilesystemAction, Outcome, Report
 from mountd.core.words.printable import with_hint
 from mountd.exits import (
     BAD_MANIFEST,

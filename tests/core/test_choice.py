@@ -8,15 +8,10 @@ from typing import Any
 import pytest
 from world import Result, World, acting_as, owner, run
 
-from mountd.core.choice import (
-    Root,
-    chosen_idmap,
-    shown_owner,
-    stored_owner,
-    with_raw_ids,
-)
+from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
+from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import IDENTITY, Extent, Extents, Idmapping, seen_as, swap
-from mountd.core.model import DesiredMount, Fault, Flags, Ids, Refused, User, Volume
+from mountd.core.model import Fault, Flags, Ids, Refused, User, Volume
 
 SWAPPED = (1000, 1000)
 EXTENTS = "{ uids = [{ stored = 501, seen = 7, count = 1 }, { stored = 0, seen = 0, count = 1 }] }"

@@ -16,8 +16,9 @@ from old_kernel import DEBIAN_12, DEBIAN_13, FILTERED, Kernel
 from world import World, disks, run
 
 from mountd.core.idmapping import Idmapping, swap
-from mountd.core.model import Flags, ObservedMount
+from mountd.core.model import Flags
 from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo, unescape
+from mountd.core.mounts import ObservedMount
 from mountd.kernel.observe import ATIMES, children_of, mountinfo, observe, top_at
 from mountd.kernel.statmount import listmount, statmount
 from mountd.kernel.syscalls import (

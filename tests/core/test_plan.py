@@ -22,17 +22,11 @@ from machine import (
     leads_to,
 )
 
+from mountd.core.actions import Action, Outcome
+from mountd.core.desired import DesiredMount
 from mountd.core.drift import differences, record_entry
-from mountd.core.model import (
-    Action,
-    DesiredMount,
-    Managed,
-    Observed,
-    ObservedMount,
-    Outcome,
-    Volume,
-    root_at,
-)
+from mountd.core.model import Volume
+from mountd.core.mounts import Managed, Observed, ObservedMount, root_at
 from mountd.core.nesting import circles, needs
 from mountd.core.plan import departures, plan
 

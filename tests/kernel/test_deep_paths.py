@@ -18,8 +18,9 @@ from old_kernel import DEBIAN_12, Kernel
 from watcher import eventually, watch
 from world import World, owner, run
 
-from mountd.core.model import Flags, ObservedMount, parents_of
+from mountd.core.model import Flags
 from mountd.core.mountinfo import parse_user
+from mountd.core.mounts import ObservedMount, parents_of
 from mountd.core.targets import Places, folders_above, is_within
 from mountd.core.words.printable import printable
 

@@ -19,13 +19,7 @@ from mountd.core.model import Fault
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.probe import why_no_idmap
-from mountd.kernel.syscalls import (
-    MOUNT_ATTR_IDMAP,
-    Fd,
-    mount_setattr,
-    move_mount,
-    open_tree,
-)
+from mountd.kernel.syscalls import MOUNT_ATTR_IDMAP, Fd, mount_setattr, move_mount, open_tree
 from mountd.kernel.userns import make_user_namespace
 
 Making = Callable[[World, str], None]

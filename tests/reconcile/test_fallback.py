@@ -11,15 +11,7 @@ import pytest
 from journald import Journal
 from old_kernel import DEBIAN_12, FILTERED, NO_IDMAPPING, Kernel
 from refusals import filesystem, reconcile_while_the_owner_changes, volume
-from world import (
-    MOUNTD,
-    Result,
-    World,
-    mount_idmapped,
-    owner,
-    record_of,
-    run,
-)
+from world import MOUNTD, Result, World, mount_idmapped, owner, record_of, run
 
 from mountd.report.journal import MESSAGE_IDS
 

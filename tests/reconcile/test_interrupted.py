@@ -14,7 +14,7 @@ import kill_at
 import pytest
 from world import MOUNTD, World, mount_id, owner, record_of, run, running
 
-from mountd.core.model import FIRST_UNIQUE_ID
+from mountd.core.mounts import FIRST_UNIQUE_ID
 
 Tables = dict[str, dict[str, Any]]
 _KILLED = -9 % 256

@@ -15,25 +15,13 @@ from deep_folders import FARTHEST, deep
 from watcher import eventually, watch
 from world import Result, World, disks, owner, record_of, run, running
 
+from mountd.core.actions import Judgement
 from mountd.core.choice import shown_owner
+from mountd.core.desired import Desired, DesiredMount, Unready, View
 from mountd.core.exposure import asked, judge
 from mountd.core.idmapping import Idmapping, swap
-from mountd.core.model import (
-    Desired,
-    DesiredMount,
-    Fault,
-    Flags,
-    Ids,
-    Judgement,
-    Managed,
-    Nobodys,
-    Observed,
-    ObservedMount,
-    Unready,
-    User,
-    View,
-    Volume,
-)
+from mountd.core.model import Fault, Flags, Ids, User, Volume
+from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount
 
 ROOTS = "root:x:0:0::/:/bin/sh\n"
 

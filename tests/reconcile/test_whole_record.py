@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from world import MOUNTD, Result, World, mount_id, record_of, run, running
 
-from mountd.core.model import Base, Fault, Ids, Managed, Refused
+from mountd.core.model import Fault, Ids, Refused
+from mountd.core.mounts import Base, Managed
 from mountd.kernel.mount_namespace import may_exist
 from mountd.reconcile.entries import bases_from, managed_from, to_json
 

@@ -11,19 +11,11 @@ from typing import NamedTuple
 
 from mountd.check import words as doubt
 from mountd.check.words import Doubt, Who
+from mountd.core.actions import Action, Report
+from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import OVERFLOW_ID
-from mountd.core.model import (
-    Action,
-    DesiredMount,
-    Fault,
-    Filesystem,
-    Ids,
-    ObservedMount,
-    Person,
-    Report,
-    User,
-    parents_of,
-)
+from mountd.core.model import Fault, Filesystem, Ids, Person, User
+from mountd.core.mounts import ObservedMount, parents_of
 from mountd.core.targets import Places, folders_above, is_within
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.access import can_act_as_others, first_closed

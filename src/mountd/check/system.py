@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import Any, Literal, NamedTuple
 
-from mountd.core.model import ObservedMount
+from mountd.core.mounts import ObservedMount
 from mountd.core.words.faults import VolumeError
 from mountd.core.words.printable import printable
 from mountd.kernel.observe import observe

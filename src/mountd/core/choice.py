@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from mountd.core.desired import DesiredMount, Rule
 from mountd.core.idmapping import (
     IDENTITY,
     OVERFLOW_ID,
@@ -19,7 +20,7 @@ from mountd.core.idmapping import (
     swap,
     unknown,
 )
-from mountd.core.model import DesiredMount, Fault, Ids, Refused, Rule, User, Volume
+from mountd.core.model import Fault, Ids, Refused, User, Volume
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 

@@ -1,7 +1,9 @@
 """In which fields a mount differs from the desired one, and what the record says of it."""
 
+from mountd.core.actions import Drift
+from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import in_words
-from mountd.core.model import DesiredMount, Drift, Managed, ObservedMount, Top
+from mountd.core.mounts import Managed, ObservedMount, Top
 
 
 def differences(

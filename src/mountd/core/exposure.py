@@ -9,22 +9,12 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from mountd.core.actions import Judgement
 from mountd.core.choice import ROOT, shown_owner
+from mountd.core.desired import Desired, DesiredMount, View
 from mountd.core.idmapping import Idmapping, seen_as
-from mountd.core.model import (
-    TOO_DEEP,
-    Desired,
-    DesiredMount,
-    Fault,
-    Ids,
-    Judgement,
-    Managed,
-    Observed,
-    ObservedMount,
-    View,
-    Volume,
-    is_same,
-)
+from mountd.core.model import Fault, Ids, Volume
+from mountd.core.mounts import TOO_DEEP, Managed, Observed, ObservedMount, is_same
 from mountd.core.order import absence
 from mountd.core.targets import Places, folders_above
 from mountd.core.words import idmap_faults

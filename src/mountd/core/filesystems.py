@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from mountd.core.model import Action, Base, Fault, Filesystem, FilesystemAction, Managed, Volume
+from mountd.core.actions import Action, FilesystemAction
+from mountd.core.model import Fault, Filesystem, Volume
+from mountd.core.mounts import Base, Managed
 
 Bases = Mapping[Filesystem, str | Fault | None]
 """Where each filesystem is mounted, or why it can't be; None: it isn't mounted yet."""

@@ -4,14 +4,10 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from typing import NamedTuple
 
-from mountd.core.model import (
-    Action,
-    Adoptable,
-    Desired,
-    DesiredMount,
-    Fault,
-    Outcome,
-)
+from mountd.core.actions import Action, Outcome
+from mountd.core.desired import Desired, DesiredMount
+from mountd.core.model import Fault
+from mountd.core.mounts import Adoptable
 from mountd.core.nesting import circles, needs
 from mountd.core.scene import Scene
 from mountd.core.targets import is_within

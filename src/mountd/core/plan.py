@@ -2,27 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from mountd.core.actions import Action, Drift, Verb
+from mountd.core.desired import Desired, DesiredMount, Later, Unready
 from mountd.core.drift import differences, record_entry
 from mountd.core.exposure import judge
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import (
-    Action,
-    Desired,
-    DesiredMount,
-    Drift,
-    Fault,
-    Later,
-    Managed,
-    Observed,
-    ObservedMount,
-    State,
-    Top,
-    Unready,
-    Verb,
-    is_same,
-    may_adopt,
-    parents_of,
-)
+from mountd.core.model import Fault, State
+from mountd.core.mounts import Managed, Observed, ObservedMount, Top, is_same, may_adopt, parents_of
 from mountd.core.order import (
     BUILDS,
     Progress,

@@ -3,18 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from mountd.core.model import (
-    NO_JUDGEMENT,
-    Adoptable,
-    Desired,
-    DesiredMount,
-    Fault,
-    Judgement,
-    Managed,
-    Observed,
-    ObservedMount,
-    parents_of,
-)
+from mountd.core.actions import NO_JUDGEMENT, Judgement
+from mountd.core.desired import Desired, DesiredMount
+from mountd.core.model import Fault
+from mountd.core.mounts import Adoptable, Managed, Observed, ObservedMount, parents_of
 from mountd.core.targets import Places
 
 

@@ -3,7 +3,8 @@
 import os
 from typing import Literal, NamedTuple
 
-from mountd.core.model import Action, Ids, Person, User, Volume
+from mountd.core.actions import Action
+from mountd.core.model import Ids, Person, User, Volume
 from mountd.core.words.faults import VolumeError
 from mountd.exits import ArgumentError
 from mountd.kernel.access import can_act_as_others

@@ -26,8 +26,9 @@ The document:
 import stat
 from typing import Any, NamedTuple
 
+from mountd.core.actions import Drift
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Drift, Fault, Person, Refused, State
+from mountd.core.model import Fault, Person, Refused, State
 from mountd.explain.reason import Reason
 from mountd.explain.travel import Arrival, Origin, Rest, Row
 from mountd.explain.verdict import Deed, Verdict

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from mountd.core.idmapping import OVERFLOW_ID, Extents, inverse, seen_as
-from mountd.core.model import Ids, ObservedMount, Person
+from mountd.core.model import Ids, Person
+from mountd.core.mounts import ObservedMount
 from mountd.core.served import has_server
 from mountd.explain.travel import Arrival
 

@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
+from mountd.core.actions import Action
+from mountd.core.desired import DesiredMount, Rule
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Action, DesiredMount, Refused, Rule, Volume
+from mountd.core.model import Refused, Volume
 from mountd.explain.obstacle import Share
 from mountd.explain.travel import arrival
 from mountd.manifest.merge import MergedDocuments

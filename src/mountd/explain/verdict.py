@@ -6,7 +6,8 @@ from collections.abc import Callable
 from errno import EACCES, ELOOP, EPERM
 from typing import Literal, NamedTuple, Self
 
-from mountd.core.model import Ids, ObservedMount, Person
+from mountd.core.model import Ids, Person
+from mountd.core.mounts import ObservedMount
 from mountd.explain import obstacle as words
 from mountd.explain.obstacle import Obstacle, Place, Share, Wish
 from mountd.explain.travel import departure

@@ -5,7 +5,8 @@ from contextlib import suppress
 from errno import EINVAL
 from typing import NamedTuple
 
-from mountd.core.model import DesiredMount, Flags, Ids, Volume
+from mountd.core.desired import DesiredMount
+from mountd.core.model import Flags, Ids, Volume
 from mountd.core.words import faults, idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.observe import ATIMES

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from errno import ENOENT
 
 from mountd.core.idmapping import Idmapping, parsed_text
-from mountd.core.model import Atime, Flags, Ids, Observed, ObservedMount, Top
+from mountd.core.model import Atime, Flags, Ids
 from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo, parse_user
+from mountd.core.mounts import Observed, ObservedMount, Top
 from mountd.kernel import served
 from mountd.kernel.statmount import HAS_STATMOUNT, MountStat, listmount, statmount
 from mountd.kernel.syscalls import (

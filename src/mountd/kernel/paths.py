@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from errno import EACCES, EINVAL, ELOOP, ENOENT
 from typing import Self
 
-from mountd.core.model import TOO_DEEP, Ids, Kind
+from mountd.core.model import Ids, Kind
+from mountd.core.mounts import TOO_DEEP
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.observe import observe_mount, user_behind

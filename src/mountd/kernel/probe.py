@@ -17,12 +17,7 @@ from mountd.core.words.faults import VolumeError
 from mountd.kernel.binding import AT_FDCWD
 from mountd.kernel.limits import hint_on, limits_on
 from mountd.kernel.observe import observe_mount
-from mountd.kernel.privileges import (
-    is_filtered,
-    is_in_chroot,
-    missing_capabilities,
-    why_no_mount,
-)
+from mountd.kernel.privileges import is_filtered, is_in_chroot, missing_capabilities, why_no_mount
 from mountd.kernel.statmount import HAS_STATMOUNT
 from mountd.kernel.syscalls import (
     AT_STATX_DONT_SYNC,

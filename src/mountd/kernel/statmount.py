@@ -8,7 +8,7 @@ from errno import EOVERFLOW
 from struct import Struct
 from typing import NamedTuple
 
-from mountd.core.model import TOO_DEEP, bounded
+from mountd.core.mounts import TOO_DEEP, bounded
 from mountd.kernel.binding import bind, is_there
 
 STATMOUNT_SB_BASIC = 0x01

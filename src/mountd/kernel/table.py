@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from mountd.core.model import Observed, ObservedMount
 from mountd.core.mountinfo import parse_mountinfo
+from mountd.core.mounts import Observed, ObservedMount
 from mountd.kernel import served
 from mountd.kernel.observe import mountinfo, observe, observe_mount
 from mountd.kernel.statmount import HAS_STATMOUNT, fingerprints, listmount

@@ -10,9 +10,12 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
+from mountd.core.actions import Action, Outcome
 from mountd.core.choice import with_raw_ids
+from mountd.core.desired import DesiredMount
 from mountd.core.drift import record_entry
-from mountd.core.model import Action, DesiredMount, Fault, Managed, Observed, Outcome
+from mountd.core.model import Fault
+from mountd.core.mounts import Managed, Observed
 from mountd.core.plan import needs_gap_in_place
 from mountd.core.words import faults, idmap_faults
 from mountd.core.words.faults import VolumeError

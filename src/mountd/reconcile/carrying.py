@@ -6,7 +6,8 @@ A mount can't be moved from one to another without a gap, but a clone of it can 
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from mountd.core.model import Fault, Managed
+from mountd.core.model import Fault
+from mountd.core.mounts import Managed
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel import attach as tree

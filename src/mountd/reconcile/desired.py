@@ -5,27 +5,11 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from mountd.core.choice import Root, choose, shown_owner, stored_owner, with_raw_ids
+from mountd.core.desired import Desired, DesiredMount, Later, Unready, View
 from mountd.core.exposure import Asked
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import (
-    Desired,
-    DesiredMount,
-    Fault,
-    Flags,
-    Ids,
-    Kind,
-    Later,
-    Managed,
-    Nobodys,
-    Observed,
-    ObservedMount,
-    Top,
-    Unready,
-    User,
-    View,
-    Volume,
-    root_at,
-)
+from mountd.core.model import Fault, Flags, Ids, Kind, User, Volume
+from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, root_at
 from mountd.core.targets import why_forbidden
 from mountd.core.words import faults, idmap_faults
 from mountd.core.words.faults import VolumeError

@@ -7,7 +7,8 @@ from json import JSONEncoder
 from typing import Any, Literal, cast, get_args
 
 from mountd.core.idmapping import Extents, Idmapping, kernel_text, parsed_text
-from mountd.core.model import Base, Fault, Ids, Managed, Reason, Refused
+from mountd.core.model import Fault, Ids, Reason, Refused
+from mountd.core.mounts import Base, Managed
 
 _encode = JSONEncoder().encode
 _MOST_ID = (1 << 63) - 1

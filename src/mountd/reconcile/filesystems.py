@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
+from mountd.core.actions import FilesystemAction
 from mountd.core.filesystems import departure
-from mountd.core.model import Base, Fault, Filesystem, FilesystemAction, ObservedMount, Volume
+from mountd.core.model import Fault, Filesystem, Volume
+from mountd.core.mounts import Base, ObservedMount
 from mountd.core.words import faults, filesystem_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel import attach as tree

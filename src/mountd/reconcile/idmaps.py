@@ -4,8 +4,9 @@ from contextlib import ExitStack, suppress
 from errno import EINVAL, EPERM
 from typing import Self
 
+from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import DesiredMount, Fault
+from mountd.core.model import Fault
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import build

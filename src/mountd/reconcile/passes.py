@@ -6,15 +6,10 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from mountd.core.model import (
-    Action,
-    Desired,
-    Fault,
-    FilesystemAction,
-    Observed,
-    Outcome,
-    Report,
-)
+from mountd.core.actions import Action, FilesystemAction, Outcome, Report
+from mountd.core.desired import Desired
+from mountd.core.model import Fault
+from mountd.core.mounts import Observed
 from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
 from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from errno import ENOENT, ENOTDIR
 from typing import Any, NamedTuple
 
-from mountd.core.model import FIRST_UNIQUE_ID, Adoptable, Base, Managed, ObservedMount, is_same
+from mountd.core.mounts import FIRST_UNIQUE_ID, Adoptable, Base, Managed, ObservedMount, is_same
 from mountd.core.words.faults import PASSING
 from mountd.kernel.mount_namespace import MountNamespace, may_exist, our_namespace
 from mountd.kernel.paths import open_path, why_no_proof

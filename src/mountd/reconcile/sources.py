@@ -6,16 +6,13 @@ from errno import ENOENT, ENOTDIR
 from typing import NamedTuple
 
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import (
+from mountd.core.model import Fault, Filesystem, Kind, Volume
+from mountd.core.mounts import (
     TOO_DEEP,
     Adoptable,
-    Fault,
-    Filesystem,
-    Kind,
     Managed,
     Observed,
     ObservedMount,
-    Volume,
     may_adopt,
     parents_of,
     root_at,

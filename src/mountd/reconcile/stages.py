@@ -6,9 +6,12 @@ import resource
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from mountd.core.actions import Action, FilesystemAction
+from mountd.core.desired import Desired
 from mountd.core.exposure import asked
 from mountd.core.filesystems import plan_filesystems
-from mountd.core.model import Action, Desired, Fault, Filesystem, FilesystemAction, Observed
+from mountd.core.model import Fault, Filesystem
+from mountd.core.mounts import Observed
 from mountd.core.order import Progress, adopts, unseen
 from mountd.core.plan import plan
 from mountd.kernel.observe import observe

@@ -4,7 +4,8 @@ Some servers report the asking user as the owner, once the kernel's cache expire
 idmapping and then show somebody else.
 """
 
-from mountd.core.model import DesiredMount, Ids
+from mountd.core.desired import DesiredMount
+from mountd.core.model import Ids
 from mountd.core.served import has_server
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mountd.core.actions import FilesystemAction, Outcome, Report
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Fault, FilesystemAction, Outcome, Report
+from mountd.core.model import Fault
 from mountd.core.words.printable import printable
 from mountd.manifest.problem import Problem
 

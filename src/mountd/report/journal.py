@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from select import PIPE_BUF
 
-from mountd.core.model import DONE, Action, Drift, Fault, Outcome, State
+from mountd.core.actions import DONE, Action, Drift, Outcome
+from mountd.core.model import Fault, State
 from mountd.core.words.printable import printable_lines, with_hint
 from mountd.report.outlet import Outlet, see_reader, see_room
 

@@ -3,17 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from mountd.core.actions import DONE, Action, FilesystemAction, Outcome, Report, Verb
 from mountd.core.choice import shown_owner
+from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import in_words
-from mountd.core.model import (
-    DONE,
-    Action,
-    DesiredMount,
-    FilesystemAction,
-    Outcome,
-    Report,
-    Verb,
-)
 from mountd.core.words.printable import printable, with_hint
 from mountd.report.page import Page, wrapped
 

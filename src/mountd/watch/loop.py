@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from errno import ENOSYS
 from time import monotonic
 
-from mountd.core.model import Report
+from mountd.core.actions import Report
 from mountd.exits import LockedError, StateError, WatchedError
 from mountd.kernel.limits import hint_of
 from mountd.kernel.patience import Patience, StoppedError

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import NamedTuple
 
-from mountd.core.model import DONE, Fault, Outcome
+from mountd.core.actions import DONE, Outcome
+from mountd.core.model import Fault
 from mountd.report.journal import WARNING, Journal
 from mountd.watch.fight import Telling
 

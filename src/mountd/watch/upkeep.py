@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterable
 from time import monotonic
 from typing import NamedTuple
 
+from mountd.core.actions import Outcome, Report
 from mountd.core.exposure import guarded
-from mountd.core.model import Fault, Flags, Managed, Outcome, Report
+from mountd.core.model import Fault, Flags
+from mountd.core.mounts import Managed
 from mountd.core.targets import Places, is_within
 from mountd.core.words.faults import keeps_being_undone
 from mountd.kernel.patience import Patience
