@@ -276,7 +276,8 @@ def mount_idmapped(source: Path, target: Path, *extents: tuple[int, int, int]) -
     Where something is mounted already it goes on top.
     """
     from mountd.core.idmapping import Extent, Idmapping
-    from mountd.kernel.syscalls import MOUNT_ATTR_IDMAP, Fd, mount_setattr, move_mount, open_tree
+    from mountd.kernel.mount_api import MOUNT_ATTR_IDMAP, mount_setattr, move_mount, open_tree
+    from mountd.kernel.syscalls import Fd
     from mountd.kernel.userns import make_user_namespace
 
     target.mkdir(exist_ok=True)

@@ -15,7 +15,8 @@ import pytest
 from world import World, acting_as, owner, run
 
 from mountd.core.idmapping import IDENTITY, Extent, Extents, Idmapping, compose, seen_as, swap
-from mountd.kernel.syscalls import MOUNT_ATTR_IDMAP, Fd, mount_setattr, open_tree, open_tree_attr
+from mountd.kernel.mount_api import MOUNT_ATTR_IDMAP, mount_setattr, open_tree, open_tree_attr
+from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import make_user_namespace
 
 HIGHEST = 4294967294

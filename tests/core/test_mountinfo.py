@@ -19,20 +19,20 @@ from mountd.core.idmapping import Idmapping, swap
 from mountd.core.model import Flags
 from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo, unescape
 from mountd.core.mounts import ObservedMount
-from mountd.kernel.observe import ATIMES, children_of, mountinfo, observe, top_at
-from mountd.kernel.statmount import listmount, statmount
-from mountd.kernel.syscalls import (
+from mountd.kernel.mount_api import (
     MOUNT_ATTR__ATIME,
     MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
-    Fd,
     mount_setattr,
     move_mount,
     open_tree,
 )
+from mountd.kernel.observe import ATIMES, children_of, mountinfo, observe, top_at
+from mountd.kernel.statmount import listmount, statmount
+from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import make_user_namespace
 
 NAMES = [

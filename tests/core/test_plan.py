@@ -25,10 +25,11 @@ from machine import (
 from mountd.core.actions import Action, Outcome
 from mountd.core.desired import DesiredMount
 from mountd.core.drift import differences, record_entry
+from mountd.core.leaving import departures
 from mountd.core.model import Volume
 from mountd.core.mounts import Managed, Observed, ObservedMount, root_at
 from mountd.core.nesting import circles, needs
-from mountd.core.plan import departures, plan
+from mountd.core.plan import plan
 
 KERNELS = [
     pytest.param(NEW, id="new"),

@@ -12,16 +12,10 @@ from world import Result, World, run, running
 
 import mountd
 from mountd.core.idmapping import Extent, Extents, Idmapping, parsed_text, seen_as, swap, unknown
+from mountd.kernel.files import statx
+from mountd.kernel.mount_api import MOUNT_ATTR_IDMAP, mount_setattr, move_mount, open_tree, umount2
 from mountd.kernel.statmount import statmount
-from mountd.kernel.syscalls import (
-    MOUNT_ATTR_IDMAP,
-    Fd,
-    mount_setattr,
-    move_mount,
-    open_tree,
-    statx,
-    umount2,
-)
+from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import UserNamespaceError, known_ids, make_user_namespace
 
 MAPS = {

@@ -19,8 +19,9 @@ from mountd.core.model import Fault
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.cause import fault_of
 from mountd.kernel.filesystem import make_filesystem
+from mountd.kernel.mount_api import MOUNT_ATTR_IDMAP, mount_setattr
 from mountd.kernel.paths import UnsafeLinkError
-from mountd.kernel.syscalls import MOUNT_ATTR_IDMAP, Fd, mount_setattr
+from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import make_user_namespace
 
 Disk = Callable[..., str]

@@ -18,8 +18,9 @@ from mountd.core.idmapping import Idmapping, swap
 from mountd.core.model import Fault
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
+from mountd.kernel.mount_api import MOUNT_ATTR_IDMAP, mount_setattr, move_mount, open_tree
 from mountd.kernel.probe import why_no_idmap
-from mountd.kernel.syscalls import MOUNT_ATTR_IDMAP, Fd, mount_setattr, move_mount, open_tree
+from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import make_user_namespace
 
 Making = Callable[[World, str], None]

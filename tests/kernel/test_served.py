@@ -17,10 +17,11 @@ from volumes import is_mounted
 from watcher import eventually, watch
 from world import MOUNTD, World, run, running
 
+from mountd.kernel.files import openat2, statx
 from mountd.kernel.observe import observe
 from mountd.kernel.paths import open_path, spot
 from mountd.kernel.served import ServedError
-from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, openat2, statx
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
 GUEST = "1000:1000"
 

@@ -23,7 +23,8 @@ from world import (
     watching,
 )
 
-from mountd.kernel.syscalls import MOUNT_ATTR_NOEXEC, Fd, mount_setattr
+from mountd.kernel.mount_api import MOUNT_ATTR_NOEXEC, mount_setattr
+from mountd.kernel.syscalls import Fd
 
 KERNELS = pytest.mark.parametrize(
     "kernel", [None, DEBIAN_13], ids=lambda it: it.name if it else "ours"

@@ -17,14 +17,14 @@ from volumes import NODE, Table, is_mounted, make_plain, table
 from watcher import Watcher, counted_passes, do, eventually, watch
 from world import World, mount_id, owner, record_of, run
 
-from mountd.kernel.patience import Patience
-from mountd.kernel.syscalls import (
+from mountd.kernel.mount_api import (
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
-    Fd,
     mount_setattr,
 )
+from mountd.kernel.patience import Patience
+from mountd.kernel.syscalls import Fd
 from mountd.kernel.table import MountTable
 from mountd.reconcile.passes import Settings, load
 from mountd.report.journal import Journal

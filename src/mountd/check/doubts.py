@@ -21,10 +21,10 @@ from mountd.core.words.faults import VolumeError
 from mountd.kernel.access import can_act_as_others, first_closed
 from mountd.kernel.cause import unanswered
 from mountd.kernel.contents import names_in
+from mountd.kernel.files import statx
 from mountd.kernel.observe import observe
 from mountd.kernel.patience import PATIENCE, Looker, Patience
 from mountd.kernel.privileges import missing_capabilities
-from mountd.kernel.syscalls import statx
 from mountd.reconcile.accounts import Accounts
 from mountd.reconcile.filesystems import mounted_filesystems
 from mountd.reconcile.record import read_record

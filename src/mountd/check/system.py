@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from mountd.core.mounts import ObservedMount
 from mountd.core.words.faults import VolumeError
 from mountd.core.words.printable import printable
+from mountd.kernel.files import statx
 from mountd.kernel.observe import observe
 from mountd.kernel.patience import PATIENCE, Looker, Patience
 from mountd.kernel.privileges import (
@@ -18,7 +19,7 @@ from mountd.kernel.privileges import (
     why_no_mount,
 )
 from mountd.kernel.probe import CALLS, standing, why_no_idmap, why_no_namespace
-from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd, statx
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 from mountd.kernel.userns import UserNamespaceError, known_ids, make_user_namespace
 
 Group = Literal["kernel", "filesystems", "privileges"]

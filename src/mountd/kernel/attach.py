@@ -14,29 +14,24 @@ from mountd.core.model import Flags, Kind
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import ALL_FLAGS, Tree, attributes
+from mountd.kernel.files import RESOLVE_NO_SYMLINKS, look, openat2, register, statx
 from mountd.kernel.holders import holders_of, processes_in
 from mountd.kernel.limits import hint_on
+from mountd.kernel.mount_api import (
+    MNT_DETACH,
+    MOUNT_ATTR_RDONLY,
+    MS_PRIVATE,
+    mount_setattr,
+    move_mount,
+    open_tree,
+    remount,
+    umount2,
+)
 from mountd.kernel.observe import descendants_of, is_at, is_mounted, observe_mount
 from mountd.kernel.paths import Spot, made, make, spot_below
 from mountd.kernel.paths import spot as find
 from mountd.kernel.probe import has_mount_setattr
-from mountd.kernel.syscalls import (
-    AT_STATX_DONT_SYNC,
-    MNT_DETACH,
-    MOUNT_ATTR_RDONLY,
-    MS_PRIVATE,
-    RESOLVE_NO_SYMLINKS,
-    Fd,
-    look,
-    mount_setattr,
-    move_mount,
-    open_tree,
-    openat2,
-    register,
-    remount,
-    statx,
-    umount2,
-)
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
 
 class Carried(NamedTuple):

@@ -9,10 +9,8 @@ from mountd.core.desired import DesiredMount
 from mountd.core.model import Flags, Ids, Volume
 from mountd.core.words import faults, idmap_faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.observe import ATIMES
-from mountd.kernel.probe import has_mount_setattr, why_absent
-from mountd.kernel.syscalls import (
-    AT_STATX_DONT_SYNC,
+from mountd.kernel.files import look, register, statx
+from mountd.kernel.mount_api import (
     MOUNT_ATTR__ATIME,
     MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NODEV,
@@ -20,14 +18,13 @@ from mountd.kernel.syscalls import (
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
-    Fd,
-    look,
     mount_setattr,
     open_tree,
     open_tree_attr,
-    register,
-    statx,
 )
+from mountd.kernel.observe import ATIMES
+from mountd.kernel.probe import has_mount_setattr, why_absent
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
 ALL_FLAGS = (
     MOUNT_ATTR_RDONLY

@@ -3,7 +3,7 @@
 import os
 from itertools import islice
 
-from mountd.kernel.syscalls import RESOLVE_NO_SYMLINKS, openat2
+from mountd.kernel.files import RESOLVE_NO_SYMLINKS, openat2
 
 _READING = os.O_RDONLY | os.O_DIRECTORY
 

@@ -13,19 +13,19 @@ from mountd.core.model import Fault
 from mountd.core.served import has_server
 from mountd.core.words import faults, filesystem_faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.paths import open_path
-from mountd.kernel.served import ServedError, may_wait
-from mountd.kernel.syscalls import (
+from mountd.kernel.mount_api import (
     FSCONFIG_CMD_CREATE,
     FSCONFIG_SET_FLAG,
     FSCONFIG_SET_STRING,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOSUID,
-    Fd,
     fsconfig,
     fsmount,
     fsopen,
 )
+from mountd.kernel.paths import open_path
+from mountd.kernel.served import ServedError, may_wait
+from mountd.kernel.syscalls import Fd
 
 _MESSAGE_BYTES = 8192
 

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 from mountd.core.mountinfo import Line, parse_mountinfo
 from mountd.core.words.faults import A_MOUNT
+from mountd.kernel.files import reusable_mount_id
 from mountd.kernel.observe import children_of, mountinfo
 from mountd.kernel.statmount import HAS_STATMOUNT, statmount
-from mountd.kernel.syscalls import reusable_mount_id
 
 _PATIENCE = 4.0
 """Seconds for all processes."""

@@ -12,9 +12,8 @@ from mountd.core.model import Atime, Flags, Ids
 from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo, parse_user
 from mountd.core.mounts import Observed, ObservedMount, Top
 from mountd.kernel import served
-from mountd.kernel.statmount import HAS_STATMOUNT, MountStat, listmount, statmount
-from mountd.kernel.syscalls import (
-    AT_STATX_DONT_SYNC,
+from mountd.kernel.files import Stat, look, statx
+from mountd.kernel.mount_api import (
     MOUNT_ATTR__ATIME,
     MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NOATIME,
@@ -24,11 +23,9 @@ from mountd.kernel.syscalls import (
     MOUNT_ATTR_RDONLY,
     MOUNT_ATTR_STRICTATIME,
     SB_RDONLY,
-    Fd,
-    Stat,
-    look,
-    statx,
 )
+from mountd.kernel.statmount import HAS_STATMOUNT, MountStat, listmount, statmount
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
 ATIMES: dict[Atime, int] = {
     "relatime": 0,

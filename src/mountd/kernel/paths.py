@@ -17,25 +17,23 @@ from mountd.core.model import Ids, Kind
 from mountd.core.mounts import TOO_DEEP
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.observe import observe_mount, user_behind
-from mountd.kernel.privileges import missing_capabilities
-from mountd.kernel.served import by_road
-from mountd.kernel.syscalls import (
-    AT_STATX_DONT_SYNC,
+from mountd.kernel.files import (
     FAR,
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
-    Fd,
     Stat,
     open_folder,
     openat2,
     see_folder,
-    setfsgid,
-    setfsuid,
     statx,
 )
+from mountd.kernel.observe import observe_mount, user_behind
+from mountd.kernel.privileges import missing_capabilities
+from mountd.kernel.process import setfsgid, setfsuid
+from mountd.kernel.served import by_road
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
 ROOT = 0
 _PATH_MAX = 4096

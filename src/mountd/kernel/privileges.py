@@ -7,8 +7,9 @@ from fcntl import ioctl
 from mountd.core.model import Fault
 from mountd.core.mountinfo import parse_mountinfo
 from mountd.core.words import idmap_faults
+from mountd.kernel.files import statx
 from mountd.kernel.observe import is_mounted, mountinfo
-from mountd.kernel.syscalls import Fd, statx
+from mountd.kernel.syscalls import Fd
 
 _NS_GET_USERNS = 0xB701  # ioctl_nsfs(2)
 _INITIAL_USERNS = 0xEFFFFFFD  # its inode, fixed (linux/nsfs.h)

@@ -15,25 +15,24 @@ from mountd.core.model import Fault
 from mountd.core.words import faults, idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.binding import AT_FDCWD
+from mountd.kernel.files import statx
 from mountd.kernel.limits import hint_on, limits_on
-from mountd.kernel.observe import observe_mount
-from mountd.kernel.privileges import is_filtered, is_in_chroot, missing_capabilities, why_no_mount
-from mountd.kernel.statmount import HAS_STATMOUNT
-from mountd.kernel.syscalls import (
-    AT_STATX_DONT_SYNC,
+from mountd.kernel.mount_api import (
     FSCONFIG_CMD_CREATE,
     MOUNT_ATTR_IDMAP,
     MOVE_MOUNT_BENEATH,
     MOVE_MOUNT_F_EMPTY_PATH,
-    Fd,
     fsconfig,
     fsmount,
     fsopen,
     mount_setattr,
     open_tree,
     open_tree_attr,
-    statx,
 )
+from mountd.kernel.observe import observe_mount
+from mountd.kernel.privileges import is_filtered, is_in_chroot, missing_capabilities, why_no_mount
+from mountd.kernel.statmount import HAS_STATMOUNT
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
 _ALL = 0xFFFFFFFF
 _TMPFS_IDMAPPED = (6, 3)

@@ -31,8 +31,9 @@ from select import POLLIN, poll
 from struct import Struct
 from typing import Any, NamedTuple, NoReturn
 
+from mountd.kernel.process import close_all_but, die_with_parent
 from mountd.kernel.served import NoChildError, wait_for_servers
-from mountd.kernel.syscalls import Fd, close_all_but, die_with_parent
+from mountd.kernel.syscalls import Fd
 
 _HEAD = Struct("=Q")
 _NUMBER = Struct("=i")

@@ -8,16 +8,16 @@ from errno import ELOOP, ENAMETOOLONG
 from typing import Literal, NamedTuple, TypeVar
 
 from mountd.kernel.access import Asker, May, may, reach
-from mountd.kernel.paths import has_acl
-from mountd.kernel.syscalls import (
+from mountd.kernel.files import (
     RESOLVE_NO_MAGICLINKS,
     STATX_ATTR_APPEND,
     STATX_ATTR_IMMUTABLE,
-    Fd,
     Stat,
     openat2,
     statx,
 )
+from mountd.kernel.paths import has_acl
+from mountd.kernel.syscalls import Fd
 
 _Answer = TypeVar("_Answer")
 _PATH_MAX = 4096

@@ -10,10 +10,11 @@ from mountd.core.model import Fault
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import build
+from mountd.kernel.files import statx
 from mountd.kernel.observe import observe_mount
 from mountd.kernel.paths import open_below
 from mountd.kernel.probe import why_no_idmap, why_no_namespace
-from mountd.kernel.syscalls import Fd, statx
+from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import UserNamespaceError, make_user_namespace
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from mountd.core.actions import Action, FilesystemAction, Outcome, Report
 from mountd.core.desired import Desired
+from mountd.core.leaving import departures
 from mountd.core.model import Fault
 from mountd.core.mounts import Observed
 from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
-from mountd.core.plan import departures
 from mountd.core.targets import with_folders_above
 from mountd.exits import ArgumentError
 from mountd.kernel.observe import observe

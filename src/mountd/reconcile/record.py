@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from mountd.core.mounts import FIRST_UNIQUE_ID, Adoptable, Base, Managed, ObservedMount, is_same
 from mountd.core.words.faults import PASSING
+from mountd.kernel.files import see_folder
 from mountd.kernel.mount_namespace import MountNamespace, may_exist, our_namespace
 from mountd.kernel.paths import open_path, why_no_proof
 from mountd.kernel.served import ServedError
-from mountd.kernel.syscalls import Fd, see_folder
+from mountd.kernel.syscalls import Fd
 from mountd.reconcile.entries import (
     as_dict,
     as_list,

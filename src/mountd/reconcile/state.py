@@ -15,10 +15,11 @@ from typing import Self
 from mountd.core.words.faults import PASSING
 from mountd.exits import LockedError, StateError, WatchedError
 from mountd.kernel.cause import fault_of
+from mountd.kernel.files import see_folder
 from mountd.kernel.limits import hint_of
 from mountd.kernel.paths import ROOT, UnsafeLinkError, open_path, spot, why_no_proof
 from mountd.kernel.served import ServedError
-from mountd.kernel.syscalls import Fd, see_folder
+from mountd.kernel.syscalls import Fd
 
 
 def state_folder(path: str) -> Fd:

@@ -10,7 +10,8 @@ from mountd.core.served import has_server
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import Tree
-from mountd.kernel.syscalls import AT_STATX_FORCE_SYNC, statx
+from mountd.kernel.files import statx
+from mountd.kernel.syscalls import AT_STATX_FORCE_SYNC
 
 
 def see_owner(tree: Tree, wanted: DesiredMount) -> None:

@@ -9,9 +9,10 @@ import stat
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from mountd.kernel.files import openat2, see_folder, st_dev, statx
 from mountd.kernel.patience import ask
 from mountd.kernel.served import NoChildError, ServedError, may_wait
-from mountd.kernel.syscalls import Fd, openat2, see_folder, st_dev, statx
+from mountd.kernel.syscalls import Fd
 
 _MOST_BYTES = 16 << 20
 

@@ -10,8 +10,8 @@ from mountd.core.model import Fault, Flags
 from mountd.core.mounts import Managed
 from mountd.core.targets import Places, is_within
 from mountd.core.words.faults import keeps_being_undone
+from mountd.kernel.files import st_dev
 from mountd.kernel.patience import Patience
-from mountd.kernel.syscalls import st_dev
 from mountd.kernel.table import Change, MountTable
 from mountd.manifest.load import Manifest
 from mountd.reconcile.passes import converge

@@ -1,0 +1,95 @@
+"""What is in the way of a volume's mount: mostly mounts of others."""
+
+from mountd.core.desired import Desired, DesiredMount, Later, Unready
+from mountd.core.model import Fault
+from mountd.core.mounts import Managed, ObservedMount, Top, may_adopt
+from mountd.core.scene import Scene
+from mountd.core.words import faults
+
+
+def refusal(desired: Desired, top: Top | None, scene: Scene) -> Fault | None:
+    """Why there can't be a mount, whatever the target shows."""
+    if isinstance(desired, Unready):
+        return desired.fault
+    if top and (other := _of_another_manifest(desired.target, top, scene)):
+        return faults.managed_elsewhere(desired.target, other.volume, other.manifest)
+    if isinstance(desired, Later):
+        if not desired.over:
+            fault = _stranger(desired, top, scene)
+        elif desired.over in scene.going:
+            fault = None
+        else:
+            fault = scene.stuck.get(desired.over) or faults.hidden_source(desired.target)
+        if fault:
+            return fault
+    return scene.judgement.refused.get(desired.volume.name)
+
+
+def _stranger(desired: Later, top: Top | None, scene: Scene) -> Fault | None:
+    """The conflict, if what is mounted at its target can't be a clone of its filesystem."""
+    target = desired.target
+    mount = scene.observed.mounts.get(top.id) if top else None
+    if mount is None or mount.id in scene.by_id:
+        return None
+    if mount.fs_type == desired.volume.type and may_adopt(scene.adoptable, target):
+        return None
+    return faults.foreign_mount(target, mount.fs_type, covers=bool(scene.mine(target)))
+
+
+def _of_another_manifest(target: str, top: Top, scene: Scene) -> Managed | None:
+    """What of another manifest's is mounted at a target, be it covered."""
+    mounts = scene.observed.mounts
+    mount = mounts.get(top.id)
+    while mount and mount.point == target:
+        managed = scene.by_id.get(mount.id)
+        if managed and managed.manifest != scene.manifest:
+            return managed
+        mount = mounts.get(mount.parent)
+    return None
+
+
+def obstacle(desired: DesiredMount, scene: Scene, old: int | None) -> Fault | None:
+    """What isn't ours and lies below where this volume's mount would go."""
+    points = {f"{desired.target}/{each}" for each in desired.submounts if desired.is_in_place}
+    for mount in strangers_on(desired.target, old, scene):
+        if mount.point not in points:
+            return faults.mount_below(mount.point, mount.fs_type)
+    return None
+
+
+def strangers_on(target: str, under: int | None, scene: Scene) -> list[ObservedMount]:
+    """What isn't ours and lies below a target, by path; `under` a mount, if given."""
+    strangers = scene.strangers.get(target, ())
+    found = [mount for mount in strangers if scene.is_under(mount.id, under)]
+    return sorted(found, key=lambda mount: (mount.point, mount.id))
+
+
+def intrusion(
+    desired: DesiredMount,
+    top: Top,
+    mount: ObservedMount,
+    scene: Scene,
+    *,
+    is_equal: bool,
+    is_known: bool,
+) -> Fault | None:
+    """The conflict, if a foreign mount is at the target.
+
+    An unrecorded mount counts as ours if the record was lost and it equals the desired one
+    (`is_equal`). A record that is whole knows all of ours.
+    """
+    target = desired.target
+    mine = {each.id for each in scene.mine(target)}
+    under = scene.observed.mounts.get(mount.parent)
+    is_stacked = under and under.point == target and under.id not in mine
+    if under and is_stacked and not desired.is_in_place:
+        return faults.foreign_mount(target, under.fs_type, covers=False)
+    if is_known:
+        return None
+    if other := scene.by_id.get(top.id):
+        return faults.managed_elsewhere(target, other.volume, other.manifest)
+    if desired.through == top.id and not is_equal:
+        return faults.perhaps_ours(target)
+    if mine or not is_equal or not may_adopt(scene.adoptable, target):
+        return faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
+    return None
