@@ -20,8 +20,8 @@ from mountd.core.words.faults import VolumeError
 from mountd.kernel.cause import fault_of
 from mountd.kernel.filesystem import make_filesystem
 from mountd.kernel.mount_api import MOUNT_ATTR_IDMAP, mount_setattr
-from mountd.kernel.paths import UnsafeLinkError
 from mountd.kernel.syscalls import Fd
+from mountd.kernel.trusted import UnsafeLinkError
 from mountd.kernel.userns import make_user_namespace
 
 Disk = Callable[..., str]

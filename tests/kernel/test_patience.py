@@ -11,7 +11,8 @@ import pytest
 from watcher import eventually
 
 from mountd.kernel import patience, road
-from mountd.kernel.patience import Looker, Patience, StoppedError, ask
+from mountd.kernel.errands import ask
+from mountd.kernel.patience import Looker, Patience, StoppedError
 from mountd.kernel.served import NoChildError, ServedError, may_wait
 
 _SHORT = 2.0

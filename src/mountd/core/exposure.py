@@ -5,7 +5,6 @@ our own mount is nosuid is no help where another shows the same files. So all mo
 once, as they are and as this pass will leave them, and what is mounted already anew in each pass.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,9 +13,9 @@ from mountd.core.choice import ROOT, shown_owner
 from mountd.core.desired import Desired, DesiredMount, View
 from mountd.core.idmapping import Idmapping, seen_as
 from mountd.core.model import Fault, Ids, Volume
-from mountd.core.mounts import TOO_DEEP, Managed, Observed, ObservedMount, is_same
-from mountd.core.order import absence
-from mountd.core.targets import Places, folders_above
+from mountd.core.mounts import Managed, Observed, ObservedMount, is_same
+from mountd.core.sights import Sights, root_of
+from mountd.core.targets import folders_above
 from mountd.core.words import idmap_faults
 
 
@@ -37,13 +36,6 @@ class _Stake(NamedTuple):
     user: int
     is_root: bool
     """One of the two is root."""
-
-
-class _Sight(NamedTuple):
-    """A place where files are shown without nosuid, and what ends it in this pass, if anything."""
-
-    place: str
-    until: str | None
 
 
 def asked(
@@ -84,7 +76,7 @@ def judge(
     record = [*record]
     if not stakes and not any(_doubtful(claimed, record, observed, manifest, {})):
         return Judgement()
-    sights = _Sights(claimed, record, observed, leaving, manifest, done)
+    sights = Sights(claimed, record, observed, leaving, manifest, done)
     refused: dict[str, Fault] = {}
     put_off: dict[str, tuple[str, ...]] = {}
     notes: dict[str, str] = {}
@@ -255,12 +247,14 @@ def _why_exposed(
     mount: ObservedMount,
     each: Desired,
     observed: Observed,
-    sights: "_Sights",
+    sights: "Sights",
     refused: Mapping[str, Fault],
 ) -> Fault | None:
     """Why a mount that is there has to come off."""
     mounts = [mount, *(observed.mounts[it] for it in managed.submounts if it in observed.mounts)]
-    views = [View(it.device, _root(it), it.flags.read_only or it.is_fs_read_only) for it in mounts]
+    views = [
+        View(it.device, root_of(it), it.flags.read_only or it.is_fs_read_only) for it in mounts
+    ]
     if all(view.is_read_only for view in views):
         return None
     idmap = mount.idmap if observed.tells_idmaps else managed.idmap
@@ -277,145 +271,3 @@ def _why_exposed(
     other = seen_as(idmap.uids, ROOT) or owner
     trouble = observed.nobodys.trouble if is_roots else ""
     return idmap_faults.root_owned(other, managed.owner, places, trouble)
-
-
-# who shows it
-
-
-class _Sights:
-    """All places where files are shown without nosuid, by what they show."""
-
-    def __init__(
-        self,
-        claimed: Mapping[str, Desired],
-        record: Iterable[Managed],
-        observed: Observed,
-        leaving: Sequence[Managed],
-        manifest: str,
-        done: Mapping[str, Fault | None],
-    ) -> None:
-        self._found: dict[int, dict[str, list[_Sight]]] = {}
-        self._writable: dict[int, set[str]] = {}
-        by_target = {each.target: each for each in claimed.values()}
-        ends = _ends(by_target, record, observed, leaving, manifest, done)
-        for mount in observed.mounts.values():
-            if mount.id in observed.raw:
-                continue
-            if not mount.flags.nosuid:
-                sight = _Sight(mount.point, ends.get(mount.id))
-                self._add(mount.device, _root(mount), sight)
-            if not (mount.flags.read_only or mount.is_fs_read_only):
-                self._writable.setdefault(mount.device, set()).add(_root(mount))
-        foreseen: dict[str, tuple[int, str] | None] = {}
-        for name, each in claimed.items():
-            views = each.views if isinstance(each, DesiredMount) else ()
-            pieces = {(it.device, it.root) for it in views}
-            if piece := _foreseen(each, by_target, foreseen):
-                pieces.add(piece)
-            for device, root in pieces:
-                if not each.volume.nosuid:
-                    self._add(device, root, _Sight(f"volume `{name}`", None))
-                if not each.volume.read_only:
-                    self._writable.setdefault(device, set()).add(root)
-        self._roots = {device: sorted(found) for device, found in self._found.items()}
-        self._places = {
-            device: Places((*found, *self._writable.get(device, ())))
-            for device, found in self._found.items()
-        }
-
-    def _add(self, device: int, root: str, sight: _Sight) -> None:
-        self._found.setdefault(device, {}).setdefault(root, []).append(sight)
-
-    def over(
-        self, views: Iterable[View], volume: str, *, waits: bool
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Where some of these files are shown, and what is to be waited for until they aren't.
-
-        What this volume has at its target now is left out: an action makes that as it shall be.
-        """
-        sights = {sight for view in views for sight in self._overlapping(view)}
-        sights = {each for each in sights if each.until != volume}
-        places = {each.place for each in sights if each.until is None or not waits}
-        return tuple(sorted(places)), tuple(sorted({each.until for each in sights if each.until}))
-
-    def _overlapping(self, view: View) -> Iterator[_Sight]:
-        """One root is at, above or below the other, or both are below a third that is writable.
-
-        In a mount of the third, nosuid or not, files can be moved from the one to the other: by
-        rename(2) it takes no more than a folder on either side that one may write.
-        """
-        found = self._found.get(view.device)
-        if not found:
-            return
-        if view.root == TOO_DEEP:
-            view = view._replace(root="/")
-        above = dict.fromkeys(("/", *reversed([*self._places[view.device].from_(view.root)])))
-        for root in above:
-            yield from found.get(root, ())
-        writable = self._writable.get(view.device, set())
-        top = next((root for root in above if root in writable), view.root).rstrip("/") + "/"
-        below, roots = view.root.rstrip("/") + "/", self._roots[view.device]
-        for index in range(bisect_left(roots, top), len(roots)):
-            root = roots[index]
-            if not root.startswith(top):
-                break
-            if root in above:
-                continue
-            is_shown = root.startswith(below)
-            for each in found[root]:
-                yield each if is_shown else each._replace(place=f"{each.place} ({_MOVED})")
-
-
-_MOVED = "to which they can be moved"
-
-
-def _ends(
-    by_target: Mapping[str, Desired],
-    record: Iterable[Managed],
-    observed: Observed,
-    leaving: Iterable[Managed],
-    manifest: str,
-    done: Mapping[str, Fault | None],
-) -> dict[int, str]:
-    """After what a mount of ours is gone or as its volume means it: that counts by itself."""
-    ends: dict[int, str] = {}
-    for managed in record:
-        each, mount = by_target.get(managed.target), observed.mounts.get(managed.id)
-        if not (isinstance(each, DesiredMount) and mount and managed.manifest == manifest):
-            continue
-        if each.volume.name not in done and is_same(managed, mount):
-            ends |= dict.fromkeys((managed.id, *managed.submounts), each.volume.name)
-    for managed in leaving:
-        if mount := observed.mounts.get(managed.id):
-            ends |= dict.fromkeys((managed.id, *managed.submounts), absence(mount.point))
-    return ends
-
-
-def _root(mount: ObservedMount) -> str:
-    """Where it begins, as far down as is known: else it may show any file there is."""
-    return "/" if mount.root == TOO_DEEP else mount.root.removesuffix("//deleted") or "/"
-
-
-def _foreseen(
-    each: Desired, by_target: Mapping[str, Desired], known: dict[str, tuple[int, str] | None]
-) -> tuple[int, str] | None:
-    """The device and root of what a volume shows once all that its source lies in is in place.
-
-    A source may be looked at before that. None where it can't be foreseen.
-    """
-    way: dict[str, str] = {}
-    while each.volume.name not in known and each.volume.name not in way:
-        source = each.source if isinstance(each, DesiredMount) else each.volume.source
-        above = (it for it in (source, *folders_above(source)) if it != each.target)
-        point = None if each.volume.type else next((it for it in above if it in by_target), None)
-        if point is None:
-            piece = (each.superblock, each.root) if isinstance(each, DesiredMount) else None
-            known[each.volume.name] = piece
-            break
-        way[each.volume.name] = source.removeprefix(point)
-        each = by_target[point]
-    piece = known.get(each.volume.name)
-    for name, rest in reversed(way.items()):
-        piece = piece and (piece[0], piece[1].rstrip("/") + rest or "/")
-        known[name] = piece
-    return piece

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 from mountd.core.model import Person
 from mountd.kernel.files import faccessat2, openat2, see_folder
 from mountd.kernel.limits import NoThreadError
-from mountd.kernel.paths import ROOT
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.process import setgroups, setresgid, setresuid
 from mountd.kernel.syscalls import Fd
+from mountd.kernel.trusted import ROOT
 
 _Answer = TypeVar("_Answer")
 

@@ -4,10 +4,10 @@ from mountd.core.model import Fault
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.limits import hint_of, hint_on
-from mountd.kernel.paths import UnsafeLinkError
 from mountd.kernel.patience import PATIENCE
 from mountd.kernel.probe import why_no_namespace
 from mountd.kernel.served import NoChildError
+from mountd.kernel.trusted import UnsafeLinkError
 from mountd.kernel.userns import UserNamespaceError
 
 

@@ -119,7 +119,7 @@ def _walk(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
             see_folder(here)
             name = todo.pop()
             inner = _step(here, name)
-            found = _look(inner.number, "", AT_STATX_DONT_SYNC)
+            found = stat_at(inner.number, "", AT_STATX_DONT_SYNC)
             inner.server = server_of(found.mount)
             is_passed = bool(todo) or not flags & os.O_NOFOLLOW
             if S_ISLNK(found.mode) and is_passed and is_proc(found.mount):
@@ -138,7 +138,9 @@ def _walk(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
                 inner = _open(None, "/", os.O_PATH, 0)
             here.close()
             here = inner
-        if flags & os.O_DIRECTORY and not S_ISDIR(_look(here.number, "", AT_STATX_DONT_SYNC).mode):
+        if flags & os.O_DIRECTORY and not S_ISDIR(
+            stat_at(here.number, "", AT_STATX_DONT_SYNC).mode
+        ):
             raise NotADirectoryError(ENOTDIR, f"openat2: {os.strerror(ENOTDIR)} ({path})")
     except BaseException:
         here.close()
@@ -180,7 +182,7 @@ def see_folder(folder: Fd) -> None:
     if may_wait():
         return
     if folder.server is ...:
-        folder.server = server_of(_look(folder.number, "", AT_STATX_DONT_SYNC).mount)
+        folder.server = server_of(stat_at(folder.number, "", AT_STATX_DONT_SYNC).mount)
     if folder.server is not None:
         raise ServedError(os.readlink(f"/proc/self/fd/{folder.number}"), folder.server)
 
@@ -254,7 +256,7 @@ def statx(folder: Fd | None, path: str = "", *, flags: int = 0) -> Stat:
     """
     number = folder.number if folder else AT_FDCWD
     if may_wait():
-        return _look(number, path, flags)
+        return stat_at(number, path, flags)
     if folder is None or "/" in path:
         with _reach(folder, path, os.O_PATH | os.O_NOFOLLOW, 0) as file:
             return _known_stat(file.number, "", flags)
@@ -265,15 +267,15 @@ def statx(folder: Fd | None, path: str = "", *, flags: int = 0) -> Stat:
 
 def _known_stat(number: int, path: str, flags: int) -> Stat:
     """What the kernel knows without asking a server, which for other filesystems is all."""
-    found = _look(number, path, AT_STATX_DONT_SYNC)
+    found = stat_at(number, path, AT_STATX_DONT_SYNC)
     if not flags & AT_STATX_DONT_SYNC:
         see_mount(found.mount, path or f"descriptor {number}")
         if is_own(found.mount):
-            return _look(number, path, flags)
+            return stat_at(number, path, flags)
     return found
 
 
-def _look(number: int, path: str, flags: int) -> Stat:
+def stat_at(number: int, path: str, flags: int) -> Stat:
     buffer = _STATX_BUFFER()
     flags |= AT_SYMLINK_NOFOLLOW if path else AT_EMPTY_PATH
     _statx(number, os.fsencode(path), flags, _STATX_MASK, buffer)

@@ -11,7 +11,7 @@ from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_void_p
 from struct import Struct
 
 from mountd.kernel.binding import bind
-from mountd.kernel.files import _look, see_folder
+from mountd.kernel.files import see_folder, stat_at
 from mountd.kernel.served import (
     by_road,
     may_wait,
@@ -202,5 +202,5 @@ def umount2(folder: Fd, name: str, flags: int) -> None:
     """
     if not may_wait():
         see_folder(folder)
-        see_mount(_look(folder.number, name, AT_STATX_DONT_SYNC).mount, name)
+        see_mount(stat_at(folder.number, name, AT_STATX_DONT_SYNC).mount, name)
     _umount2(os.fsencode(f"/proc/self/fd/{folder.number}/{name}"), flags | UMOUNT_NOFOLLOW)

@@ -7,15 +7,13 @@ passes there are meanwhile.
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from errno import ECHILD, ETIMEDOUT
 from os import strerror
 from select import POLLIN, poll
-from threading import local
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mountd.kernel.served import ServedError, errand, may_wait
+from mountd.kernel.served import ServedError, may_wait
 
 if TYPE_CHECKING:  # it is for those alone who use what is served
     from mountd.kernel.road import Answer, Child
@@ -24,17 +22,15 @@ PATIENCE = 3.0
 """Seconds for one look, or for one action."""
 _STALL = 0.1
 """Seconds after which the next ones are looked at meanwhile."""
-_GLANCE = 0.03
+GLANCE = 0.03
 """Seconds between checks on the children."""
-_SHORT = 0.5
+SHORT = 0.5
 """Seconds for what comes after something that was given up, on the same server."""
-_LAST = 0.05
+LAST = 0.05
 """Seconds for a child to be killed in; one that isn't by then may never be."""
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
-_T = TypeVar("_T")
-_P = ParamSpec("_P")
 
 
 class StoppedError(Exception):
@@ -146,7 +142,7 @@ class Looker(Generic[_Item, _Answer]):
         for index, item in enumerate(items):
             self._patience.go_on()
             if hung and self._key(item) in hung:
-                answers[index] = self._give_up(item, _no_answer())
+                answers[index] = self._give_up(item, no_answer())
             elif self._is_by_child:
                 served.append(index)
             else:
@@ -186,7 +182,7 @@ class Looker(Generic[_Item, _Answer]):
             self._patience.go_on()
             for child, index in round_.begun_before(monotonic() - PATIENCE):
                 del round_.running[child]
-                answers[index] = self._give_up(round_.items[index], _no_answer())
+                answers[index] = self._give_up(round_.items[index], no_answer())
                 self._patience.leave(child, self._key(round_.items[index]))
 
     def _end(self, round_: "_Round[_Item]") -> None:
@@ -203,7 +199,7 @@ class _EndedError(OSError):
     """A child was killed, by whoever."""
 
 
-def _heard(child: "Child") -> "Answer | None":
+def heard(child: "Child") -> "Answer | None":
     """Its answer, None where there is none yet. Raises _EndedError where there will be none."""
     try:
         return child.hear()
@@ -212,7 +208,8 @@ def _heard(child: "Child") -> "Answer | None":
         raise _EndedError(ECHILD, "the process that asked was killed") from None
 
 
-def _no_answer() -> OSError:
+def no_answer() -> OSError:
+    """The error of a call that got none."""
     return TimeoutError(ETIMEDOUT, strerror(ETIMEDOUT))
 
 
@@ -255,7 +252,7 @@ class _Round(Generic[_Item]):
         by_number = {child.fileno(): child for child in self.running}
         for number in by_number:
             listening.register(number, POLLIN)
-        for number, _ in listening.poll(_GLANCE * 1000):
+        for number, _ in listening.poll(GLANCE * 1000):
             child = by_number[number]
             index, _ = self.running[child]
             try:
@@ -276,115 +273,3 @@ class _Round(Generic[_Item]):
 
     def begun_before(self, time: float) -> list[tuple["Child", int]]:
         return [(child, index) for child, (index, begin) in self.running.items() if begin <= time]
-
-
-class Errands:
-    """Single calls on what is served, of the actions of one round: each in a child of its own."""
-
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
-        self._silent: set[int] = set()
-        """Servers that left a call without an answer."""
-
-    @contextmanager
-    def of(self, key: Hashable) -> Iterator[None]:
-        """Let an action make such calls until the end of the `with`; `key` is what it is known by.
-
-        Those that don't answer raise TimeoutError, all of them after `PATIENCE` and little more.
-        """
-        with errand(_Errand(self._patience, self._silent, key)):
-            yield
-
-
-class _Errand:
-    def __init__(self, patience: Patience, silent: set[int], key: Hashable) -> None:
-        self._patience = patience
-        self._silent = silent
-        self._key = key
-        self._deadline: float | None = None
-
-    def run(self, call: Callable[[], _T], needed: object, server: int) -> _T:
-        """What the call answers. Raises what it raises, TimeoutError, and NoChildError."""
-        from mountd.kernel.road import Child  # noqa: PLC0415 - see above
-
-        child = Child(lambda _: call(), needed)
-        child.ask(None)
-        now = monotonic()
-        self._deadline = self._deadline or now + PATIENCE
-        ends = now + _SHORT if server in self._silent else max(self._deadline, now + _SHORT)
-        while (now := monotonic()) < ends:
-            if not child.wait(min(_GLANCE, ends - now)):
-                if self._patience.is_stopped:
-                    ends = min(ends, now + _SHORT)
-                continue
-            if answer := _heard(child):
-                child.dismiss()
-                self._patience.leave(child, None)
-                if answer.error:
-                    raise answer.error
-                found: _T = answer.found
-                return found
-        self._silent.add(server)
-        child.kill()  # or it would go on in a pass that has long given it up
-        if child.wait(_LAST):
-            child.bury()
-        else:
-            self._patience.leave(child, self._key)
-        raise _no_answer()
-
-
-def ask(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """What a function answers: at once, or where it meets what is served, by a child.
-
-    It is one that can be pickled, with its arguments and what it answers or raises. Such a child
-    stays for the questions to come. Raises TimeoutError, at once where the server left another
-    question of this thread without an answer and still does, and NoChildError.
-    """
-    try:
-        return function(*args, **kwargs)
-    except ServedError as error:
-        server = error.server
-    found: _T = _questions().ask((function, args, kwargs), server)
-    return found
-
-
-class _Questions:
-    """Those of one thread."""
-
-    def __init__(self) -> None:
-        self._patience = Patience()
-        self._child: Child | None = None
-
-    def ask(self, question: object, server: int) -> Any:
-        from mountd.kernel.road import Child  # noqa: PLC0415 - see above
-
-        self._patience.collect()
-        if server in self._patience.hung:
-            raise _no_answer()
-        child = self._child or Child(_answered)
-        self._child = None
-        child.ask(question)
-        ends = monotonic() + PATIENCE
-        while child.wait(ends - monotonic()):
-            if answer := _heard(child):
-                self._child = child
-                if answer.error:
-                    raise answer.error
-                return answer.found
-        self._patience.leave(child, server)
-        raise _no_answer()
-
-
-def _answered(question: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> Any:
-    function, args, kwargs = question
-    return function(*args, **kwargs)
-
-
-_of_thread = local()
-
-
-def _questions() -> _Questions:
-    if not hasattr(_of_thread, "questions"):
-        _of_thread.questions = _Questions()
-    found: _Questions = _of_thread.questions
-    return found

@@ -16,8 +16,8 @@ from mountd.kernel.files import (
     openat2,
     statx,
 )
-from mountd.kernel.paths import has_acl
 from mountd.kernel.syscalls import Fd
+from mountd.kernel.trusted import has_acl
 
 _Answer = TypeVar("_Answer")
 _PATH_MAX = 4096

@@ -22,10 +22,11 @@ from mountd.core.words.faults import VolumeError
 from mountd.kernel import attach as tree
 from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree, build
+from mountd.kernel.errands import Errands
 from mountd.kernel.files import statx
 from mountd.kernel.observe import descendants_of
 from mountd.kernel.paths import made, open_path, spot
-from mountd.kernel.patience import Errands, Patience
+from mountd.kernel.patience import Patience
 from mountd.kernel.syscalls import Fd
 from mountd.reconcile.carrying import Carrier, ids_of, write_record
 from mountd.reconcile.desired import place_of_volume

@@ -16,12 +16,14 @@ from mountd.core.words.faults import VolumeError
 from mountd.kernel import attach as tree
 from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree
+from mountd.kernel.errands import Errands
 from mountd.kernel.files import statx
 from mountd.kernel.filesystem import make_filesystem
 from mountd.kernel.observe import is_at, observe_mount, top_at
-from mountd.kernel.paths import ROOT, made, spot
-from mountd.kernel.patience import PATIENCE, Errands, Looker, Patience
+from mountd.kernel.paths import made, spot
+from mountd.kernel.patience import PATIENCE, Looker, Patience
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
+from mountd.kernel.trusted import ROOT
 from mountd.reconcile.record import Record
 
 

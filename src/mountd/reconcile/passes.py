@@ -14,9 +14,10 @@ from mountd.core.mounts import Observed
 from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
 from mountd.core.targets import with_folders_above
 from mountd.exits import ArgumentError
+from mountd.kernel.errands import ask
 from mountd.kernel.observe import observe
 from mountd.kernel.paths import see
-from mountd.kernel.patience import Patience, ask
+from mountd.kernel.patience import Patience
 from mountd.kernel.served import NoChildError
 from mountd.manifest.layers import SEARCH_PATH, Layers, find_layers, manifest_id, places_of
 from mountd.manifest.load import Manifest, Reading, load_manifest

@@ -6,67 +6,35 @@ at any moment leaves no mount of ours unknown.
 
 import json
 import os
-import re
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import ENOENT, ENOTDIR
-from typing import Any, NamedTuple
 
 from mountd.core.mounts import FIRST_UNIQUE_ID, Adoptable, Base, Managed, ObservedMount, is_same
-from mountd.core.words.faults import PASSING
 from mountd.kernel.files import see_folder
-from mountd.kernel.mount_namespace import MountNamespace, may_exist, our_namespace
-from mountd.kernel.paths import open_path, why_no_proof
+from mountd.kernel.mount_namespace import may_exist
+from mountd.kernel.paths import open_path
 from mountd.kernel.served import ServedError
 from mountd.kernel.syscalls import Fd
+from mountd.kernel.trusted import why_no_proof
 from mountd.reconcile.entries import (
-    as_dict,
-    as_list,
-    as_number,
-    as_path,
-    as_text,
-    bases_from,
-    managed_from,
     to_json,
 )
-from mountd.reconcile.state import locked, on_server, others_may_write, state_folder
-
-_FORMAT = 1
-_MOST_BYTES = 64 << 20
-_MOST_OTHERS = 32
-_MAIN = "record.json"
-"""The file of the namespace that came first; each other one has its number in its file's name."""
-_OTHERS = re.compile(r"record-(\d{1,20})\.json(\..+)?", re.ASCII)
-_ANY_OTHER = ""
-"""Stands for each manifest that has no pass of its own since the record was lost."""
-_ODD_JSON = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError)
-
-
-class _Place(NamedTuple):
-    """The boot and the mount namespace, in which alone a record's ids mean anything."""
-
-    boot: str
-    namespace: MountNamespace
-
-    @property
-    def own_file(self) -> str:
-        """What its record is called if another namespace has the main one."""
-        return f"record-{self.namespace.number}.json"
-
-    def is_same(self, other: "_Place") -> bool:
-        return self.boot == other.boot and self.namespace.is_same(other.namespace)
-
-
-class _File(NamedTuple):
-    """A record as it was found; `place` None: there is none, or `damage` says what it has."""
-
-    stamp: "_Stamp | None" = None
-    place: _Place | None = None
-    managed: Mapping[int, Managed] = {}
-    bases: Mapping[str, Base] = {}
-    unsettled: Mapping[str, Adoptable] = {}
-    damage: str | None = None
+from mountd.reconcile.record_file import (
+    ANY_OTHER,
+    FORMAT,
+    MAIN,
+    Place,
+    RecordFile,
+    Stamp,
+    folder_of,
+    here,
+    record_in,
+    rename_in,
+    stamp_of,
+    sweep,
+)
+from mountd.reconcile.state import locked, on_server, state_folder
 
 
 class Record:
@@ -88,28 +56,28 @@ class Record:
         """Whether the file is of another boot, or of a mount namespace that is gone."""
         self._is_new = True
         """Whether nothing says that there has been a record before."""
-        self.unsettled: dict[str, Adoptable] = {_ANY_OTHER: None}
+        self.unsettled: dict[str, Adoptable] = {ANY_OTHER: None}
         self._folder = folder
         self.state_dir = path
-        self._name = _MAIN
+        self._name = MAIN
         self._lines: dict[int, bytes] = {}  # entries as JSON: most stay as they are at each write
         self._is_changed = False
         self._is_swept = False
-        self._stamp: _Stamp | None = None
-        self.place = folder and _folder_of(folder)
-        self._here = _here()
+        self._stamp: Stamp | None = None
+        self.place = folder and folder_of(folder)
+        self._here = here()
         if folder:
             self._load(folder, self._here)
 
-    def _load(self, folder: Fd, here: _Place) -> None:
-        found = _found(folder, _MAIN)
+    def _load(self, folder: Fd, here: Place) -> None:
+        found = record_in(folder, MAIN)
         if not (found.place and found.place.is_same(here)):
-            own = _found(folder, here.own_file)
+            own = record_in(folder, here.own_file)
             is_taken = found.place and found.place.boot == here.boot
             if own.stamp or own.damage:
                 self._name, found = here.own_file, own
             elif found.place and is_taken and may_exist(found.place.namespace.name):
-                self._name, found = here.own_file, _File()
+                self._name, found = here.own_file, RecordFile()
         self._stamp, self.damage = found.stamp, found.damage
         self.has_file = found.stamp is not None
         is_ours = found.place is not None and found.place.is_same(here)
@@ -117,12 +85,12 @@ class Record:
             self.managed, self.bases = {**found.managed}, {**found.bases}
             self.unsettled = {**found.unsettled}
         self._is_void = found.place is not None and not is_ours
-        self._is_new = self._name == _MAIN and not self.damage and not is_ours
+        self._is_new = self._name == MAIN and not self.damage and not is_ours
 
     def adoptable(self, manifest: str) -> Adoptable:
         """Where mounts may be a manifest's though the record, which was lost, doesn't name them."""
         nowhere: Adoptable = frozenset()
-        return self.unsettled.get(manifest, self.unsettled.get(_ANY_OTHER, nowhere))
+        return self.unsettled.get(manifest, self.unsettled.get(ANY_OTHER, nowhere))
 
     def settle(
         self, manifest: str, but: Iterable[str], *, has_adopted: bool, is_over: bool
@@ -133,14 +101,14 @@ class Record:
         were until the pass is over, this is the first record of all. A namespace that isn't the
         first may be a slave of that one, and get copies of its mounts at any time.
         """
-        if not self.unsettled or self._name != _MAIN:
+        if not self.unsettled or self._name != MAIN:
             return
         before = {**self.unsettled}
         self.unsettled[manifest] = frozenset(but)
         self._is_new &= not has_adopted
         if self._is_new and is_over:
-            self.unsettled.pop(_ANY_OTHER, None)
-        if _ANY_OTHER not in self.unsettled and not any(self.unsettled.values()):
+            self.unsettled.pop(ANY_OTHER, None)
+        if ANY_OTHER not in self.unsettled and not any(self.unsettled.values()):
             self.unsettled.clear()
         if self.unsettled != before and (self._stamp or self.managed):
             self._is_changed = True
@@ -153,12 +121,12 @@ class Record:
             found = os.stat(self._name, dir_fd=folder.number, follow_symlinks=False)
         except OSError:
             return False
-        return _stamp(found) == self._stamp
+        return stamp_of(found) == self._stamp
 
     def move_to(self, folder: Fd) -> None:
         """Go on with a folder opened anew."""
         self._folder = folder
-        self.place = _folder_of(folder)
+        self.place = folder_of(folder)
         self.has_waited = False
         self.resumed = None
 
@@ -266,11 +234,11 @@ class Record:
                 while rest:
                     rest = rest[os.write(file.number, rest) :]
                 os.fsync(file.number)
-                stamp = _stamp(os.fstat(file.number))
+                stamp = stamp_of(os.fstat(file.number))
             if self.damage:
                 self._keep_aside(folder, self._name)
                 self.damage = None
-            _rename(folder, f"{self._name}.new", self._name)
+            rename_in(folder, f"{self._name}.new", self._name)
         except OSError as error:
             with suppress(OSError):
                 os.unlink(f"{self._name}.new", dir_fd=folder)
@@ -281,7 +249,7 @@ class Record:
         self._stamp = stamp
         if not self._is_swept:
             self._is_swept = True
-            _sweep(self._folder, self._name)
+            sweep(self._folder, self._name)
 
     def _new_file(self, folder: int) -> Fd:
         """One of our own, whatever was left under that name: a FIFO would hang us."""
@@ -300,7 +268,7 @@ class Record:
         names = (f"{name}.damaged", *(f"{name}.damaged.{n}" for n in range(2, 100)))
         free = next((each for each in names if each not in taken), names[-1])
         with suppress(FileNotFoundError):
-            _rename(folder, name, free)
+            rename_in(folder, name, free)
 
     def _text(self) -> bytes:
         for mount in self.managed.keys() - self._lines.keys():
@@ -308,7 +276,7 @@ class Record:
         boot, namespace = self._here
         head = json.dumps(
             {
-                "version": _FORMAT,
+                "version": FORMAT,
                 "boot": boot,
                 "namespace": namespace.name,
                 "namespace_id": namespace.id,
@@ -367,94 +335,3 @@ def locked_record(
             if last:
                 record.resume(last)
             yield record
-
-
-_Stamp = tuple[int, int, int, int]
-
-
-def _folder_of(folder: Fd) -> tuple[int, int]:
-    found = os.fstat(folder.number)
-    return found.st_dev, found.st_ino
-
-
-def _stamp(found: os.stat_result) -> _Stamp:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _found(folder: Fd, name: str) -> _File:
-    """What there is under a name. A file that isn't ours through and through is damaged."""
-    stamp = None
-    try:
-        text, stamp = _read(folder, name)
-        document = as_dict(json.loads(text, parse_float=_refuse, parse_constant=_refuse))
-        if document["version"] != _FORMAT:
-            raise ValueError(f"version {str(document['version'])[:20]}")
-        number = document["namespace_id"]
-        namespace = MountNamespace(
-            as_text(document["namespace"]),
-            None if number is None else as_number(number, 0, (1 << 64) - 1),
-        )
-        return _File(
-            stamp,
-            _Place(as_text(document["boot"]), namespace),
-            managed_from(document["mounts"]),
-            bases_from(document["filesystems"]),
-            _unsettled_from(document["unsettled"]),
-        )
-    except FileNotFoundError:
-        return _File()
-    except (OSError, *_ODD_JSON) as error:
-        if isinstance(error, OSError) and error.errno in PASSING:
-            raise  # what can't be opened just now is not damaged
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, KeyError):
-            said = f"it has no {said}"
-        return _File(stamp, damage=said)
-
-
-def _refuse(text: str) -> None:
-    raise ValueError(f"it has the number {text[:20]}")
-
-
-def _unsettled_from(values: Any) -> dict[str, Adoptable]:
-    return {
-        as_text(manifest): None if targets is None else frozenset(map(as_path, as_list(targets)))
-        for manifest, targets in as_dict(values).items()
-    }
-
-
-def _sweep(folder: Fd, ours: str) -> None:
-    """Remove the records of namespaces that are gone; and the oldest, if there are too many."""
-    with suppress(OSError):
-        others = []
-        for name in os.listdir(f"/proc/self/fd/{folder.number}"):
-            match = _OTHERS.fullmatch(name)
-            if match and not name.startswith(ours):
-                if may_exist(f"mnt:[{match[1]}]"):
-                    found = os.stat(name, dir_fd=folder.number, follow_symlinks=False)
-                    others.append((found.st_mtime_ns, name))
-                else:
-                    os.unlink(name, dir_fd=folder.number)
-        for _, name in sorted(others)[:-_MOST_OTHERS]:
-            os.unlink(name, dir_fd=folder.number)
-
-
-def _read(folder: Fd, name: str) -> "tuple[str, _Stamp]":
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with Fd(os.open(name, flags, dir_fd=folder.number)) as file:
-        found = os.fstat(file.number)
-        if not stat.S_ISREG(found.st_mode) or others_may_write(found):
-            raise ValueError("it is not a file that only root can write")
-        if found.st_size > _MOST_BYTES:
-            raise ValueError("it is too large")
-        with open(file.number, "rb", closefd=False) as stream:
-            return stream.read(_MOST_BYTES).decode(), _stamp(found)
-
-
-def _rename(folder: int, old: str, new: str) -> None:
-    os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def _here() -> _Place:
-    with open("/proc/sys/kernel/random/boot_id") as boot:
-        return _Place(boot.read().strip(), our_namespace())

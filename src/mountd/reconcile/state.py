@@ -17,9 +17,10 @@ from mountd.exits import LockedError, StateError, WatchedError
 from mountd.kernel.cause import fault_of
 from mountd.kernel.files import see_folder
 from mountd.kernel.limits import hint_of
-from mountd.kernel.paths import ROOT, UnsafeLinkError, open_path, spot, why_no_proof
+from mountd.kernel.paths import open_path, spot
 from mountd.kernel.served import ServedError
 from mountd.kernel.syscalls import Fd
+from mountd.kernel.trusted import ROOT, UnsafeLinkError, why_no_proof
 
 
 def state_folder(path: str) -> Fd:

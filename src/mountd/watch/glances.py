@@ -9,8 +9,8 @@ import stat
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from mountd.kernel.errands import ask
 from mountd.kernel.files import openat2, see_folder, st_dev, statx
-from mountd.kernel.patience import ask
 from mountd.kernel.served import NoChildError, ServedError, may_wait
 from mountd.kernel.syscalls import Fd
 
