@@ -19,7 +19,7 @@ from mountd.core.mounts import Managed, Observed, ObservedMount, Top, may_adopt,
 from mountd.core.order import Progress, adopts, as_one, is_half_done, is_told, unseen
 from mountd.core.plan import needs_gap_in_place, plan
 from mountd.core.targets import folders_above
-from mountd.core.words import faults
+from mountd.core.words import faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.reconcile.record import Record
 
@@ -343,7 +343,7 @@ class Machine:
                 self.mounts[old.id] = self.mounts[old.id]._replace(flags=wanted.flags)
                 self.record[old.id] = old
             case "unmount" if action.volume in failed:
-                return faults.not_moved(action.volume, action.target, failed[action.volume])
+                return mount_faults.not_moved(action.volume, action.target, failed[action.volume])
             case "unmount":
                 return self._unmount(action)
             case "mount":
@@ -354,7 +354,7 @@ class Machine:
         assert action.mount
         for point in stuck:
             if point.startswith(f"{action.target}/"):
-                return faults.busy_below(action.target, point)
+                return mount_faults.busy_below(action.target, point)
         return self._cloned(action.mount, manifest)
 
     def _cloned(self, wanted: DesiredMount, manifest: str) -> Tree:
@@ -416,7 +416,7 @@ class Machine:
         assert action.old.id in self.mounts, f"what was at {action.target} is another mount now"
         old = self.mounts[action.old.id]
         if not self._is_top(old.id):
-            return faults.covered_above(old.point)
+            return mount_faults.covered_above(old.point)
         try:
             carried = self._take_along(action)
         except VolumeError as error:
@@ -428,7 +428,7 @@ class Machine:
         if strangers or any(
             old.point == each or each.startswith(f"{old.point}/") for each in self.busy
         ):
-            fault = faults.busy(old.point, [])
+            fault = mount_faults.busy(old.point, [])
         else:
             self._detach(old.id)
         for _, clone in carried:
@@ -439,7 +439,7 @@ class Machine:
         """The upper one of two of ours goes, whoever is inside."""
         assert action.old
         if not self._is_top(action.old.id):
-            return faults.covered_above(action.target)
+            return mount_faults.covered_above(action.target)
         self._see_no_strangers(action)
         try:
             carried = self._take_along(action)
@@ -456,7 +456,7 @@ class Machine:
         for point, managed in action.carried:
             present = self._present(managed.id)
             if not self._is_top(present):
-                raise VolumeError(faults.covered_above(point))
+                raise VolumeError(mount_faults.covered_above(point))
             old = self.mounts[present]
             ids: dict[int, int] = {}
             tree = []

@@ -4,7 +4,7 @@ from mountd.core.desired import Desired, DesiredMount, Later, Unready
 from mountd.core.model import Fault
 from mountd.core.mounts import Managed, ObservedMount, Top, may_adopt
 from mountd.core.scene import Scene
-from mountd.core.words import faults
+from mountd.core.words import mount_faults
 
 
 def refusal(desired: Desired, top: Top | None, scene: Scene) -> Fault | None:
@@ -12,14 +12,14 @@ def refusal(desired: Desired, top: Top | None, scene: Scene) -> Fault | None:
     if isinstance(desired, Unready):
         return desired.fault
     if top and (other := _of_another_manifest(desired.target, top, scene)):
-        return faults.managed_elsewhere(desired.target, other.volume, other.manifest)
+        return mount_faults.managed_elsewhere(desired.target, other.volume, other.manifest)
     if isinstance(desired, Later):
         if not desired.over:
             fault = _stranger(desired, top, scene)
         elif desired.over in scene.going:
             fault = None
         else:
-            fault = scene.stuck.get(desired.over) or faults.hidden_source(desired.target)
+            fault = scene.stuck.get(desired.over) or mount_faults.hidden_source(desired.target)
         if fault:
             return fault
     return scene.judgement.refused.get(desired.volume.name)
@@ -33,7 +33,7 @@ def _stranger(desired: Later, top: Top | None, scene: Scene) -> Fault | None:
         return None
     if mount.fs_type == desired.volume.type and may_adopt(scene.adoptable, target):
         return None
-    return faults.foreign_mount(target, mount.fs_type, covers=bool(scene.mine(target)))
+    return mount_faults.foreign_mount(target, mount.fs_type, covers=bool(scene.mine(target)))
 
 
 def _of_another_manifest(target: str, top: Top, scene: Scene) -> Managed | None:
@@ -53,7 +53,7 @@ def obstacle(desired: DesiredMount, scene: Scene, old: int | None) -> Fault | No
     points = {f"{desired.target}/{each}" for each in desired.submounts if desired.is_in_place}
     for mount in strangers_on(desired.target, old, scene):
         if mount.point not in points:
-            return faults.mount_below(mount.point, mount.fs_type)
+            return mount_faults.mount_below(mount.point, mount.fs_type)
     return None
 
 
@@ -83,13 +83,13 @@ def intrusion(
     under = scene.observed.mounts.get(mount.parent)
     is_stacked = under and under.point == target and under.id not in mine
     if under and is_stacked and not desired.is_in_place:
-        return faults.foreign_mount(target, under.fs_type, covers=False)
+        return mount_faults.foreign_mount(target, under.fs_type, covers=False)
     if is_known:
         return None
     if other := scene.by_id.get(top.id):
-        return faults.managed_elsewhere(target, other.volume, other.manifest)
+        return mount_faults.managed_elsewhere(target, other.volume, other.manifest)
     if desired.through == top.id and not is_equal:
-        return faults.perhaps_ours(target)
+        return mount_faults.perhaps_ours(target)
     if mine or not is_equal or not may_adopt(scene.adoptable, target):
-        return faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
+        return mount_faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
     return None

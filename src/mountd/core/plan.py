@@ -27,7 +27,7 @@ from mountd.core.order import (
     put_off,
 )
 from mountd.core.scene import Scene, near, scene_of, submounts_of
-from mountd.core.words import faults
+from mountd.core.words import mount_faults
 
 _NO_PROGRESS = Progress()
 
@@ -116,7 +116,7 @@ def _plan(
 def _action(desired: Desired, scene: Scene) -> Action:
     target = desired.target
     if scene.claims[target] != desired.volume.name:
-        return _stopped(desired, scene, faults.same_target(target, scene.claims[target]))
+        return _stopped(desired, scene, mount_faults.same_target(target, scene.claims[target]))
     top = scene.observed.tops.get(target)
     if top and (upper := _upper_of_two(target, top, scene)):
         return _unstacked(desired, upper, scene)
@@ -132,7 +132,7 @@ def _action(desired: Desired, scene: Scene) -> Action:
         return _mount_action(desired, scene)
     mount = scene.observed.mounts.get(top.id)
     if mount is None:  # it came between two looks: the next pass sees it whole
-        return _stopped(desired, scene, faults.just_mounted(target))
+        return _stopped(desired, scene, mount_faults.just_mounted(target))
     return _action_on_mount(desired, top, mount, scene)
 
 
@@ -163,7 +163,7 @@ def _unstacked(desired: Desired, upper: Managed, scene: Scene) -> Action:
     lower, mount = scene.beneath(upper), scene.observed.mounts[upper.id]
     if strangers := strangers_on(desired.target, upper.id, scene):
         stranger = strangers[0]
-        fault = faults.mount_below(stranger.point, stranger.fs_type)
+        fault = mount_faults.mount_below(stranger.point, stranger.fs_type)
         return _stopped(desired, scene, fault)
     why = desired.fault if isinstance(desired, Unready) else None
     action = _stopped(desired, scene, None)._replace(
@@ -226,7 +226,7 @@ def _mount_action(desired: DesiredMount, scene: Scene) -> Action:
     drift: tuple[Drift, ...] = ()
     points = [scene.point(each) for each in scene.mine(target)]
     if target in points:
-        return _stopped(desired, scene, faults.covered_above(target))
+        return _stopped(desired, scene, mount_faults.covered_above(target))
     if points or target in scene.lost:
         drift = (Drift("mount", target, points[0] if points else "nothing"),)
     if fault := obstacle(desired, scene, None):
@@ -234,7 +234,7 @@ def _mount_action(desired: DesiredMount, scene: Scene) -> Action:
     action = _planned(desired, "mount", "unmounted", None, None, drift)
     if carried := scene.carried(target):
         if desired.is_in_place and desired.volume.recursive:
-            return _stopped(desired, scene, faults.volume_below_recursive(carried[0][0]))
+            return _stopped(desired, scene, mount_faults.volume_below_recursive(carried[0][0]))
         action = with_note(action._replace(carried=carried), gap_of(carried))
     return action
 

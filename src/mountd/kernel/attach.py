@@ -11,7 +11,7 @@ from errno import EBUSY, ENOENT, ENOSPC, ENOTDIR
 from typing import NamedTuple
 
 from mountd.core.model import Flags, Kind
-from mountd.core.words import faults
+from mountd.core.words import faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import ALL_FLAGS, Tree, attributes
 from mountd.kernel.files import RESOLVE_NO_SYMLINKS, look, openat2, register, statx
@@ -54,7 +54,7 @@ def attach(tree: Tree, spot: Spot, flags: Flags, onto: tuple[int, int] | None) -
     there = spot.there
     if there and there.is_mount_root and (there.device, there.inode) != onto:
         fs_type = observe_mount(there.mount).fs_type  # it came after the plan
-        raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, covers=False))
+        raise VolumeError(mount_faults.foreign_mount(spot.whole_path, fs_type, covers=False))
     _put(tree, spot, flags)
 
 
@@ -115,7 +115,7 @@ def see_no_strangers(old: int, known: set[int]) -> None:
     """Below our mount `old` there must be nothing that isn't ours: it would go along with it."""
     for below in descendants_of(old):
         if below.id not in known:
-            raise VolumeError(faults.mount_below(below.point, below.fs_type))
+            raise VolumeError(mount_faults.mount_below(below.point, below.fs_type))
 
 
 def cover(
@@ -233,7 +233,7 @@ def adjust(spot: Spot, mount: int, flags: Flags) -> None:
         except OSError as error:
             if error.errno != EBUSY:
                 raise
-            fault = faults.busy_writers(spot.whole_path, *holders_of(mount, writing=True))
+            fault = mount_faults.busy_writers(spot.whole_path, *holders_of(mount, writing=True))
             raise VolumeError(fault) from error
 
 
@@ -257,7 +257,7 @@ def unmount(spot: Spot, mount: int, submounts: Sequence[int] = (), *, lazily: bo
     for each in [*below, observe_mount(mount)] if below else ():
         holders = processes_in(each.id)
         if holders.found:
-            raise VolumeError(faults.busy(each.point, *holders))
+            raise VolumeError(mount_faults.busy(each.point, *holders))
     for each in below:
         with find(each.point) as found:
             _expect(each.id, found)
@@ -287,7 +287,7 @@ def _umount(spot: Spot, mount: int) -> None:
     except OSError as error:
         if error.errno != EBUSY:
             raise
-        raise VolumeError(faults.busy(spot.whole_path, *holders_of(mount))) from error
+        raise VolumeError(mount_faults.busy(spot.whole_path, *holders_of(mount))) from error
     _see_gone(mount, spot)
 
 
@@ -303,7 +303,7 @@ def _see_gone(mount: int, spot: Spot, shows: int | None = None) -> None:
     else:
         is_bare = not found.is_mount_root or found.mount == shows
     if not is_bare and is_mounted(mount):
-        raise VolumeError(faults.another_went(spot.whole_path))
+        raise VolumeError(mount_faults.another_went(spot.whole_path))
 
 
 def move(tree: Tree, spot: Spot, *, beneath: bool = False) -> None:
@@ -313,7 +313,7 @@ def move(tree: Tree, spot: Spot, *, beneath: bool = False) -> None:
     except OSError as error:
         if error.errno != ENOSPC:
             raise
-        raise VolumeError(faults.mount_limit(spot.whole_path, hint_on("mounts"))) from error
+        raise VolumeError(mount_faults.mount_limit(spot.whole_path, hint_on("mounts"))) from error
 
 
 def _expect(mount: int, spot: Spot) -> None:
@@ -321,12 +321,12 @@ def _expect(mount: int, spot: Spot) -> None:
     try:
         found = statx(spot.folder, spot.name, flags=AT_STATX_DONT_SYNC)
     except FileNotFoundError as error:
-        raise VolumeError(faults.covered_above(spot.whole_path)) from error
+        raise VolumeError(mount_faults.covered_above(spot.whole_path)) from error
     if not found.is_mount_root:
-        raise VolumeError(faults.covered_above(spot.whole_path))
+        raise VolumeError(mount_faults.covered_above(spot.whole_path))
     if found.mount != mount:
         fs_type = observe_mount(found.mount).fs_type
-        raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, covers=True))
+        raise VolumeError(mount_faults.foreign_mount(spot.whole_path, fs_type, covers=True))
 
 
 def _see_still(mount: int, root: Fd, spot: Spot) -> None:
@@ -334,7 +334,7 @@ def _see_still(mount: int, root: Fd, spot: Spot) -> None:
     found = statx(root, flags=AT_STATX_DONT_SYNC)
     if found.mount != mount:
         fs_type = observe_mount(found.mount).fs_type
-        raise VolumeError(faults.foreign_mount(spot.whole_path, fs_type, covers=True))
+        raise VolumeError(mount_faults.foreign_mount(spot.whole_path, fs_type, covers=True))
 
 
 def _see(tree: Tree, spot: Spot) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Flags, Ids, Volume
-from mountd.core.words import faults, idmap_faults
+from mountd.core.words import idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import look, register, statx
 from mountd.kernel.mount_api import (
@@ -88,7 +88,7 @@ def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
     except OSError as error:
         if error.errno != EINVAL:
             raise
-        raise VolumeError(faults.unbindable(wanted.source)) from error
+        raise VolumeError(mount_faults.unbindable(wanted.source)) from error
 
 
 def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:

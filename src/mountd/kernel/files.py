@@ -138,9 +138,8 @@ def _walk(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
                 inner = _open(None, "/", os.O_PATH, 0)
             here.close()
             here = inner
-        if flags & os.O_DIRECTORY and not S_ISDIR(
-            stat_at(here.number, "", AT_STATX_DONT_SYNC).mode
-        ):
+        mode = stat_at(here.number, "", AT_STATX_DONT_SYNC).mode
+        if flags & os.O_DIRECTORY and not S_ISDIR(mode):
             raise NotADirectoryError(ENOTDIR, f"openat2: {os.strerror(ENOTDIR)} ({path})")
     except BaseException:
         here.close()
@@ -276,6 +275,7 @@ def _known_stat(number: int, path: str, flags: int) -> Stat:
 
 
 def stat_at(number: int, path: str, flags: int) -> Stat:
+    """What statx(2) tells from a descriptor, or AT_FDCWD, on; a final link isn't followed."""
     buffer = _STATX_BUFFER()
     flags |= AT_SYMLINK_NOFOLLOW if path else AT_EMPTY_PATH
     _statx(number, os.fsencode(path), flags, _STATX_MASK, buffer)

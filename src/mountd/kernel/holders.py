@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, Literal, NamedTuple
 
 from mountd.core.mountinfo import Line, parse_mountinfo
-from mountd.core.words.faults import A_MOUNT
+from mountd.core.words.mount_faults import A_MOUNT
 from mountd.kernel.files import reusable_mount_id
 from mountd.kernel.observe import children_of, mountinfo
 from mountd.kernel.statmount import HAS_STATMOUNT, statmount

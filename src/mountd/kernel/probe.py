@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Literal, NamedTuple
 
 from mountd.core.model import Fault
-from mountd.core.words import faults, idmap_faults
+from mountd.core.words import idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.binding import AT_FDCWD
 from mountd.kernel.files import statx
@@ -158,7 +158,7 @@ def _why_not_cloned(source: Fd) -> Fault | None:
         open_tree(source).close()
     except OSError as error:
         if error.errno == EINVAL:
-            raise VolumeError(faults.unbindable(_path_of(source))) from error
+            raise VolumeError(mount_faults.unbindable(_path_of(source))) from error
         if error.errno not in (ENOSYS, EPERM):
             raise
         fault = why_absent("open_tree", "bind mounts by descriptor") or why_no_mount()

@@ -17,7 +17,7 @@ from mountd.core.drift import record_entry
 from mountd.core.model import Fault
 from mountd.core.mounts import Managed, Observed
 from mountd.core.plan import needs_gap_in_place
-from mountd.core.words import faults, idmap_faults
+from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel import attach as tree
 from mountd.kernel.cause import fault_of
@@ -159,7 +159,7 @@ class Applier:
                 return _stopped(action, self._take_off(action, action.fault))
             case "unmount" if action.volume in self._failed and not action.lazily:
                 why = self._failed[action.volume]
-                fault = faults.not_moved(action.volume, action.target, why)
+                fault = mount_faults.not_moved(action.volume, action.target, why)
             case "unmount":
                 fault = self._attempt(action, self._unmount)
                 if fault:
@@ -187,7 +187,7 @@ class Applier:
         """Raise VolumeError where a mount below could not be taken off: it would be buried."""
         for point in self._stuck:
             if point.startswith(f"{target}/"):
-                raise VolumeError(faults.busy_below(target, point))
+                raise VolumeError(mount_faults.busy_below(target, point))
 
     def _adjust(self, action: Action) -> None:
         assert action.mount and action.old

@@ -11,7 +11,7 @@ from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Flags, Ids, Kind, User, Volume
 from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, root_at
 from mountd.core.targets import why_forbidden
-from mountd.core.words import faults, idmap_faults
+from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.cause import fault_of, unanswered
 from mountd.kernel.observe import is_mounted, top_at, top_of
@@ -213,7 +213,9 @@ class Resolver:
         if user and (found.uid, user.gid in (None, found.gid)) == (user.uid, True):
             return False
         if source.through not in self._managed:
-            raise VolumeError(faults.foreign_mount(source.path, source.mount.fs_type, covers=False))
+            raise VolumeError(
+                mount_faults.foreign_mount(source.path, source.mount.fs_type, covers=False)
+            )
         return True
 
     def _desired(

@@ -17,7 +17,7 @@ from mountd.core.mounts import (
     parents_of,
     root_at,
 )
-from mountd.core.words import faults, filesystem_faults
+from mountd.core.words import faults, filesystem_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import Stat, statx
 from mountd.kernel.observe import observe_mount
@@ -109,7 +109,7 @@ class Sources:
         while below.point == target and below.parent in mounts and not self._is_ours(top, target):
             below = mounts[below.parent]
             if below.id in self._managed and self._is_ours(below, target):
-                raise VolumeError(faults.foreign_mount(target, top.fs_type, covers=True))
+                raise VolumeError(mount_faults.foreign_mount(target, top.fs_type, covers=True))
 
     def _submounts(self, path: str, own: ObservedMount) -> dict[str, list[ObservedMount]]:
         mounts = self._observed.mounts

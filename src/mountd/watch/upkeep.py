@@ -9,7 +9,7 @@ from mountd.core.exposure import guarded
 from mountd.core.model import Fault, Flags
 from mountd.core.mounts import Managed
 from mountd.core.targets import Places, is_within
-from mountd.core.words.faults import keeps_being_undone
+from mountd.core.words.mount_faults import keeps_being_undone
 from mountd.kernel.files import st_dev
 from mountd.kernel.patience import Patience
 from mountd.kernel.table import Change, MountTable

@@ -121,18 +121,6 @@ def too_deep() -> Fault:
     return Fault("failed", "unsafe-path", message, hint, _errno.ENAMETOOLONG)
 
 
-def covered_above(target: str) -> Fault:
-    message = f"this volume's mount at {target} can't be reached: a mount covers a folder above it"
-    return Fault(
-        "conflict", "foreign-mount", message, f"`findmnt --target {target}` names it; unmount it"
-    )
-
-
-def just_mounted(target: str) -> Fault:
-    message = f"something was mounted at {target} just now"
-    return Fault("conflict", "foreign-mount", message, "the next pass looks at what it is")
-
-
 def waits_for(volume: str, why: Fault) -> Fault:
     """`why` may itself be that the volume waits for another: a chain is told by its two ends."""
     last, said = why.blocked_by or (volume, why.message)
@@ -157,32 +145,10 @@ def in_circle(volumes: tuple[str, ...]) -> Fault:
     return Fault("conflict", "foreign-mount", message, "move one of their sources or targets")
 
 
-def volume_below_recursive(point: str) -> Fault:
-    message = f"a recursive volume in place would take the volume at {point} for its source's"
-    hint = "leave `recursive` out, or choose another target for one of them"
-    return Fault("conflict", "foreign-mount", message, hint)
-
-
 def target_in_source(target: str) -> Fault:
     message = f"the target {target} lies in its own source, and `recursive` would include it there"
     hint = "leave `recursive` out, or choose a target outside"
     return Fault("failed", "mount-refused", message, hint)
-
-
-def busy_below(target: str, point: str) -> Fault:
-    message = f"the mount at {point} could not be unmounted, and mounting {target} would hide it"
-    return Fault("conflict", "foreign-mount", message, f"free {point}; the next pass tries again")
-
-
-def unbindable(source: str) -> Fault:
-    return Fault(
-        "failed",
-        "mount-refused",
-        f"{source} lies on a mount that can't be cloned: it is unbindable, or (in a container) the"
-        " host's",
-        f"`mount --make-private` what `findmnt --target {source}` shows",
-        _errno.EINVAL,
-    )
 
 
 def wrong_source_kind(path: str, kind: str) -> Fault:
@@ -200,101 +166,7 @@ def no_folder(target: str) -> Fault:
     return Fault("failed", "wrong-kind", message, "choose another target")
 
 
-def foreign_mount(target: str, fs_type: str, *, covers: bool) -> Fault:
-    verb = "covers this volume's mount at" if covers else "is at"
-    return Fault(
-        "conflict",
-        "foreign-mount",
-        f"a mount that isn't mountd's ({fs_type}) {verb} {target}",
-        f"`umount {target}`, or choose another target",
-    )
-
-
-def another_went(target: str) -> Fault:
-    message = (
-        f"somebody mounted something over {target} just when this volume's mount was to go, and"
-        " that was taken off instead"
-    )
-    hint = "find out who mounts there; the next pass takes this volume's own mount off"
-    return Fault("conflict", "foreign-mount", message, hint)
-
-
-def perhaps_ours(target: str) -> Fault:
-    message = (
-        f"the mount at {target} shows the same folder that it covers, with other flags or another"
-        " owner: it may be mountd's own, from before the record was lost"
-    )
-    return Fault("conflict", "foreign-mount", message, f"if so, `umount {target}`")
-
-
-def hidden_source(target: str) -> Fault:
-    message = f"the folder at {target} can't be seen: this volume's old mount hides it, and stays"
-    hint = "see why nothing is unmounted in this pass; the next one tries again"
-    return Fault("pending", "no-source", message, hint)
-
-
-def managed_elsewhere(target: str, volume: str, manifest: str) -> Fault:
-    message = f"volume `{volume}` of {manifest} is mounted at {target}"
-    hint = f"`mountd --manifest {manifest} unmount {volume}`, or choose another target"
-    return Fault("conflict", "foreign-mount", message, hint)
-
-
-def same_target(target: str, volume: str) -> Fault:
-    message = f"the target leads to {target}, which is volume `{volume}`'s"
-    return Fault("conflict", "foreign-mount", message, "give one of them another target")
-
-
-def mount_below(point: str, fs_type: str) -> Fault:
-    hint = f"`umount {point}`, or choose another target"
-    if len(point) >= _PATH_MAX:
-        hint = "choose another target: its path is longer than umount(8) takes"
-    return Fault(
-        "conflict",
-        "foreign-mount",
-        f"a mount lies below the target, at {point} ({fs_type}), and would be hidden",
-        hint,
-    )
-
-
 _PATH_MAX = 4096
-
-
-def busy(target: str, holders: list[str], unseen: str | None = None) -> Fault:
-    """`unseen`: why there may be more of them."""
-    who = ", ".join(holders[:5]) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
-    if not holders:
-        hint = f"some process has it open, or a namespace has a copy of it: `lsof +f -- {target}`"
-    elif holders[0].startswith(A_MOUNT):
-        hint = f"`umount {holders[0].removeprefix(A_MOUNT)}`; the next pass tries again"
-    else:
-        hint = "have them leave the folder and close its files; the next pass tries again"
-    said = f"{target} is in use" + (f" by {who}" if who else "") + _and_perhaps_more(unseen)
-    return Fault("failed", "busy", said, hint, _errno.EBUSY)
-
-
-def _and_perhaps_more(unseen: str | None) -> str:
-    return f"; there may be others, for {unseen}" if unseen else ""
-
-
-A_MOUNT = "the mount at "
-"""How one who holds another begins, if it is a mount."""
-
-
-def not_moved(volume: str, point: str, why: Fault) -> Fault:
-    message = f"the old mount at {point} stays: `{volume}` could not be mounted at its new target"
-    return Fault("failed", why.code, message, f"fix volume `{volume}` first", why.errno)
-
-
-def busy_writers(target: str, writers: list[str], unseen: str | None = None) -> Fault:
-    who = f" ({', '.join(writers[:5])})" if writers else ""
-    who += _and_perhaps_more(unseen)
-    return Fault(
-        "failed",
-        "busy",
-        f"{target} can't be made read-only while files on it are open for writing{who}",
-        "have them closed; the next pass tries again",
-        _errno.EBUSY,
-    )
 
 
 def not_answering(source: str, target: str, seconds: float) -> Fault:
@@ -372,21 +244,3 @@ def not_visible(error: OSError) -> Fault:
     return Fault(
         "failed", "not-privileged", f"you may not look there: {said}", hint, error.errno or 0
     )
-
-
-def keeps_being_undone(target: str) -> Fault:
-    return Fault(
-        "failed",
-        "busy",
-        f"someone keeps taking off or changing the mount at {target}: it is put back ever more "
-        "rarely, every 5 minutes in the end",
-        "find out who, with `journalctl` or `ps`, and stop that; or take the volume out of the "
-        "manifest",
-    )
-
-
-def mount_limit(target: str, limit: str) -> Fault:
-    """`limit`: what to raise."""
-    # ENOSPC of move_mount has nothing to do with disks
-    message = f"{target}: this mount namespace has as many mounts as the kernel allows"
-    return Fault("failed", "limit", message, limit, _errno.ENOSPC)
