@@ -46,10 +46,6 @@ from mountd.kernel.trusted import (
 _PATH_MAX = 4096
 
 
-class NotAFileError(OSError):
-    """Something else than a regular file; `strerror` is what, in words."""
-
-
 class Spot:
     """Where a path leads: down `names` from an open folder whose own path, `path`, has no links.
 
@@ -248,20 +244,6 @@ def plain_folder(path: str) -> Fd | None:
         return openat2(None, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
     except OSError:
         return None
-
-
-def kind_in_words(mode: int) -> str:
-    """What a file is that is neither what one wants nor a link."""
-    return _KINDS.get(stat.S_IFMT(mode), "a file")
-
-
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFCHR: "a character device",
-}
 
 
 def _stat(folder: Fd, name: str) -> Stat | None:

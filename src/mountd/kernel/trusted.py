@@ -12,10 +12,6 @@ from mountd.kernel.files import (
     statx,
 )
 from mountd.kernel.observe import observe_mount, user_behind
-from mountd.kernel.paths import (
-    NotAFileError,
-    kind_in_words,
-)
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
 ROOT = 0
@@ -216,3 +212,21 @@ def _is_movable(entry: Stat) -> bool:
     Not a folder that she can't write: to rename one into another takes that (fs/namei.c).
     """
     return not stat.S_ISDIR(entry.mode) or bool(entry.mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+class NotAFileError(OSError):
+    """Something else than a regular file; `strerror` is what, in words."""
+
+
+def kind_in_words(mode: int) -> str:
+    """What a file is that is neither what one wants nor a link."""
+    return _KINDS.get(stat.S_IFMT(mode), "a file")
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device",
+}

@@ -17,9 +17,9 @@ from mountd.core.model import Ids, User
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.cause import fault_of
-from mountd.kernel.paths import NotAFileError, kind_in_words, open_in_root, open_path
+from mountd.kernel.paths import open_in_root, open_path
 from mountd.kernel.syscalls import Fd
-from mountd.kernel.trusted import UnsafeLinkError, open_trusted
+from mountd.kernel.trusted import NotAFileError, UnsafeLinkError, kind_in_words, open_trusted
 from mountd.reconcile.reading import read_bounded
 
 _MOST_BYTES = 16 << 20

@@ -10,11 +10,10 @@ from signal import SIGURG
 from mountd.core.words.faults import PASSING
 from mountd.kernel.errands import ask
 from mountd.kernel.limits import hint_of, hint_on
-from mountd.kernel.paths import NotAFileError
 from mountd.kernel.patience import PATIENCE
 from mountd.kernel.served import NoChildError
 from mountd.kernel.syscalls import Fd
-from mountd.kernel.trusted import UnsafeLinkError, open_trusted
+from mountd.kernel.trusted import NotAFileError, UnsafeLinkError, open_trusted
 from mountd.manifest.load import MOST_BYTES, Reading, UnreadableError
 
 

@@ -21,9 +21,9 @@ from mountd.core.words import faults, filesystem_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import Stat, statx
 from mountd.kernel.observe import observe_mount
-from mountd.kernel.paths import kind_in_words, open_below, open_path
+from mountd.kernel.paths import open_below, open_path
 from mountd.kernel.syscalls import Fd
-from mountd.kernel.trusted import UnsafeLinkError
+from mountd.kernel.trusted import UnsafeLinkError, kind_in_words
 
 Bases = Mapping[Filesystem, str | Fault | None]
 """Where each filesystem is mounted, or why it can't be; None: it would be, by a pass."""
