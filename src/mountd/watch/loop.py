@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import traceback
-from collections.abc import Container
 from contextlib import ExitStack, suppress
 from errno import ENOSYS
 from time import monotonic
@@ -22,17 +21,17 @@ from mountd.kernel.table import MountTable
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.load import Manifest
 from mountd.manifest.problem import ManifestError
-from mountd.reconcile.filesystems import place_of
 from mountd.reconcile.passes import Settings
 from mountd.reconcile.state import WatchLock, state_folder
 from mountd.report.journal import DEBUG, ERROR, INFO, WARNING, Journal
+from mountd.watch.awaited import accounts_elsewhere, accounts_of_root, awaited_by
+from mountd.watch.bell import Bell
 from mountd.watch.glances import content
 from mountd.watch.in_force import Latest
-from mountd.watch.places import Places, Sight
+from mountd.watch.places import Places
 from mountd.watch.systemd import Supervisor
 from mountd.watch.upkeep import Upkeep
 
-_ABOUT_ROOT = {"/etc/passwd", "/etc/subuid", "/etc/subgid"}
 _RESYNC = 60.0
 _SETTLE = 0.05
 """Delay of the pass after somebody else's mount or unmount, so that a burst costs one pass."""
@@ -57,11 +56,11 @@ class Watch:
         self._most_wait = wait
         self._journal = journal
         self._supervisor = supervisor
-        self._bell, self._rope = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._bell = Bell()
         self._patience = Patience(self._ring_for_a_pass)
         self._table = MountTable()
         self._upkeep = Upkeep(settings.state_dir, self._table, self._patience, journal)
-        self._places = Places(self._ring, self._ring_for_a_pass)
+        self._places = Places(self._bell.ring, self._ring_for_a_pass)
         self._latest = Latest(settings, journal)
         self._lock = WatchLock(settings.state_dir)
         self._is_rung = False
@@ -130,7 +129,8 @@ class Watch:
         self._due = self._next_look = monotonic() + pause
         self._become_ready()
         with suppress(Exception):
-            self._pause(min(pause, 1.0))
+            self._ping(monotonic())
+            self._bell.wait(min(pause, 1.0))
 
     @property
     def result(self) -> Report:
@@ -141,7 +141,7 @@ class Watch:
         return Report(files, (*upkeep.outcomes.values(), *upkeep.stuck), is_dry=False)
 
     def _take_signals(self) -> None:
-        signal.set_wakeup_fd(self._rope, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._bell.rope, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._reload)
@@ -152,13 +152,9 @@ class Watch:
     def _reload(self, *_: object) -> None:
         self._is_reload = True
 
-    def _ring(self) -> None:
-        with suppress(BlockingIOError):  # it is ringing
-            os.write(self._rope, b"\0")
-
     def _ring_for_a_pass(self) -> None:
         self._is_rung = True
-        self._ring()
+        self._bell.ring()
 
     def _turn(self) -> None:
         """Do what is to be done now, then wait for what comes next."""
@@ -223,8 +219,8 @@ class Watch:
         elif self._latest.manifest:
             until = min(until, self._next_look)
         for descriptor, _ in poll.poll(max(0.0, until - now) * 1000):
-            if descriptor == self._bell:
-                self._hear()
+            if descriptor == self._bell.fileno():
+                self._bell.hear()
             elif descriptor in late:
                 self._patience.collect()
             elif self._latest.manifest:
@@ -238,19 +234,6 @@ class Watch:
             self._supervisor.ping()
             self._next_ping = now + interval
         return self._next_ping
-
-    def _hear(self) -> None:
-        with suppress(BlockingIOError):
-            while os.read(self._bell, 512):
-                pass
-
-    def _pause(self, seconds: float) -> None:
-        """Wait for nothing but a ring."""
-        self._ping(monotonic())
-        poll = select.poll()
-        poll.register(self._bell, select.POLLIN)
-        if poll.poll(seconds * 1000):
-            self._hear()
 
     def _look_at_mounts(self) -> None:
         """Put back what drifted, as soon as it is found; what else changed can wait a little."""
@@ -302,12 +285,15 @@ class Watch:
             self._upkeep.forgive()  # whoever was first to see the edit
         seen = dict(self._latest.seen)
         if manifest:
-            seen |= {path: content(path) for path in _accounts(manifest, {"/"})}
-            self._places.watch_arrivals(self._accounts_elsewhere(manifest))
+            seen |= {path: content(path) for path in accounts_of_root(manifest)}
+            self._places.watch_arrivals(accounts_elsewhere(manifest))
         if not self._converge(manifest):
             return
         if manifest:
-            self._places.watch_arrivals(self._awaited(manifest))
+            state_dir = self._settings.state_dir
+            awaited = awaited_by(manifest, self._upkeep.outcomes, state_dir)
+            elsewhere = accounts_elsewhere(manifest)
+            self._places.watch_arrivals({**elsewhere, **self._upkeep.files, **awaited})
         seen[self._lock.path] = content(self._lock.path)
         self._places.watch_edits(seen)
         news.is_free = False
@@ -381,26 +367,6 @@ class Watch:
         self._due = min(self._due, monotonic() + min(2.0**self._failures, _RESYNC))
         self._failures = min(self._failures + 1, 10)
 
-    def _awaited(self, manifest: Manifest) -> dict[str, Sight]:
-        """Paths that volumes wait for, and single files and accounts, with what they were."""
-        awaited = {**self._accounts_elsewhere(manifest), **self._upkeep.files}
-        state_dir = self._settings.state_dir
-        for volume in manifest.volumes:
-            outcome = self._upkeep.outcomes.get(volume.name)
-            code = outcome.fault.code if outcome and outcome.fault else None
-            if code == "no-source" and volume.filesystem and volume.subdir:
-                awaited[f"{place_of(volume.filesystem, state_dir)}/{volume.subdir}"] = None
-            if code == "no-source" and volume.source.startswith("/"):
-                awaited[volume.source] = None
-            elif code == "no-target":
-                awaited[volume.target] = None
-        return awaited
-
-    def _accounts_elsewhere(self, manifest: Manifest) -> dict[str, Sight]:
-        """Those in other root filesystems, which may be on a server that hangs."""
-        roots = {volume.accounts for volume in manifest.volumes} - {"/"}
-        return dict.fromkeys(_accounts(manifest, roots), ...)
-
     def _status(self) -> str:
         parts = [*self._troubles.values(), self._latest.trouble]
         if self._latest.manifest:
@@ -438,18 +404,3 @@ def _in_words(error: Exception) -> str:
     where = f" ({error.filename})" if error.filename else ""
     hint = hint_of(error)
     return f"{error.strerror or error}{where}{f'; {hint}' if hint else ''}"
-
-
-def _accounts(manifest: Manifest, roots: Container[str]) -> set[str]:
-    """The files, of these roots, in which the users of volumes are looked up.
-
-    In those of `/` it is looked up too who could become root by a volume, wherever its user is.
-    """
-    used = {volume.accounts for volume in manifest.volumes if volume.user}
-    files = {
-        f"{root.rstrip('/')}/etc/{name}"
-        for root in used
-        if root in roots
-        for name in ("passwd", "group")
-    }
-    return files | (_ABOUT_ROOT if used and "/" in roots else set())

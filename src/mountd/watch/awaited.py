@@ -1,0 +1,46 @@
+"""Which paths besides the manifest's the watch looks at, because a volume depends on them."""
+
+from collections.abc import Mapping
+
+from mountd.core.actions import Outcome
+from mountd.manifest.load import Manifest
+from mountd.reconcile.filesystems import place_of
+from mountd.watch.places import Sight
+
+_ABOUT_ROOT = {"/etc/passwd", "/etc/subuid", "/etc/subgid"}
+
+
+def awaited_by(
+    manifest: Manifest, outcomes: Mapping[str, Outcome], state_dir: str
+) -> dict[str, Sight]:
+    """Paths that are missing, and that volumes wait for."""
+    awaited: dict[str, Sight] = {}
+    for volume in manifest.volumes:
+        outcome = outcomes.get(volume.name)
+        code = outcome.fault.code if outcome and outcome.fault else None
+        if code == "no-source" and volume.filesystem and volume.subdir:
+            awaited[f"{place_of(volume.filesystem, state_dir)}/{volume.subdir}"] = None
+        if code == "no-source" and volume.source.startswith("/"):
+            awaited[volume.source] = None
+        elif code == "no-target":
+            awaited[volume.target] = None
+    return awaited
+
+
+def accounts_of_root(manifest: Manifest) -> set[str]:
+    """The files of `/` in which users are looked up.
+
+    And who could become root by a volume, wherever its user is.
+    """
+    used = {volume.accounts for volume in manifest.volumes if volume.user}
+    return (_files(used & {"/"}) | _ABOUT_ROOT) if used else set()
+
+
+def accounts_elsewhere(manifest: Manifest) -> dict[str, Sight]:
+    """Those in other root filesystems, which may be on a server that hangs."""
+    used = {volume.accounts for volume in manifest.volumes if volume.user}
+    return dict.fromkeys(_files(used - {"/"}), ...)
+
+
+def _files(roots: set[str]) -> set[str]:
+    return {f"{root.rstrip('/')}/etc/{name}" for root in roots for name in ("passwd", "group")}
