@@ -32,7 +32,9 @@ print(
 NEST = """
 import sys
 from mountd.kernel.served import wait_for_servers
-from mountd.kernel.syscalls import Fd, move_mount, open_tree, os
+import os
+from mountd.kernel.mount_api import move_mount, open_tree
+from mountd.kernel.syscalls import Fd
 wait_for_servers()  # of a detached tree that it wasn't told of it expects anything
 source = Fd(os.open(sys.argv[1], os.O_PATH))
 parent, child = open_tree(source), open_tree(source)

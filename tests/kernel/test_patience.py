@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 from watcher import eventually
 
-from mountd.kernel import patience, road
+from mountd.kernel import errands, patience, road
 from mountd.kernel.errands import ask
 from mountd.kernel.patience import Looker, Patience, StoppedError
 from mountd.kernel.served import NoChildError, ServedError, may_wait
@@ -21,7 +21,8 @@ _T = TypeVar("_T")
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", _SHORT)
+    for module in (patience, errands):
+        monkeypatch.setattr(module, "PATIENCE", _SHORT)
 
 
 def children() -> set[str]:
@@ -194,7 +195,7 @@ def test_a_child_has_none_of_our_descriptors(tmp_path: Path) -> None:
         assert str(tmp_path) not in ask(_what_is_open)
     finally:
         os.close(kept)
-        patience._of_thread.__dict__.clear()  # noqa: SLF001 - the child that stays for this thread
+        errands._of_thread.__dict__.clear()  # noqa: SLF001 - the child that stays for this thread
 
 
 def _held() -> str:
