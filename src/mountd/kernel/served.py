@@ -7,7 +7,7 @@ left behind.
 
 Which calls these are is found out on the way, not foretold: the mount table, as it was read, may be
 outdated by the time of a call, for a user may mount FUSE on a folder of hers at any moment. The
-calls in `syscalls` go on by descriptor and end at the first mount that is served, with ServedError,
+calls in `files` go on by descriptor and end at the first mount that is served, with ServedError,
 before anything was asked of it: by the table, which knows what root mounted; by RESOLVE_CACHED,
 which never asks a filesystem; and name by name with RESOLVE_NO_XDEV where the kernel has nothing
 cached. What is done by name in a folder that lies on no served mount waits for nobody.
