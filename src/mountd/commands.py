@@ -113,6 +113,7 @@ class _Command:
                     wait=self._arguments.wait,
                     on_wait=self._progress.say,
                 )
+            self._journal.losses(result.filesystems)
         else:
             result = self._preview()
             self._show_plan(result.filesystems, [each.action for each in result.outcomes])
@@ -235,6 +236,7 @@ class _Command:
                 wait=self._arguments.wait,
                 on_wait=self._progress.say,
             )
+        self._journal.losses(result.filesystems)
         self._warn(result.warnings)
         if self._arguments.json:
             self._show_document(result)

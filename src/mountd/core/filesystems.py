@@ -28,23 +28,22 @@ def plan_filesystems(
     mounted from, because each has a fault already, isn't mounted. `removes`: False where only
     some volumes are known, so that nothing leaves.
     """
-    managed = [*managed]
     wanted: dict[Filesystem, list[str]] = {}
     for volume in volumes:
         if volume.filesystem:
             wanted.setdefault(volume.filesystem, []).append(volume.name)
-    leaving = {each.name: each for each in _leaving(wanted, actions, recorded, managed, manifest)}
-    if not removes:
-        leaving.clear()
+    if not (wanted or recorded):
+        return []
+    leaving: dict[str, Base] = {}
+    if removes:
+        leaving = {it.name: it for it in _leaving(wanted, actions, recorded, managed, manifest)}
+    planned = {each.volume: each for each in actions if not each.is_departure}
     steps: list[FilesystemAction] = []
     for filesystem, names in wanted.items():
-        old = {
-            action.old.filesystem
-            for action in actions
-            if action.volume in names and action.old and action.old.filesystem in leaving
-        }
+        its = [planned[name] for name in names if name in planned]
+        old = {each.old.filesystem for each in its if each.old} & leaving.keys()
         replaced = [leaving[name] for name in sorted(old)]
-        steps.append(_step(filesystem, names, found[filesystem], actions, replaced))
+        steps.append(_step(filesystem, names, found[filesystem], its, replaced))
         if steps[-1].verb == "replace":
             for each in replaced:
                 del leaving[each.name]
@@ -63,13 +62,13 @@ def _step(
     filesystem: Filesystem,
     names: Sequence[str],
     found: str | Fault | None,
-    actions: Iterable[Action],
+    actions: Collection[Action],
     replaced: Sequence[Base],
 ) -> FilesystemAction:
     step = FilesystemAction(filesystem.name, *filesystem, (*names,), "keep", "mounted")
     if isinstance(found, str):
         return step
-    faults = [each.fault for each in actions if each.volume in names]
+    faults = [each.fault for each in actions]
     fault = found or (faults[0] if faults and all(faults) else None)
     if fault:
         return step._replace(verb=None, state=fault.state, fault=fault)

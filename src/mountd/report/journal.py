@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from select import PIPE_BUF
 
-from mountd.core.actions import DONE, Action, Drift, Outcome
+from mountd.core.actions import DONE, Action, Drift, FilesystemAction, Outcome
 from mountd.core.model import Fault, State
 from mountd.core.words.printable import printable_lines, with_hint
 from mountd.report.outlet import Outlet, see_reader, see_room
@@ -106,6 +106,14 @@ class Journal:
             }
             said = f"fallback: {action.volume}: mounted with raw ids: {refused.fault.message}"
             self.tell(with_hint(said, refused.fault.hint), "fallback", WARNING, fields)
+
+    def losses(self, filesystems: Iterable[FilesystemAction]) -> None:
+        """A record for each filesystem that took files with it."""
+        for step in filesystems:
+            if step.verb in DONE and step.is_change and step.notes:
+                event = DONE[step.verb]
+                fields = {"MOUNTD_SOURCE": step.source, "MOUNTD_ACTION": step.verb}
+                self.tell(f"{event}: {step}: {'; '.join(step.notes)}", event, NOTICE, fields)
 
     def drift(self, action: Action) -> None:
         """A record of what someone else did to a mount; what is done about it has its own."""

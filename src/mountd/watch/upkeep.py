@@ -68,6 +68,7 @@ class Upkeep:
             for changes in self._table.changes():  # that nobody has repaired yet
                 self._hold_back(self.drifted(changes))
         result = self._pass(manifest, is_repair=False)
+        self._journal.losses(result.filesystems)
         self.news.warnings(result.warnings)
         self.news.forget_all_but(result.outcomes)
         self.outcomes.clear()
