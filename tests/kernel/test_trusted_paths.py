@@ -15,6 +15,8 @@ from fuse_server import served
 from old_kernel import DEBIAN_12, DEBIAN_13, Kernel
 from world import MOUNTD, Result, World, owner, run
 
+from mountd.kernel.trusted import is_roots
+
 ALICE = 1000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -350,3 +352,33 @@ def test_json_is_one_document_also_where_a_server_lies(world: World) -> None:
     with liar(world, {"/link": {"to": "/root"}}) as mnt:
         world.volumes(a={"source": mnt / "link", "target": world / "t"})
         json.loads(world.mountd("status", "--json").out)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_so"),
+    [
+        ("/mnt/file", True),
+        ("/mnt/missing", True),
+        ("/mnt/missing/below", True),
+        ("/mnt/folder", True),
+        ("/mnt/link", True),
+        ("/mnt/hers", False),
+        ("/mnt/hers/missing", False),
+        ("/mnt/hers/roots", False),
+        ("/mnt/link-to-hers", False),
+        ("/mnt/sticky/missing", False),
+        ("/mnt/sticky/roots", True),
+        ("/mnt/writable", False),
+    ],
+)
+def test_where_root_alone_can_mount_something(world: World, path: str, *, is_so: bool) -> None:
+    for name in ("folder", "hers", "sticky"):
+        (world / name).mkdir()
+    for name in ("file", "writable", "hers/roots", "sticky/roots"):
+        (world / name).touch()
+    (world / "link").symlink_to("file")
+    (world / "link-to-hers").symlink_to("hers/roots")
+    os.chown(world / "hers", 1000, 1000)
+    (world / "sticky").chmod(0o1777)
+    (world / "writable").chmod(0o666)
+    assert is_roots(path) is is_so

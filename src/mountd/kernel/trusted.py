@@ -50,6 +50,25 @@ def open_trusted(path: str, *, may_lead_through_sticky: bool) -> tuple[Fd, list[
         return file, walk.distrusts
 
 
+def is_roots(path: str) -> bool:
+    """Whether root alone can change where a path leads, or mount something there.
+
+    A user may mount FUSE on what is hers, whose server may never answer. Raises ServedError where
+    there is a server already.
+    """
+    try:
+        walk = Walk(path)
+        with walk.folder as folder:
+            try:
+                last = statx(folder, walk.rest[0])
+            except FileNotFoundError:  # what she can make is hers
+                last = statx(folder)
+    except OSError:
+        return False
+    is_hers = last.uid != ROOT or last.mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return not (is_hers or walk.distrusts)
+
+
 def _writers(file: Fd, found: Stat) -> str | None:
     """Who may write this, other than its owner and the group root."""
     if found.mode & stat.S_IWOTH:

@@ -87,7 +87,7 @@ def stamp(path: str) -> Hashable:
 
 
 def quick_stamp(path: str) -> Hashable:
-    """The same, at a tenth of the price, of a path that is known to lead to no server."""
+    """The same, at a tenth of the price, of a path on which nobody but root could put a server."""
     try:
         return _stamp(os.stat(path))
     except OSError:

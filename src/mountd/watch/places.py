@@ -17,6 +17,7 @@ from mountd.kernel.limits import hint_on
 from mountd.kernel.patience import Looker, Patience
 from mountd.kernel.served import ServedError
 from mountd.kernel.table import TableNews
+from mountd.kernel.trusted import is_roots
 from mountd.watch.events import NO_EVENTS, events_of, has_event, why_no_events
 from mountd.watch.glances import Served, content, end_of, identity, quick_stamp, stamp
 
@@ -56,6 +57,8 @@ class Places:
         """What the manifest's places and the accounts of `/` had when they were read."""
         self._stamps: dict[str, Hashable] = {}
         """The stamps of these while they had that."""
+        self._roots: set[str] = set()
+        """Paths that lead where root alone decides, as long as nothing is mounted or unmounted."""
         self._sights: Mapping[str, Sight] = {}
         self._latest: dict[str, Hashable] = {}
         """What was seen at the latest look at these, so that nothing rings twice."""
@@ -158,12 +161,12 @@ class Places:
             contents, stamps, sights = self._contents, self._stamps, self._sights
         if self._table is None:
             self._table = TableNews()
-        if self._table.are_there():  # else a path leads where it led
-            stamps.clear()
+        if self._table.are_there():
+            self._roots.clear()
         served = [path for path, seen in contents.items() if isinstance(seen, Served)]
         for path in contents.keys() - served:
             try:
-                now = quick_stamp(path) if path in stamps else stamp(path)
+                now = quick_stamp(path) if path in self._roots else self._first_stamp(path)
             except ServedError:
                 served.append(path)
                 continue
@@ -177,6 +180,13 @@ class Places:
             self._look_at_served(served, contents)
         if sights:
             self._look_for_arrivals(sights)
+
+    def _first_stamp(self, path: str) -> Hashable:
+        """The stamp of a path, of which it isn't known whether a server may be in the way."""
+        found = stamp(path)
+        if is_roots(path):
+            self._roots.add(path)
+        return found
 
     def _look_at_served(self, paths: Sequence[str], contents: Mapping[str, Hashable]) -> None:
         looks = self._looker.look_at([(path, _CONTENT) for path in paths])
