@@ -94,7 +94,7 @@ class FilesystemAction(NamedTuple):
         return self.verb in DONE and self.fault is None
 
     def __str__(self) -> str:
-        return f"the {self.type} of {self.source}"
+        return f"the {self.type} of {self.source}" if self.type else "a filesystem"
 
 
 class Judgement(NamedTuple):

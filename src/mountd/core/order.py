@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from typing import NamedTuple
 
-from mountd.core.actions import Action, Outcome
+from mountd.core.actions import Action, Outcome, Verb
 from mountd.core.desired import Desired, DesiredMount
 from mountd.core.model import Fault
 from mountd.core.mounts import Adoptable
@@ -165,8 +165,9 @@ def put_off(action: Action, after: list[str]) -> Action:
     notes = [f"after {each}" for each in after[:_MOST_NAMED]]
     if len(after) > _MOST_NAMED:
         notes.append(f"after {len(after) - _MOST_NAMED} more")
+    verb: Verb = "keep" if action.old else "mount"
     return action._replace(
-        verb=action.verb if action.verb == "replace" else "keep" if action.old else "mount",
+        verb="replace" if action.verb == "replace" else verb,
         state="mounted" if action.old else "unmounted",
         mount=None,
         after=tuple(after),

@@ -34,7 +34,6 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 OnPlan = Callable[[list[FilesystemAction], list[Action]], None]
 OnOutcome = Callable[[Outcome], None]
-OnFilesystem = Callable[[FilesystemAction], None]
 OnWait = Callable[[str], None]
 """Is told, once, who is waited for."""
 

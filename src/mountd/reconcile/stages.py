@@ -94,14 +94,10 @@ class Pass:
     def finish_filesystems(self, planned: Sequence[FilesystemAction]) -> list[FilesystemAction]:
         """Take off what nothing needs any more, and say what became of each planned step."""
         refused = {each.name: fault for each, fault in self._refused.items()}
-        went = (
-            {
-                each.name: each
-                for each in take_off_unused(self.manifest.volumes, self.record, self._patience)
-            }
-            if self._removes
-            else {}
-        )
+        went: dict[str, FilesystemAction] = {}
+        if self._removes:
+            unused = take_off_unused(self.manifest.volumes, self.record, self._patience)
+            went = {each.name: each for each in unused}
         done = []
         for step in planned:
             if fault := refused.get(step.name):

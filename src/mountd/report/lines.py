@@ -70,9 +70,8 @@ def render_summary(result: Report, page: Page) -> str:
             counts[f"to {verb}" if result.is_dry else DONE[verb]] += 1
     for step in result.filesystems:
         if step.verb in DONE and step.is_change:
-            counts[
-                f"filesystem to {step.verb}" if result.is_dry else f"filesystem {DONE[step.verb]}"
-            ] += 1
+            what = f"to {step.verb}" if result.is_dry else DONE[step.verb]
+            counts[f"filesystem {what}"] += 1
     text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing to do"
     if result.is_dry:
         return "\n".join(wrapped(f"Plan: {text}. Nothing was changed (dry run).", page.width))
@@ -117,11 +116,8 @@ def _broken(sign: str, words: list[str], rest: list[str], page: Page) -> list[st
 
 
 def _filesystem_details(step: FilesystemAction) -> list[str]:
-    """What there is to say of a filesystem's step, the main thing first."""
-    return [
-        f"filesystem, {','.join(step.options)}" if step.options else "filesystem",
-        *(f"note: {each}" for each in step.notes),
-    ]
+    """What there is to say of a filesystem's step; no options, for these may be secrets."""
+    return ["filesystem", *(f"note: {each}" for each in step.notes)]
 
 
 def _details(action: Action, *, explains: bool) -> list[str]:
