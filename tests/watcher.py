@@ -86,10 +86,6 @@ class Watcher:
         self.hear()
         return next(line[7:] for line in reversed(self.told) if line.startswith("STATUS="))
 
-    def has_said(self, text: str) -> bool:
-        """Whether a STATUS= that it sent says so, if only for a moment."""
-        return any(line.startswith("STATUS=") and text in line for line in self.hear())
-
     def hear(self) -> list[str]:
         """Read what it has sent to systemd, and return all of it."""
         while True:

@@ -71,6 +71,7 @@ class Upkeep:
         self._journal.losses(result.filesystems)
         self.news.warnings(result.warnings)
         self.news.forget_all_but(result.outcomes)
+        self._count_undone(result.outcomes)
         self.outcomes.clear()
         self._left.clear()
         self.files.clear()
@@ -208,6 +209,14 @@ class Upkeep:
             free.add(name)
         return free
 
+    def _count_undone(self, outcomes: Iterable[Outcome]) -> None:
+        """Count what was undone after the table was asked, and which the pass itself met."""
+        for outcome in outcomes:
+            name, drift = outcome.action.volume, outcome.action.drift
+            left = self._left.get(name)
+            if left and not left.is_undone and drift and {it.field for it in drift} <= _BY_OTHERS:
+                self._fights[name] = undone(self._fights.get(name, Fight()), monotonic())
+
     def _hold(self, name: str, fight: Fight) -> None:
         before = self.outcomes[name]
         fault = self._held[name] = keeps_being_undone(before.action.target)
@@ -281,6 +290,10 @@ class Upkeep:
             self._paths.update(
                 each for each in (action.source, action.target) if each.startswith("/")
             )
+
+
+_BY_OTHERS = {"mount", "flags"}
+"""What differs where somebody undid a mount; the others follow its source."""
 
 
 def _is_stuck(outcome: Outcome) -> bool:
