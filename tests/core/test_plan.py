@@ -395,7 +395,7 @@ SOURCES = ["/s/1", "/s/2", "/t/a", "/t/a/x", "/t/a/b/x", "/t/d", "/t/d/e/x", "/m
 
 def _is_legal(volumes: Sequence[Volume]) -> bool:
     """What the manifest's own rules leave."""
-    places = {each.name: (None if each.type else each.source, each.target) for each in volumes}
+    places = {each.name: (() if each.type else (each.source,), each.target) for each in volumes}
     return not any(circles(needs(places)))
 
 
@@ -501,7 +501,7 @@ class Done(NamedTuple):
 def run(machine: Machine, volumes: Sequence[Volume], **how: Any) -> Done:
     before = deepcopy(machine)
     done = Done(before, *machine.run(volumes, **how))
-    chain = {each.name: (None if each.type else each.source, each.target) for each in volumes}
+    chain = {each.name: (() if each.type else (each.source,), each.target) for each in volumes}
     stacks = sum(bool(each.beneath) for one in done.rounds for each in one.actions)
     assert len(done.rounds) <= _depth(needs(chain)) + 2 + stacks
     for each in done.rounds:

@@ -197,6 +197,7 @@ def test_after_a_reboot(machine: Container) -> None:
 
 
 def test_a_service_before_the_mount(machine: Container) -> None:
+    machine.run("systemctl", "start", "mountd")
     machine.run("systemctl", "stop", "mountd")
     machine.run("mountd", "unmount", "--all")
     service = f"[Service]\nType=oneshot\nExecStart=ls {TARGET}\n"

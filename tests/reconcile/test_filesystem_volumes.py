@@ -448,9 +448,107 @@ def test_another_option_of_a_disk_is_a_replacement_that_loses_nothing(
     keys = {"type": "ext4", "source": disk("ext4")}
     target = one(world, **keys, options=[])
     work(world)
-    one(world, **keys, options=["noquota"])
-    assert filesystems(world, "-n") == filesystems(world) == [("replace", "mounted", [])]
+    one(world, **keys, options=["commit=60"])
+    (said,) = {note for _, _, (note,) in (*filesystems(world, "-n"), *filesystems(world))}
     assert (target / "hello").read_text() == "hello\n"
+    assert said == (
+        f"the option `commit` isn't among those in force, because {keys['source']} is mounted"
+        " already: `mountd unmount work` and then `mountd reconcile` put it in force, unless"
+        " something else has it mounted"
+    )
+    status = world.mountd("status")
+    assert (status.status, said in " ".join(status.out.split())) == (0, True)
+    assert filesystems(world) == [("keep", "mounted", [said])]
+    world.mountd("unmount", "work")
+    assert filesystems(world) == [("mount", "mounted", [])]
+    table = Path("/proc/self/mountinfo").read_text()
+    (found,) = [line for line in table.splitlines() if f" {target} " in line]
+    assert "commit=60" in found
+
+
+@needs_loop
+def test_a_device_that_something_else_has_mounted_says_which_options_are_in_vain(
+    world: World, disk: Disk
+) -> None:
+    device = disk("ext4")
+    run("mount", "-o", "commit=60", device, str(world.folder("elsewhere")))
+    one(world, type="ext4", source=device, options=["commit=60", "stripe=7", "nodelalloc"])
+    (said,) = {note for _, _, (note,) in (*filesystems(world, "-n"), *filesystems(world))}
+    assert said.startswith("the options `stripe`, `nodelalloc` aren't among those in force")
+
+
+@needs_loop
+@pytest.mark.parametrize("options", [["ro"], []])
+def test_a_device_that_is_mounted_otherwise_is_foreseen_and_the_hint_helps(
+    world: World, disk: Disk, options: list[str]
+) -> None:
+    device = disk("ext4")
+    other = [] if options else ["-o", "ro"]
+    run("mount", *other, device, str(world.folder("elsewhere")))
+    target = one(world, type="ext4", source=device, options=options)
+    foreseen, done = world.mountd("reconcile", "--dry-run"), world.mountd("reconcile")
+    assert (foreseen.status, done.status) == (1, 1)
+    (said,) = [line for line in done.err.splitlines() if "is mounted already" in line]
+    assert said.removeprefix("failed: work: ") in " ".join(foreseen.out.split())
+    hint = work(world, status=1)["error"]["hint"]
+    if options:
+        assert hint.startswith("leave that out and say `read_only = true`")
+        one(world, type="ext4", source=device, options=[], read_only=True)
+    else:
+        assert hint.startswith('add "ro" to `options`')
+        one(world, type="ext4", source=device, options=["ro"])
+    assert work(world)["state"] == "mounted"
+    with pytest.raises(OSError, match="Read-only"):
+        (target / "new").write_text("")
+
+
+def test_tmpfs_volumes_share_only_what_has_a_name(world: World) -> None:
+    plain = {"type": "tmpfs", "source": "tmpfs"}
+    none, named = {"type": "tmpfs", "source": "none"}, {"type": "tmpfs", "source": "shared"}
+    volumes = {"a": plain, "b": plain, "c": none, "d": none, "e": named, "f": named}
+    world.volumes(**{name: {**keys, "target": world / name} for name, keys in volumes.items()})
+    world.reconcile()
+    devices = [os.stat(world / name).st_dev for name in volumes]
+    assert len(set(devices)) == 5
+    assert devices[4] == devices[5]
+    (world / "a/kept").write_text("")
+    volumes["renamed"] = volumes.pop("a")
+    world.volumes(
+        **{name: {**keys, "target": world / name} for name, keys in volumes.items()}
+        | {"renamed": {**plain, "target": world / "a"}}
+    )
+    assert world.mountd("reconcile").out.endswith("6 volumes, nothing to do\n")
+    assert os.listdir(world / "a") == ["kept"]
+
+
+def test_all_options_that_are_refused_are_told_at_once_and_beforehand(world: World) -> None:
+    target = one(world)
+    work(world)
+    create(target / "made", 1000)
+    one(world, options=[*TMPFS["options"], "bogus", "size=x", "mode=1,uid=2"])
+    said = work(world, status=1)["error"]
+    assert said["message"] == (
+        "tmpfs refuses the option `bogus`: Unknown parameter 'bogus' and `size=x`: Bad value for"
+        " 'size' and `mode=1,uid=2`: Bad value for 'mode'"
+    )
+    assert said["hint"].startswith("leave it out, or see what tmpfs takes")
+    assert "each an item of the list" in said["hint"]
+    for words in (["reconcile", "--dry-run"], ["status"]):
+        done = world.mountd(*words, "--json")
+        told = done.volume("work")
+        assert done.status == 1
+        assert (told["state"], told["error"]) == ("failed", said)
+    assert (target / "made").exists()
+
+
+@needs_loop
+def test_what_is_wrong_with_a_device_is_foreseen(world: World, disk: Disk) -> None:
+    disk("ext4")  # so that the kernel knows it
+    (world / "plain").write_text("")
+    one(world, type="ext4", source=world / "plain", options=[])
+    told = work(world, "--dry-run", status=1)
+    assert told["error"] == work(world, status=1)["error"]
+    assert told["reason"] == "wrong-kind"
 
 
 def test_a_filesystem_that_leaves_is_in_the_plan_and_says_what_is_lost(world: World) -> None:
@@ -491,7 +589,7 @@ def test_a_refused_filesystem_says_so_in_its_own_entry_too(world: World) -> None
     document = world.reconcile(status=1).document
     (step,) = document["filesystems"]
     assert step["error"] == document["volumes"][0]["error"]
-    assert (step["action"], step["state"]) == ("mount", "failed")
+    assert (step["action"], step["state"]) == (None, "failed")
 
 
 def test_unmount_says_that_the_filesystem_went(world: World) -> None:

@@ -14,7 +14,7 @@ from mountd.check.words import Doubt, Who
 from mountd.core.actions import Action, Report
 from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import OVERFLOW_ID
-from mountd.core.model import Fault, Filesystem, Ids, Person, User
+from mountd.core.model import Ids, Person, User
 from mountd.core.mounts import ObservedMount, parents_of
 from mountd.core.targets import Places, folders_above, is_within
 from mountd.core.words.faults import VolumeError
@@ -26,7 +26,7 @@ from mountd.kernel.observe import observe
 from mountd.kernel.patience import PATIENCE, Looker, Patience
 from mountd.kernel.privileges import missing_capabilities
 from mountd.reconcile.accounts import Accounts
-from mountd.reconcile.filesystems import mounted_filesystems
+from mountd.reconcile.filesystems import raw_mounts
 from mountd.reconcile.record import read_record
 from mountd.reconcile.sources import Source, Sources
 
@@ -109,9 +109,7 @@ class _Doubter:
         changing = (each.target for each in actions if each.verb not in ("keep", "adjust"))
         self._changing = Places(changing)
         volumes = [each.mount.volume for each in actions if each.mount]
-        bases: dict[Filesystem, str | Fault | None] = mounted_filesystems(
-            volumes, self._mounts, read_record(state_dir)
-        )
+        bases = raw_mounts(volumes, self._mounts, read_record(state_dir), Patience())
         self._sources = Sources(observed, {}, bases)
         self._accounts: dict[str, Accounts] = {}
         self._closed: dict[tuple[str, Person], str | None] = {}

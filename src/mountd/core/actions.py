@@ -87,6 +87,8 @@ class FilesystemAction(NamedTuple):
     """As it is before the step; of a step that was carried out, after it."""
     notes: tuple[str, ...] = ()
     fault: Fault | None = None
+    after: tuple[str, ...] = ()
+    """What must be in place before it, because its volumes wait for that."""
 
     @property
     def is_change(self) -> bool:

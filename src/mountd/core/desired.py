@@ -47,6 +47,8 @@ class DesiredMount(NamedTuple):
     """What the mount has through which the source was reached: in place, ours once it is there."""
     through: int | None = None
     """The id of our own mount, if the source was reached through it."""
+    filesystem: str = ""
+    """The name of the raw mount that it is a clone of, for a volume with a `type`."""
     superblock: int = 0
     root: str = ""
     """Of the new mount, as mountinfo will have them."""
@@ -59,6 +61,8 @@ class DesiredMount(NamedTuple):
     """What the new mount shows, and each that comes with it from below the source."""
     shared: str = ""
     """A note on accounts that could become each other through it."""
+    reads: tuple[str, ...] = ()
+    """Paths that it depends on besides its source, as far as they lead, without links."""
 
     @property
     def is_in_place(self) -> bool:
@@ -72,6 +76,8 @@ class Unready(NamedTuple):
     volume: Volume
     target: str
     fault: Fault
+    reads: tuple[str, ...] = ()
+    """As a mount's, and where the source would be."""
 
 
 class Later(NamedTuple):
@@ -84,6 +90,7 @@ class Later(NamedTuple):
     volume: Volume
     target: str
     over: int | None = None
+    reads: tuple[str, ...] = ()
 
 
 Desired = DesiredMount | Unready | Later

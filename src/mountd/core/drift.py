@@ -37,7 +37,6 @@ def record_entry(
     mount: DesiredMount, mount_id: int, manifest: str, submounts: tuple[int, ...] = ()
 ) -> Managed:
     """What the record says of a mount that is, or is about to be, as desired."""
-    filesystem = mount.volume.filesystem
     return Managed(
         mount_id,
         mount.volume.name,
@@ -46,7 +45,7 @@ def record_entry(
         manifest,
         mount.owner,
         mount.idmap,
-        filesystem.name if filesystem else "",
+        mount.filesystem,
         submounts,
         mount.refused,
         mount.superblock,

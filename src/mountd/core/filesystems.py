@@ -1,14 +1,28 @@
 """The raw mounts that volumes with a `type` are clones of: which are missing, and which can go."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from mountd.core.actions import Action, FilesystemAction
-from mountd.core.model import Fault, Filesystem, Volume
+from mountd.core.model import IN_MEMORY, Fault, Filesystem, Volume
 from mountd.core.mounts import Base, Managed
+from mountd.core.words import filesystem_faults
 
-Bases = Mapping[Filesystem, str | Fault | None]
-"""Where each filesystem is mounted, or why it can't be; None: it isn't mounted yet."""
-_IN_MEMORY = ("tmpfs", "ramfs")
+
+class Raw(NamedTuple):
+    """The raw mount that a filesystem has, or would have."""
+
+    name: str
+    """Below the state directory."""
+    path: str | None = None
+    """Where it is mounted; None: it isn't, as far as is known."""
+    fault: Fault | None = None
+    """Why it can't be mounted, or be reached."""
+    ignored: tuple[str, ...] = ()
+    """The keys of those of its options that are not, or won't be, in force."""
+
+
+Bases = Mapping[Filesystem, Raw]
 
 
 def plan_filesystems(
@@ -36,14 +50,15 @@ def plan_filesystems(
         return []
     leaving: dict[str, Base] = {}
     if removes:
-        leaving = {it.name: it for it in _leaving(wanted, actions, recorded, managed, manifest)}
+        names = {found[each].name for each in wanted}
+        leaving = {it.name: it for it in _leaving(names, actions, recorded, managed, manifest)}
     planned = {each.volume: each for each in actions if not each.is_departure}
     steps: list[FilesystemAction] = []
-    for filesystem, names in wanted.items():
-        its = [planned[name] for name in names if name in planned]
+    for filesystem, volumes_of_it in wanted.items():
+        its = [planned[name] for name in volumes_of_it if name in planned]
         old = {each.old.filesystem for each in its if each.old} & leaving.keys()
         replaced = [leaving[name] for name in sorted(old)]
-        steps.append(_step(filesystem, names, found[filesystem], its, replaced))
+        steps.append(_step(filesystem, volumes_of_it, found[filesystem], its, replaced))
         if steps[-1].verb == "replace":
             for each in replaced:
                 del leaving[each.name]
@@ -61,37 +76,63 @@ def departure(base: Base) -> FilesystemAction:
 def _step(
     filesystem: Filesystem,
     names: Sequence[str],
-    found: str | Fault | None,
+    raw: Raw,
     actions: Collection[Action],
     replaced: Sequence[Base],
 ) -> FilesystemAction:
-    step = FilesystemAction(filesystem.name, *filesystem, (*names,), "keep", "mounted")
-    if isinstance(found, str):
-        return step
+    fs_type, source, options, _ = filesystem
+    notes: tuple[str, ...] = ()
+    if raw.ignored:
+        notes = (filesystem_faults.not_in_force(source, raw.ignored, names),)
+    step = FilesystemAction(
+        raw.name, fs_type, source, options, (*names,), "keep", "mounted", notes
+    )  # fmt: skip
+    after = _awaited(fs_type, actions)
+    if raw.path:
+        is_replaced = after and any(each.verb == "replace" for each in actions)
+        return _put_off(step._replace(verb="replace"), after) if is_replaced else step
     faults = [each.fault for each in actions]
-    fault = found or (faults[0] if faults and all(faults) else None)
+    fault = raw.fault or (faults[0] if faults and all(faults) else None)
     if fault:
         return step._replace(verb=None, state=fault.state, fault=fault)
     if replaced:
-        return step._replace(verb="replace", notes=_lost(replaced))
-    return step._replace(verb="mount", state="unmounted")
+        step = step._replace(verb="replace", notes=(*_lost(replaced), *notes))
+    else:
+        step = step._replace(verb="mount", state="unmounted")
+    return _put_off(step, after)
+
+
+def _awaited(fs_type: str, actions: Collection[Action]) -> tuple[str, ...]:
+    """What all volumes of a filesystem wait for, besides itself."""
+    waits = [[it for it in each.after if it != is_mounted(fs_type)] for each in actions]
+    return tuple(dict.fromkeys(it for each in waits for it in each)) if all(waits) else ()
+
+
+def is_mounted(fs_type: str) -> str:
+    """What is awaited where a volume's filesystem has yet to be mounted."""
+    return f"{fs_type} is mounted"
+
+
+def _put_off(step: FilesystemAction, after: tuple[str, ...]) -> FilesystemAction:
+    notes = (*step.notes, *(f"after {each}" for each in after))
+    return step._replace(after=after, notes=notes)
 
 
 def _lost(leaving: Iterable[Base]) -> tuple[str, ...]:
     """What nobody can get back once these are unmounted."""
     types = dict.fromkeys(each.type for each in leaving)
-    return tuple(f"the files of this {each} are lost" for each in types if each in _IN_MEMORY)
+    return tuple(f"the files of this {each} are lost" for each in types if each in IN_MEMORY)
 
 
 def _leaving(
-    wanted: Collection[Filesystem],
+    wanted: Collection[str],
     actions: Iterable[Action],
     recorded: Iterable[Base],
     managed: Iterable[Managed],
     manifest: str,
 ) -> Iterator[Base]:
-    """Those that no volume names, and no mount is a clone of that stays."""
-    needed = {each.name for each in wanted}
+    """Those that no volume means, and no mount is a clone of that stays."""
+    needed = {*wanted}
     going = {each.old.id for each in actions if each.old and each.verb in ("replace", "unmount")}
     needed |= {
         each.filesystem for each in managed if each.manifest != manifest or each.id not in going

@@ -68,13 +68,26 @@ class Filesystem(NamedTuple):
     type: str
     source: str
     options: tuple[str, ...]
+    own: str = ""
+    """The target of the one volume that has it for itself."""
 
-    @property
-    def name(self) -> str:
-        """As what it is known below the state directory: the same for the same filesystem."""
+    def name(self, ground: tuple[str, ...] = ()) -> str:
+        """As what it is known below the state directory: the same for the same filesystem.
+
+        `ground`: what the paths in its options lead to, for it is another one on another ground.
+        """
         from hashlib import sha256  # noqa: PLC0415 - 3 ms, for manifests that have one
 
-        return sha256("\0".join((self.type, self.source, *self.options)).encode()).hexdigest()[:32]
+        words = [self.type, self.source, *self.options]
+        if self.own or ground:
+            words += ["", self.own, *ground]
+        return sha256("\0".join(words).encode()).hexdigest()[:32]
+
+
+IN_MEMORY = ("tmpfs", "ramfs")
+"""Filesystems whose files are nowhere but in memory."""
+_NO_NAMES = (*IN_MEMORY, "none")
+"""What people write as the source of a filesystem in memory, where they name nothing by it."""
 
 
 class Volume(NamedTuple):
@@ -103,7 +116,10 @@ class Volume(NamedTuple):
     @property
     def filesystem(self) -> Filesystem | None:
         """What has to be mounted for it first, if it has a `type`."""
-        return Filesystem(self.type, self.source, self.options) if self.type else None
+        if not self.type:
+            return None
+        is_own = self.type in IN_MEMORY and self.source in _NO_NAMES
+        return Filesystem(self.type, self.source, self.options, self.target if is_own else "")
 
 
 class Flags(NamedTuple):

@@ -75,6 +75,16 @@ def layers_of_overlays(text: str) -> Iterator[tuple[int, list[str]]]:
             yield _device_number(int(major), int(minor)), layers
 
 
+def options_of(text: str, device: int) -> frozenset[str]:
+    """The options that are in force on the superblock with this device number."""
+    for line in text.split("\n"):
+        words = line.split(" ")
+        major, _, minor = words[2].partition(":") if len(words) > 2 else ("", "", "")
+        if major and _device_number(int(major), int(minor)) == device:
+            return frozenset(map(unescape, words[-1].split(",")))
+    return frozenset()
+
+
 _LAYERS = ("lowerdir", "upperdir", "workdir", "datadir")
 
 

@@ -150,3 +150,5 @@ class Base(NamedTuple):
     type: str = ""
     source: str = ""
     """Empty, as the type is, where the record that names it is older than these."""
+    ignored: tuple[str, ...] = ()
+    """The keys of those of its options that are not in force: it was mounted already."""

@@ -1,16 +1,34 @@
-"""Which volumes come after which others, by where their sources and targets lie."""
+"""Which volumes come after which others, by where their targets lie, and what they depend on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
-from mountd.core.targets import Places
+from mountd.core.targets import Places, normalised_path
+
+Paths = tuple[str, ...]
 
 
-def needs(places: Mapping[str, tuple[str | None, str]]) -> dict[str, tuple[str, ...]]:
-    """The volumes that each one comes after; `places` is a source and a target by volume.
+def paths_in(options: Iterable[str]) -> Iterator[str]:
+    """The absolute paths that are values in a filesystem's options, as overlay's folders are."""
+    for option in options:
+        for value in option.partition("=")[2].split(":"):
+            if value.startswith("/"):
+                yield normalised_path(value)
 
-    It needs those at or above whose target its source lies, and those above whose its own lies.
-    Paths are normalised, and compared as text; the source of a `type` volume is None.
+
+def account_files(accounts: str, user: str | None) -> Paths:
+    """The files in which a volume's user is looked up; a uid with a gid is looked up nowhere."""
+    if user is None or (":" in user and user.replace(":", "", 1).isdigit()):
+        return ()
+    root = accounts.rstrip("/")
+    return f"{root}/etc/passwd", f"{root}/etc/group"
+
+
+def needs(places: Mapping[str, tuple[Paths, str]]) -> dict[str, Paths]:
+    """The volumes that each one comes after; `places` are sources and a target by volume.
+
+    It needs those at or above whose target a source of it lies, and those above whose its own
+    target lies. Paths are normalised, and compared as text.
     """
     volumes: dict[str, str] = {}
     for name, (_, target) in places.items():
@@ -19,13 +37,13 @@ def needs(places: Mapping[str, tuple[str | None, str]]) -> dict[str, tuple[str, 
     targets = Places(volumes)
 
     @cache  # many volumes lie in few folders
-    def over(folder: str) -> tuple[str, ...]:
+    def over(folder: str) -> Paths:
         return tuple(volumes[each] for each in targets.from_(folder))
 
-    found: dict[str, tuple[str, ...]] = {}
-    for name, (source, target) in places.items():
+    found: dict[str, Paths] = {}
+    for name, (sources, target) in places.items():
         others = over(target[: target.rfind("/")])
-        if source is not None:
+        for source in sources:
             others = over(source[: source.rfind("/")]) + others
             if source in volumes:
                 others = (volumes[source], *others)

@@ -8,7 +8,7 @@ from mountd.core.actions import Action, Outcome, Verb
 from mountd.core.desired import Desired, DesiredMount
 from mountd.core.model import Fault
 from mountd.core.mounts import Adoptable
-from mountd.core.nesting import circles, needs
+from mountd.core.nesting import Paths, account_files, circles, needs, paths_in
 from mountd.core.scene import Scene
 from mountd.core.targets import is_within
 from mountd.core.words import faults
@@ -35,7 +35,7 @@ def in_order(
 ) -> list[Action]:
     """The actions; those marked `after` have to wait for another's, or for what leaves."""
     places = {
-        each.volume.name: _places(each)
+        each.volume.name: (sources_of(each), each.target)
         for each in desired
         if scene.claims[each.target] == each.volume.name
     }
@@ -43,9 +43,9 @@ def in_order(
     found = {each.volume: each for each in actions}
     at_once = {each.volume for each in actions if each.lazily or makes_room(each)}
     if scene.leaving:
-        for name, (source, target) in places.items():
+        for name, (sources, target) in places.items():
             if name not in progress.done and name not in at_once:
-                found[name] = _after_departures(found[name], source, target, scene)
+                found[name] = _after_departures(found[name], sources, target, scene)
     while some := [*circles(needed)]:
         for names in some:
             for name in names:
@@ -89,12 +89,14 @@ def after_stacks(action: Action, stacks: Mapping[str, str]) -> Action:
     return put_off(action, below)
 
 
-def _places(desired: Desired) -> tuple[str | None, str]:
-    """Where a volume's files come from, None for a filesystem of its own, and where they go."""
-    if desired.volume.type:
-        return None, desired.target
-    source = desired.source if isinstance(desired, DesiredMount) else desired.volume.source
-    return source, desired.target
+def sources_of(desired: Desired) -> Paths:
+    """What a volume is made of: paths as the manifest has them, and without links where known."""
+    volume = desired.volume
+    found = (*account_files(volume.accounts, volume.user), *desired.reads)
+    if volume.type:
+        return (*paths_in(volume.options), *found)
+    source = desired.source if isinstance(desired, DesiredMount) else volume.source
+    return (source, *found)
 
 
 def halted(action: Action, fault: Fault, scene: Scene) -> Action:
@@ -118,7 +120,7 @@ def halted(action: Action, fault: Fault, scene: Scene) -> Action:
 
 def _after_others(
     action: Action,
-    source: str | None,
+    sources: Paths,
     others: Mapping[str, Action],
     scene: Scene,
     progress: Progress,
@@ -132,22 +134,25 @@ def _after_others(
             return halted(action, faults.waits_for(name, fault), scene)
         if name in progress.done:
             continue
-        is_source = source is not None and is_within(source, other.target)
+        is_source = any(is_within(each, other.target) for each in sources)
         if other.verb in BUILDS or other.after:
             must_wait = is_source or action.verb != "keep" or other.beneath is not None
         else:  # what is made of it has its flags, and what is made in it needs them
             must_wait = other.verb == "adjust" and (is_source or action.verb == "mount")
+        if is_source and other.verb == "replace" and action.mount and action.mount.volume.options:
+            action = action._replace(verb="replace")  # what is built on another mount
         if must_wait:
             after.append(name)
     return put_off(action, after) if after else action
 
 
-def _after_departures(action: Action, source: str | None, target: str, scene: Scene) -> Action:
+def _after_departures(action: Action, sources: Paths, target: str, scene: Scene) -> Action:
     """The action, where mounts that leave have to be gone before it."""
     leaving = scene.leaving_places
     above = [*leaving.above(target)] if action.verb != "keep" else []
-    above += leaving.from_(source) if source else ()
-    gone = [absence(path) for path in above]
+    for source in sources:
+        above += leaving.from_(source)
+    gone = [absence(path) for path in dict.fromkeys(above)]
     return put_off(action, gone) if gone else action
 
 

@@ -71,6 +71,13 @@ _USUAL = 256
 _PATH_MAX = 4096
 
 
+def normalised_path(path: str) -> str:
+    """The path without a trailing `/`, `//` and `.`, so that equal paths compare equal."""
+    if "//" not in path and "/." not in path and not path.endswith("/"):
+        return path
+    return "/" + "/".join(name for name in path.split("/") if name not in ("", "."))
+
+
 def is_within(path: str, folder: str) -> bool:
     """Whether a path is a folder's, or lies below it."""
     return path == folder or path.startswith(f"{folder.rstrip('/')}/")

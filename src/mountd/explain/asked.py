@@ -5,10 +5,11 @@ from typing import Literal, NamedTuple
 
 from mountd.core.actions import Action
 from mountd.core.model import Ids, Person, User, Volume
+from mountd.core.targets import normalised_path
 from mountd.core.words.faults import VolumeError
 from mountd.exits import ArgumentError
 from mountd.kernel.access import can_act_as_others
-from mountd.manifest.values import normalised_path, why_no_user
+from mountd.manifest.values import why_no_user
 from mountd.reconcile.accounts import Accounts
 
 _ROOT = 0

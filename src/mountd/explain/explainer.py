@@ -31,7 +31,7 @@ from mountd.kernel.route import Route, walk
 from mountd.kernel.userns import known_ids
 from mountd.manifest.load import Manifest, read_documents
 from mountd.reconcile.accounts import Accounts
-from mountd.reconcile.filesystems import mounted_filesystems
+from mountd.reconcile.filesystems import raw_mounts
 from mountd.reconcile.passes import Settings, layers_of, load, preview, unknown_volumes
 from mountd.reconcile.reading import read_manifest, read_patiently
 from mountd.reconcile.record import read_record
@@ -88,8 +88,8 @@ class _Explainer:
         self._tells_idmaps = observed.tells_idmaps
         self._mounts = observed.mounts
         record = read_record(settings.state_dir)
-        bases = mounted_filesystems(manifest.volumes, observed.mounts, record)
-        self._sources = Sources(observed, {}, {**bases})
+        bases = raw_mounts(manifest.volumes, observed.mounts, record, Patience())
+        self._sources = Sources(observed, {}, bases)
         self._ours: set[int] = set()
         """The ids of the volume's mount, and of those that it includes."""
         root = self.volume.accounts if self.volume else "/"

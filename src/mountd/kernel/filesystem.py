@@ -7,7 +7,20 @@ buffer, which is not ours to read: then there is the errno, and what can be look
 import os
 import stat
 from collections.abc import Sequence
-from errno import EACCES, EBUSY, EINVAL, ENODATA, ENODEV, ENOENT, ENOMEDIUM, ENOTBLK, ENXIO, EPERM
+from errno import (
+    EACCES,
+    EBUSY,
+    EINVAL,
+    ENODATA,
+    ENODEV,
+    ENOENT,
+    ENOMEDIUM,
+    ENOTBLK,
+    ENXIO,
+    EOPNOTSUPP,
+    EPERM,
+)
+from typing import NamedTuple
 
 from mountd.core.model import Fault
 from mountd.core.served import has_server
@@ -15,6 +28,7 @@ from mountd.core.words import faults, filesystem_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.mount_api import (
     FSCONFIG_CMD_CREATE,
+    FSCONFIG_CMD_CREATE_EXCL,
     FSCONFIG_SET_FLAG,
     FSCONFIG_SET_STRING,
     MOUNT_ATTR_NODEV,
@@ -30,26 +44,71 @@ from mountd.kernel.syscalls import Fd
 _MESSAGE_BYTES = 8192
 
 
-def make_filesystem(fs_type: str, source: str, options: Sequence[str]) -> Fd:
+class Made(NamedTuple):
+    """A detached mount of a filesystem."""
+
+    mount: Fd
+    is_shared: bool
+    """Whether it was mounted already: then its options are those in force, whatever ours are."""
+
+
+def make_filesystem(fs_type: str, source: str, options: Sequence[str]) -> Made:
     """A detached mount of a filesystem: nosuid, nodev, not idmapped. It may block on a server.
 
     Where its device is mounted already the superblock is shared, and the kernel ignores most
-    options without a word (another `ro` alone is EBUSY). Options are `key=value` or `key`; a value
-    goes as a string of at most 255 bytes, never as a descriptor.
+    options without a word (another `ro` alone is EBUSY); asked to create it exclusively, which
+    Linux 6.6 can, it refuses that. Options are `key=value` or `key`; a value goes as a string of at
+    most 255 bytes, never as a descriptor.
     Raises VolumeError, or OSError where there is no context to be had (EMFILE, ENOSYS).
     """
     _see_server(fs_type, source, options)
+    try:
+        return Made(_created(fs_type, source, options, FSCONFIG_CMD_CREATE_EXCL), is_shared=False)
+    except OSError as error:
+        if error.errno not in (EBUSY, EOPNOTSUPP):
+            raise
+        is_shared = error.errno == EBUSY
+    return Made(_created(fs_type, source, options, FSCONFIG_CMD_CREATE), is_shared)
+
+
+def device_of(fs_type: str, source: str) -> int | None:
+    """The number of the block device that a filesystem lies on; None where it lies on none.
+
+    Raises VolumeError where it should and there is none.
+    """
+    if not _takes_device(fs_type):
+        return None
+    path = _without_links(fs_type, source)
+    found = os.stat(path)
+    if not stat.S_ISBLK(found.st_mode):
+        raise VolumeError(filesystem_faults.not_a_device(fs_type, path))
+    return found.st_rdev
+
+
+def try_options(fs_type: str, options: Sequence[str]) -> None:
+    """Have the kernel look at options, as far as it does before it mounts anything.
+
+    It isn't asked about a filesystem whose module it would have to load. Raises VolumeError.
+    """
+    if _is_known(fs_type):
+        with _open(fs_type) as context:
+            _set(context, fs_type, options)
+
+
+def _created(fs_type: str, source: str, options: Sequence[str], command: int) -> Fd:
+    """The mount. An exclusive creation raises OSError where it isn't the one, or can't be asked."""
     with _open(fs_type) as context:
         if is_device := _takes_device(fs_type):
             source = _without_links(fs_type, source)
-        for option in (f"source={source}", *options):
-            _set(context, fs_type, option)
+        _set(context, fs_type, (f"source={source}", *options))
         try:
-            fsconfig(context, FSCONFIG_CMD_CREATE)
+            fsconfig(context, command)
             return fsmount(context, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
         except OSError as error:
+            if command == FSCONFIG_CMD_CREATE_EXCL and error.errno in (EBUSY, EOPNOTSUPP):
+                raise
             said = _said(context, fs_type, error)
-            if is_device and (known := _trouble_of_device(fs_type, source, error, said)):
+            if is_device and (known := _trouble_of_device(fs_type, source, options, error, said)):
                 raise VolumeError(known) from error
             if error.errno in (ENXIO, ENODEV) or (error.errno == ENOENT and not is_device):
                 raise VolumeError(filesystem_faults.nothing_there(fs_type, source, said)) from error
@@ -86,6 +145,12 @@ def _takes_device(fs_type: str) -> bool:
         return f"\t{fs_type}\n" in lines
 
 
+def _is_known(fs_type: str) -> bool:
+    """Whether the kernel has it without loading a module; the name may have a subtype."""
+    with open("/proc/filesystems", encoding="utf-8") as lines:
+        return any(line.split("\t")[-1] == f"{fs_type.partition('.')[0]}\n" for line in lines)
+
+
 def _without_links(fs_type: str, path: str) -> str:
     """A device's path as it is walked safely: the kernel itself would follow anyone's link."""
     if not path.startswith("/"):
@@ -98,21 +163,26 @@ def _without_links(fs_type: str, path: str) -> str:
     return path
 
 
-def _set(context: Fd, fs_type: str, option: str) -> None:
-    key, equals, value = option.partition("=")
-    try:
-        if equals:
-            fsconfig(context, FSCONFIG_SET_STRING, key, value)
-        else:
-            fsconfig(context, FSCONFIG_SET_FLAG, key)
-    except OSError as error:
-        said = _said(context, fs_type, error)
-        if error.errno == ENOENT:  # overlay opens the folders at once
-            raise VolumeError(
-                filesystem_faults.option_names_nothing(fs_type, option, said)
-            ) from error
-        fault = filesystem_faults.refused_option(fs_type, option, said, error.errno or 0)
-        raise VolumeError(fault) from error
+def _set(context: Fd, fs_type: str, options: Sequence[str]) -> None:
+    """Raises VolumeError with all options that are refused: one alone leaves the context good."""
+    refused: list[tuple[str, str]] = []
+    errno = 0
+    for option in options:
+        key, equals, value = option.partition("=")
+        try:
+            if equals:
+                fsconfig(context, FSCONFIG_SET_STRING, key, value)
+            else:
+                fsconfig(context, FSCONFIG_SET_FLAG, key)
+        except OSError as error:
+            said = _said(context, fs_type, error)
+            if error.errno == ENOENT:  # overlay opens the folders at once
+                fault = filesystem_faults.option_names_nothing(fs_type, option, said)
+                raise VolumeError(fault) from error
+            refused.append((option, said))
+            errno = errno or error.errno or 0
+    if refused:
+        raise VolumeError(filesystem_faults.refused_options(fs_type, refused, errno))
 
 
 def _said(context: Fd, fs_type: str, error: OSError) -> str:
@@ -133,10 +203,14 @@ def _said(context: Fd, fs_type: str, error: OSError) -> str:
     return said if error.errno == EINVAL else f"{said} ({words})"
 
 
-def _trouble_of_device(fs_type: str, path: str, error: OSError, said: str) -> Fault | None:
+def _trouble_of_device(
+    fs_type: str, path: str, options: Sequence[str], error: OSError, said: str
+) -> Fault | None:
     """What is known to be wrong with a device; EIO and EINVAL are all that an empty one gives."""
     if error.errno == ENOTBLK:
         return filesystem_faults.not_a_device(fs_type, path)
+    if error.errno == EBUSY and "RO state" in said:  # fs/super.c, setup_bdev_super and its like
+        return filesystem_faults.mounted_otherwise(path, is_read_only="ro" not in options)
     if error.errno == EBUSY:
         return filesystem_faults.busy_device(fs_type, path, said)
     if error.errno == ENOMEDIUM or _sysfs(path, "size") == "0":

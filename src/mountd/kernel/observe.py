@@ -9,7 +9,13 @@ from errno import ENOENT
 
 from mountd.core.idmapping import Idmapping, parsed_text
 from mountd.core.model import Atime, Flags, Ids
-from mountd.core.mountinfo import parse_children, parse_mount, parse_mountinfo, parse_user
+from mountd.core.mountinfo import (
+    options_of,
+    parse_children,
+    parse_mount,
+    parse_mountinfo,
+    parse_user,
+)
 from mountd.core.mounts import Observed, ObservedMount, Top
 from mountd.kernel import served
 from mountd.kernel.files import Stat, look, statx
@@ -89,6 +95,11 @@ def user_behind(mount_id: int) -> int | None:
     except LookupError as error:
         said = f"mountinfo: {os.strerror(ENOENT)} (mount {mount_id})"
         raise FileNotFoundError(ENOENT, said) from error
+
+
+def options_in_force(device: int) -> frozenset[str]:
+    """What the filesystem of a mounted device was mounted with, as far as it tells."""
+    return options_of(mountinfo(), device)
 
 
 def children_of(mount_id: int) -> list[ObservedMount]:

@@ -103,6 +103,13 @@ def spot(path: str) -> Spot:
     return Spot(walk.folder, walk.path, walk.rest, there)
 
 
+def whole_path(path: str) -> str:
+    """A path with every link of root's resolved, as far as it leads; as it is where it may not."""
+    with suppress(OSError, VolumeError), spot(path) as found:
+        return found.whole_path
+    return path
+
+
 @by_road
 def spot_below(root: Fd, path: str, rest: str) -> Spot:
     """Find `rest`, a relative path, from an open folder whose own path is `path`; no link is taken.

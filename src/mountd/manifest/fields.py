@@ -11,10 +11,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 from pydantic_core import PydanticCustomError
 
 from mountd.core.idmapping import ID_COUNT, Refusal
-from mountd.core.targets import KERNEL_FOLDERS, SYSTEM_FOLDERS
+from mountd.core.targets import KERNEL_FOLDERS, SYSTEM_FOLDERS, normalised_path
 from mountd.manifest.values import (
     NAME,
-    normalised_path,
     normalised_subdir,
     why_no_fs_type,
     why_no_number,

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Ids, Volume
+from mountd.core.targets import normalised_path
 from mountd.manifest.document import Document
 from mountd.manifest.layers import SEARCH_PATH, Layers
 from mountd.manifest.merge import MergedDocuments, Tables, merged
 from mountd.manifest.plain import plain_tables
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.manifest.rules import rule_problems
-from mountd.manifest.values import normalised_path
 
 MOST_BYTES = 1 << 20
 

@@ -18,10 +18,10 @@ from mountd.core.idmapping import (
     normalised,
     refusals,
 )
+from mountd.core.targets import normalised_path
 from mountd.manifest.merge import Tables
 from mountd.manifest.values import (
     NAME,
-    normalised_path,
     normalised_subdir,
     why_no_fs_type,
     why_no_option,

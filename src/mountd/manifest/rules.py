@@ -6,11 +6,12 @@ The values are as they are written: any may be of a wrong type, which is the sch
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mountd.core.nesting import circles, needs
+from mountd.core.nesting import Paths, account_files, circles, needs, paths_in
+from mountd.core.targets import is_within, normalised_path
 from mountd.manifest.merge import MergedDocuments
 from mountd.manifest.positions import KeyPath, dotted
 from mountd.manifest.problem import Problem
-from mountd.manifest.values import normalised_path, why_no_fs_source, why_no_path
+from mountd.manifest.values import why_no_fs_source, why_no_path
 
 _OF_FILESYSTEMS = {
     "options": "only a filesystem has options: say its `type`, or remove them",
@@ -49,9 +50,9 @@ def rule_problems(merged: MergedDocuments, *, is_whole: bool) -> Iterator[Proble
 def _place_problems(
     merged: MergedDocuments, volumes: dict[str, dict[str, Any]]
 ) -> Iterator[Problem]:
-    """Compare the volumes' targets with each other and with the sources."""
+    """Compare the volumes' targets with each other, and with what volumes are made of."""
     first: dict[str, str] = {}  # which volume has a target
-    places: dict[str, tuple[str | None, str]] = {}
+    places: dict[str, tuple[Paths, str]] = {}
     for name, own in volumes.items():
         source, target = own.get("source"), own.get("target")
         if not isinstance(target, str) or why_no_path(target):
@@ -59,17 +60,48 @@ def _place_problems(
         target = normalised_path(target)
         if first.setdefault(target, name) != name:
             yield _same_target(merged, target, name, first[target])
+        others = _other_places(merged, own)
         if merged.has_type(own) or not isinstance(source, str) or why_no_path(source):
-            places[name] = None, target
+            places[name] = others, target
             continue
         source = normalised_path(source)
-        places[name] = source, target
+        places[name] = (source, *others), target
         if source.startswith(f"{target}/"):
             path = ("volumes", name, "source")
             message = f"`{dotted(path)}` lies below its own target, which would cover it"
             yield merged.problem(path, message)
+        elif source != target and any(is_within(each, target) for each in others):
+            yield _own_accounts(merged, name, own, source, target)
     for names in circles(needs(places)):
         yield _circle(merged, names)
+
+
+def _other_places(merged: MergedDocuments, own: Mapping[str, Any]) -> Paths:
+    """What a volume is made of besides its source: where its user is looked up, its options."""
+    values = {**merged.defaults, **own}
+    user, accounts, options = (values.get(key) for key in ("user", "accounts", "options"))
+    found: list[str] = []
+    if isinstance(user, int):
+        user = "0"  # any uid: its group is looked up
+    accounts = "/" if accounts is None else accounts
+    if isinstance(user, str) and isinstance(accounts, str) and not why_no_path(accounts):
+        found += account_files(normalised_path(accounts), user)
+    if isinstance(options, list):
+        found += paths_in(each for each in options if isinstance(each, str))
+    return (*found,)
+
+
+def _own_accounts(
+    merged: MergedDocuments, name: str, own: Mapping[str, Any], source: str, target: str
+) -> Problem:
+    path = ("volumes", name, "accounts" if "accounts" in own else "target")
+    accounts = own.get("accounts", merged.defaults.get("accounts", "/"))
+    message = f"`{dotted(path)}`: the user would be looked up in what is yet to be mounted there"
+    hint = None
+    if is_within(normalised_path(accounts), target):
+        inside = normalised_path(accounts)[len(target) :]
+        hint = f'look it up in the source: `accounts = "{source.rstrip("/")}{inside}"`'
+    return merged.problem(path, message, hint)
 
 
 def _missing(merged: MergedDocuments, name: str, own: Mapping[str, Any]) -> Iterator[Problem]:
@@ -120,5 +152,8 @@ def _circle(merged: MergedDocuments, names: tuple[str, ...]) -> Problem:
     more = ", …" if len(names) > _MOST_NAMED else ""
     shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMED])
     message = f"volumes need each other in a circle: {shown}{more}, `{names[0]}`"
-    hint = "the source of each is at or below the target of the next, or its target below that"
+    hint = (
+        "each has its source, its accounts or a path in its options at or below the target of the"
+        " next, or its own target below that"
+    )
     return merged.problem(("volumes", names[0]), message, hint)

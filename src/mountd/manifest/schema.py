@@ -73,7 +73,8 @@ class DefaultsTable(_Table):
         None,
         description="A filesystem that is mounted for it, such as `virtiofs`, `ext4`, `tmpfs`. "
         "It is mounted once for all volumes of the same `type`, `source` and `options`, below "
-        "`/run/mountd/fs`, where only root gets. Default: none; `source` is a path.",
+        "`/run/mountd/fs`, where only root gets; a `tmpfs` or `ramfs` whose source is `tmpfs`, "
+        "`ramfs` or `none` is its volume's own. Default: none; `source` is a path.",
     )
     options: list[Option] | None = Field(
         None,

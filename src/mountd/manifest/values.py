@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from unicodedata import category
 
 from mountd.core.idmapping import ID_COUNT
-from mountd.core.targets import why_forbidden
+from mountd.core.targets import normalised_path, why_forbidden
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """The pattern of a volume's name."""
@@ -15,13 +15,6 @@ NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 def _short(value: str) -> str:
     return value if len(value) <= 60 else f"{value[:59]}…"
-
-
-def normalised_path(path: str) -> str:
-    """The path without a trailing `/`, `//` and `.`, so that equal paths compare equal."""
-    if "//" not in path and "/." not in path and not path.endswith("/"):
-        return path
-    return "/" + "/".join(name for name in path.split("/") if name not in ("", "."))
 
 
 def why_no_path(text: str) -> str | None:

@@ -10,12 +10,13 @@ from mountd.core.exposure import Asked
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Flags, Ids, Kind, User, Volume
 from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, root_at
+from mountd.core.nesting import account_files, paths_in
 from mountd.core.targets import why_forbidden
 from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.cause import fault_of, unanswered
 from mountd.kernel.observe import is_mounted, top_at, top_of
-from mountd.kernel.paths import plain_folder, spot
+from mountd.kernel.paths import plain_folder, spot, whole_path
 from mountd.kernel.patience import Looker, Patience
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
@@ -165,8 +166,20 @@ class Resolver:
             desired, source = Unready(volume, target, error.fault), None
         except OSError as error:
             desired, source = Unready(volume, target, self._fault(error, volume)), None
+        if reads := self._reads(desired):
+            desired = desired._replace(reads=reads)
         warnings = [each for one in self._accounts.values() for each in one.warnings]
         return _Answer(desired, source, self.tops.get(target), gone, tuple(warnings))
+
+    def _reads(self, desired: Desired) -> tuple[str, ...]:
+        """The paths that a volume depends on, without root's links: also where they dangle."""
+        volume = desired.volume
+        paths = [*paths_in(volume.options)]
+        if volume.accounts != "/":
+            paths += account_files(volume.accounts, volume.user)
+        if isinstance(desired, Unready) and not volume.type:
+            paths.append(volume.source)
+        return tuple(found for each in paths if (found := whole_path(each)) != each)
 
     def _meant(self, volume: Volume, target: str, there: Kind | None) -> tuple[Desired, Fd | None]:
         if volume.filesystem and self._opener.is_for_later(volume.filesystem):
@@ -257,6 +270,7 @@ class Resolver:
             source_idmap=own.idmap,
             through_idmap=source.idmap,
             through=source.through,
+            filesystem=source.filesystem,
             superblock=own.device,
             root=views[0].root,
             submounts=(*source.submounts,),

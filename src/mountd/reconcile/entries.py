@@ -118,7 +118,11 @@ def _base(name: str, value: Any) -> Base:
         return Base(_id(value), _base_name(name))
     fields = as_dict(value)
     return Base(
-        _id(fields["id"]), _base_name(name), as_text(fields["type"]), as_text(fields["source"])
+        _id(fields["id"]),
+        _base_name(name),
+        as_text(fields["type"]),
+        as_text(fields["source"]),
+        tuple(map(as_text, as_list(fields.get("ignored", [])))),
     )
 
 

@@ -285,7 +285,12 @@ class Record:
                     for manifest, targets in self.unsettled.items()
                 },
                 "filesystems": {
-                    base.name: {"id": base.id, "type": base.type, "source": base.source}
+                    base.name: {
+                        "id": base.id,
+                        "type": base.type,
+                        "source": base.source,
+                        "ignored": base.ignored,
+                    }
                     for base in self.bases.values()
                 },
             }

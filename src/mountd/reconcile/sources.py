@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from errno import ENOENT, ENOTDIR
 from typing import NamedTuple
 
+from mountd.core.filesystems import Bases
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Fault, Filesystem, Kind, Volume
+from mountd.core.model import Filesystem, Kind, Volume
 from mountd.core.mounts import (
     TOO_DEEP,
     Adoptable,
@@ -24,9 +25,6 @@ from mountd.kernel.observe import observe_mount
 from mountd.kernel.paths import open_below, open_path
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.trusted import UnsafeLinkError, kind_in_words
-
-Bases = Mapping[Filesystem, str | Fault | None]
-"""Where each filesystem is mounted, or why it can't be; None: it would be, by a pass."""
 
 
 class Source(NamedTuple):
@@ -52,6 +50,8 @@ class Source(NamedTuple):
     Those above come first. Several at one path cover each other; a clone of the source has them
     all.
     """
+    filesystem: str
+    """The name of the raw mount that it lies on, for a volume with a `type`."""
 
 
 class Sources:
@@ -72,11 +72,14 @@ class Sources:
 
     def is_for_later(self, filesystem: Filesystem) -> bool:
         """Whether a pass would have to mount this one first."""
-        return self._bases[filesystem] is None
+        raw = self._bases[filesystem]
+        return raw.path is None and raw.fault is None
 
     def open(self, volume: Volume, target: str) -> Source:
         """Open a volume's source. Raises VolumeError, or OSError as openat2(2) does."""
+        filesystem = ""
         if volume.filesystem:
+            filesystem = self._bases[volume.filesystem].name
             fd, path = self._in_filesystem(volume, volume.filesystem)
         else:
             fd, path = _opened(volume.source)
@@ -100,7 +103,9 @@ class Sources:
         except BaseException:
             fd.close()
             raise
-        return Source(fd, path, found, kind, mount, idmap, own, through, hides_another, submounts)
+        return Source(
+            fd, path, found, kind, mount, idmap, own, through, hides_another, submounts, filesystem
+        )
 
     def _see_uncovered(self, top: ObservedMount, target: str) -> None:
         """What lies over our own mount is someone else's, and no source."""
@@ -123,11 +128,11 @@ class Sources:
         return dict(sorted(found.items(), key=lambda it: (it[0].count("/"), it[0])))
 
     def _in_filesystem(self, volume: Volume, filesystem: Filesystem) -> tuple[Fd, str]:
-        base = self._bases[filesystem]
-        if isinstance(base, Fault):
-            raise VolumeError(base)
-        assert base, "a filesystem that isn't mounted yet is for later"
-        root, path = _opened(base)
+        raw = self._bases[filesystem]
+        if raw.fault:
+            raise VolumeError(raw.fault)
+        assert raw.path, "a filesystem that isn't mounted yet is for later"
+        root, path = _opened(raw.path)
         if not volume.subdir:
             return root, path
         with root:

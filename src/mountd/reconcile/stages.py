@@ -9,7 +9,7 @@ from contextlib import suppress
 from mountd.core.actions import Action, FilesystemAction
 from mountd.core.desired import Desired
 from mountd.core.exposure import asked
-from mountd.core.filesystems import plan_filesystems
+from mountd.core.filesystems import Raw, plan_filesystems
 from mountd.core.model import Fault, Filesystem
 from mountd.core.mounts import Observed
 from mountd.core.order import Progress, adopts, unseen
@@ -23,8 +23,9 @@ from mountd.reconcile.apply import Applier
 from mountd.reconcile.desired import Resolver
 from mountd.reconcile.filesystems import (
     enter_known,
+    foreseen,
     mount_filesystems,
-    mounted_filesystems,
+    raw_mounts,
     take_off_unused,
 )
 from mountd.reconcile.idmaps import Namespaces, Prober
@@ -57,18 +58,25 @@ class Pass:
         is_privileged = not missing_capabilities(["CAP_SYS_ADMIN"])
         self._prober = Prober(namespaces, is_privileged=is_privileged)
         self._has_adopted = False
-        self._bases: dict[Filesystem, str | Fault | None] = {}
+        self._bases: dict[Filesystem, Raw] = {}
         self._refused: dict[Filesystem, Fault] = {}
         """Filesystems that could not be mounted in this pass, and why."""
+        self._mounted: set[Filesystem] = set()
+        """Those that were."""
         self._most_sources = _make_room_for_descriptors(len(manifest.volumes))
 
     def observe(self) -> Observed:
         """The mounts that there are, and what can be done about them."""
         observed = self._observe()
-        found = mounted_filesystems(self.manifest.volumes, observed.mounts, self.record)
+        volumes, mounts = self.manifest.volumes, observed.mounts
+        found = raw_mounts(volumes, mounts, self.record, self._patience)
         if self._is_acting:
             enter_known(found, self.record)
-        self._bases = {**found, **self._refused}
+        if self._prober.is_privileged:
+            found = foreseen(found, mounts, self._patience)
+        for filesystem, fault in self._refused.items():
+            found[filesystem] = found[filesystem]._replace(fault=fault)
+        self._bases = found
         return observed._replace(can_remap=has_open_tree_attr(), can_go_beneath=has_beneath())
 
     def plan_filesystems(self, actions: Sequence[Action]) -> list[FilesystemAction]:
@@ -85,25 +93,31 @@ class Pass:
 
     def mount_filesystems(self, steps: Sequence[FilesystemAction]) -> bool:
         """Mount those that are missing; tells whether there were any."""
-        names = {each.name for each in steps if each.verb in ("mount", "replace")}
-        missing = [each for each in self._bases if each.name in names]
-        found = mount_filesystems(missing, self.record, self._patience) if missing else {}
-        self._refused |= {it: fault for it, fault in found.items() if isinstance(fault, Fault)}
+        names = {it.name for it in steps if it.verb in ("mount", "replace") and not it.after}
+        missing = {it: raw for it, raw in self._bases.items() if raw.name in names}
+        if missing:
+            refused = mount_filesystems(missing, self.record, self._patience)
+            self._refused |= refused
+            self._mounted |= missing.keys() - refused.keys()
         return bool(missing)
 
     def finish_filesystems(self, planned: Sequence[FilesystemAction]) -> list[FilesystemAction]:
         """Take off what nothing needs any more, and say what became of each planned step."""
-        refused = {each.name: fault for each, fault in self._refused.items()}
+        filesystems = {each.name: each.filesystem for each in self.manifest.volumes}
         went: dict[str, FilesystemAction] = {}
         if self._removes:
-            unused = take_off_unused(self.manifest.volumes, self.record, self._patience)
+            used = (raw.name for raw in self._bases.values())
+            unused = take_off_unused(used, self.record, self._patience)
             went = {each.name: each for each in unused}
         done = []
         for step in planned:
-            if fault := refused.get(step.name):
+            filesystem = filesystems[step.volumes[0]] if step.volumes else None
+            if filesystem and (fault := self._refused.get(filesystem)):
                 done.append(step._replace(state=fault.state, fault=fault))
             elif step.verb == "unmount":
                 done.append(went.pop(step.name, step._replace(verb="keep", notes=())))
+            elif step.after and filesystem not in self._mounted:  # what was there is good enough
+                done.append(step._replace(verb="keep", notes=()))
             else:
                 done.append(step._replace(state="mounted") if step.verb else step)
         return done + [each for each in went.values() if each.fault]

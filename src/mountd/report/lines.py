@@ -101,6 +101,8 @@ def render_status(result: Report, page: Page) -> str:
         cells = [f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
         lines += [f"  {piece}" for each in more for piece in wrapped(each, page.width - 2)]
+    notes = (f"note: {note}" for each in result.filesystems for note in each.notes)
+    lines += [piece for note in notes for piece in wrapped(note, page.width)]
     return "\n".join([*lines, ""])
 
 

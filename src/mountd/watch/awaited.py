@@ -1,25 +1,29 @@
 """Which paths besides the manifest's the watch looks at, because a volume depends on them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from mountd.core.actions import Outcome
+from mountd.core.mounts import Base
+from mountd.core.nesting import paths_in
 from mountd.manifest.load import Manifest
-from mountd.reconcile.filesystems import place_of
 from mountd.watch.places import Sight
 
 _ABOUT_ROOT = {"/etc/passwd", "/etc/subuid", "/etc/subgid"}
 
 
 def awaited_by(
-    manifest: Manifest, outcomes: Mapping[str, Outcome], state_dir: str
+    manifest: Manifest, outcomes: Mapping[str, Outcome], raw: Collection[Base], state_dir: str
 ) -> dict[str, Sight]:
-    """Paths that are missing, and that volumes wait for."""
+    """Paths that are missing, and that volumes wait for; `raw` are our mounts of filesystems."""
     awaited: dict[str, Sight] = {}
     for volume in manifest.volumes:
         outcome = outcomes.get(volume.name)
         code = outcome.fault.code if outcome and outcome.fault else None
+        if code == "no-source":
+            awaited |= dict.fromkeys(paths_in(volume.options))
         if code == "no-source" and volume.filesystem and volume.subdir:
-            awaited[f"{place_of(volume.filesystem, state_dir)}/{volume.subdir}"] = None
+            its = (it for it in raw if (it.type, it.source) == (volume.type, volume.source))
+            awaited |= {f"{state_dir}/fs/{each.name}/{volume.subdir}": None for each in its}
         if code == "no-source" and volume.source.startswith("/"):
             awaited[volume.source] = None
         elif code == "no-target":

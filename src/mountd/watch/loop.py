@@ -291,7 +291,7 @@ class Watch:
             return
         if manifest:
             state_dir = self._settings.state_dir
-            awaited = awaited_by(manifest, self._upkeep.outcomes, state_dir)
+            awaited = awaited_by(manifest, self._upkeep.outcomes, self._upkeep.raw, state_dir)
             elsewhere = accounts_elsewhere(manifest)
             self._places.watch_arrivals({**elsewhere, **self._upkeep.files, **awaited})
         seen[self._lock.path] = content(self._lock.path)

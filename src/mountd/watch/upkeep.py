@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mountd.core.actions import Outcome, Report
 from mountd.core.exposure import guarded
 from mountd.core.model import Fault, Flags
-from mountd.core.mounts import Managed
+from mountd.core.mounts import Base, Managed
 from mountd.core.targets import Places, is_within
 from mountd.core.words.mount_faults import keeps_being_undone
 from mountd.kernel.files import st_dev
@@ -90,6 +90,11 @@ class Upkeep:
         }
         self._held = {name: why for name, why in self._held.items() if name in self._fights}
         return result
+
+    @property
+    def raw(self) -> Collection[Base]:
+        """The raw mounts that volumes with a `type` are clones of."""
+        return self._record.bases.values() if self._record else ()
 
     @property
     def has_failed(self) -> bool:

@@ -46,24 +46,32 @@ def no_filesystem_permitted(fs_type: str) -> Fault:
     return Fault("failed", "not-privileged", message, hint, _errno.EPERM)
 
 
-def refused_option(fs_type: str, option: str, said: str, errno: int) -> Fault:
+def refused_options(fs_type: str, refused: Sequence[tuple[str, str]], errno: int) -> Fault:
+    """Each with what the kernel said of it; all of a volume's at once."""
+    options = " and ".join(
+        f"{'the option ' * (index == 0)}{_shown(option)}: {said}"
+        for index, (option, said) in enumerate(refused)
+    )
+    hints = dict.fromkeys(_advice(fs_type, option) for option, _ in refused)
+    return Fault("failed", "mount-refused", f"{fs_type} refuses {options}", "; ".join(hints), errno)
+
+
+def _advice(fs_type: str, option: str) -> str:
     key, _, value = option.partition("=")
     longest = max(len(each.encode(errors="surrogateescape")) for each in (key, value))
     if longest > _MOST_OPTION_BYTES:
         hint = f"the kernel takes at most {_MOST_OPTION_BYTES} bytes of an option"
         if fs_type == "overlay":
             hint += "; give each folder an item `lowerdir+=…` of its own (Linux 6.8)"
-    elif key in _MOUNT_WORDS:
-        hint = (
+        return hint
+    if key in _MOUNT_WORDS:
+        return (
             "that is about the mount, not the filesystem: volumes have the keys `nosuid`, `nodev`,"
             " `noexec`, `atime` and `required` for it"
         )
-    elif "," in option:
-        hint = "where the comma parts two options, make each an item of the list"
-    else:
-        hint = f"leave it out, or see what {fs_type} takes in its man page or mount(8)"
-    message = f"{fs_type} refuses the option {_shown(option)}: {said}"
-    return Fault("failed", "mount-refused", message, hint, errno)
+    if "," in option:
+        return "where the comma parts two options, make each an item of the list"
+    return f"leave it out, or see what {fs_type} takes in its man page or mount(8)"
 
 
 _MOST_OPTION_BYTES = 255
@@ -117,13 +125,23 @@ def read_only_device(fs_type: str, source: str) -> Fault:
     return Fault("failed", "read-only-filesystem", message, 'add "ro" to `options`', _errno.EACCES)
 
 
+def mounted_otherwise(source: str, *, is_read_only: bool) -> Fault:
+    """It is mounted already, and read-only there, or to be written, unlike here."""
+    if is_read_only:
+        message = f"{source} is mounted already, read-only, and `options` don't have `ro`"
+        hint = f'add "ro" to `options`, or unmount what `findmnt {source}` shows'
+    else:
+        message = f"{source} is mounted already, to be written, and `options` have `ro`"
+        hint = "leave that out and say `read_only = true`, which is about this volume alone"
+    return Fault("failed", "busy", message, hint, _errno.EBUSY)
+
+
 def busy_device(fs_type: str, source: str, said: str) -> Fault:
     return Fault(
         "failed",
         "busy",
         f"{fs_type} can't be mounted from {source}: {said}",
-        f"`findmnt {source}` shows where it is mounted already, for which `options` must agree on"
-        f" `ro`; `lsblk {source}` shows what else has it",
+        f"`findmnt {source}` shows where it is mounted already; `lsblk {source}`, what else has it",
         _errno.EBUSY,
     )
 
@@ -148,3 +166,14 @@ def refused_filesystem(
     given = f" with {' '.join(map(_shown, options))}" if options else ""
     message = f"{fs_type} can't be mounted from {source}{given}: {said}"
     return Fault("failed", code, message, "; ".join(asks), errno)
+
+
+def not_in_force(source: str, keys: Sequence[str], volumes: Sequence[str]) -> str:
+    """A note on options that the kernel has ignored, because it had mounted the device already."""
+    shown = ", ".join(f"`{key}`" for key in keys)
+    what, it = ("option {} isn't", "it") if len(keys) == 1 else ("options {} aren't", "them")
+    return (
+        f"the {what.format(shown)} among those in force, because {source} is mounted already:"
+        f" `mountd unmount {' '.join(volumes)}` and then `mountd reconcile` put {it} in force,"
+        " unless something else has it mounted"
+    )
