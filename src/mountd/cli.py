@@ -161,11 +161,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-q", "--quiet", action="store_true", help="say only what went wrong")
     add("--version", action=_Version, nargs=0, help="print the version")
-    add("-h", "--help", action=_Help, nargs=0, help="print this")
+    add("-h", "--help", action=_Help, help="print this")
     return parser
 
 
-class _Help(argparse.Action):
+class _Help(argparse._HelpAction):  # noqa: SLF001 - by which shtab knows it
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         raise _Answer(parser.format_help())
 
