@@ -458,6 +458,7 @@ _VOLUME = {
     "reason": {None, *_REASONS},
     "drift": [{"field": {"mount", "source", "idmap", "flags"}, "wanted": str, "found": str}],
     "fallback": {None, "plain"},
+    "refused": (None, {"code": _REASONS, "message": str, "hint": (None, str)}),
     "idmap": (None, {"uids": _EXTENTS, "gids": _EXTENTS}),
     "notes": [str],
     "error": (None, {"code": _REASONS, "message": str, "hint": (None, str)}),
