@@ -85,7 +85,7 @@ class _Parent:
     def __init__(self, around: Sequence[str]) -> None:
         self._ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
-        command = [*around, sys.executable, "-P", _SERVER, str(its.fileno())]
+        command = [*around, sys.executable, "-Xutf8", "-P", _SERVER, str(its.fileno())]
         with its:
             self.process = subprocess.Popen(
                 ["nsenter", f"--mount=/proc/self/fd/{_OUTSIDE}", "--", *command],

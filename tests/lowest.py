@@ -24,6 +24,7 @@ _PACKAGES = (
     "erofs-utils",
     "make",
     "python3-hypothesis",
+    "python3-jsonschema",
     "python3-pytest",
     "python3-pytest-xdist",
     "squashfs-tools",

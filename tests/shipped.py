@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from completion import completions
+from documents import document_schema
 from docutils.core import publish_string
 from package import PROJECT, VERSION
 from pydantic.fields import FieldInfo
@@ -23,7 +24,9 @@ def shipped() -> dict[str, str]:
         for each in MANUAL.glob("*.rst")
     }
     schema = json.dumps(manifest_schema(), indent=2) + "\n"
-    return {"mountd/mountd.schema.json": schema, **pages, **completions()}
+    document = json.dumps(document_schema(), indent=2) + "\n"
+    schemas = {"mountd/document.schema.json": document, "mountd/mountd.schema.json": schema}
+    return {**schemas, **pages, **completions()}
 
 
 class Key(NamedTuple):

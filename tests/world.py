@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import forks
+from documents import document_of
 from old_kernel import Kernel
 
 MOUNTD = forks.MOUNTD
@@ -48,9 +49,8 @@ class Result(NamedTuple):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The JSON document; it must be all there is on stdout."""
-        document: dict[str, Any] = json.loads(self.out)
-        return document
+        """The JSON document, as its schema has it; it must be all there is on stdout."""
+        return document_of(self.out)
 
     def volume(self, name: str) -> dict[str, Any]:
         """A volume of the document."""

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from mountd.core.words.printable import printable_lines, with_hint
 from mountd.exits import FAILED, INTERRUPTED, OK, USAGE
+from mountd.report.console import open_closed, show, tell
 
 _COMMANDS = {
     "reconcile": "make the mounts what the manifest says",
@@ -32,39 +33,60 @@ def main() -> int:
     """Run the command that the arguments name."""
     gc.disable()  # a command ends before there is garbage to speak of
     os.umask(0o022)  # what `create` makes is 0755, whatever we were started with
-    _open_streams()
+    open_closed()
     try:
+        _speak_utf8()
         arguments = _parsed(sys.argv[1:])
         # slow to import: --help and a wrong option don't wait for it
         from mountd.commands import run  # noqa: PLC0415
 
         return run(arguments)
     except _UsageError as error:
-        lines = with_hint(f"mountd: {error}", "`mountd --help` lists commands and options")
-        sys.stderr.write(printable_lines(lines) + "\n")
+        _tell(f"mountd: {error}", "`mountd --help` lists commands and options")
         if "--json" in sys.argv:
-            from mountd.commands import show_usage_error  # noqa: PLC0415
+            from mountd.commands import usage_document  # noqa: PLC0415
 
-            show_usage_error(str(error))
+            _show(usage_document(str(error)))
         return USAGE
+    except _Answer as answer:
+        return _show(str(answer))
     except MemoryError:
-        sys.stderr.write("mountd: out of memory; what was done so far is on record\n")
+        _tell("mountd: out of memory; what was done so far is on record")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _open_streams() -> None:
-    """Have descriptors 0 to 2, for no mount must get their numbers; print whatever comes."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+def _speak_utf8() -> None:
+    """Where the locale has another charset, start anew: paths in a manifest are UTF-8, and so ours.
+
+    Python settles at its start how it spells the paths that it hands to the kernel.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions:  # noqa: SLF001
+        return
+    try:
+        with open("/proc/self/cmdline", "rb") as file:  # as it was, before the locale spoilt it
+            python, *words = file.read().split(b"\0")[:-1]
+        os.execv(sys.executable, [python, b"-X", b"utf8", *words])  # noqa: S606 - itself
+    except OSError as error:
+        said = f"this locale isn't UTF-8, and Python can't be started anew: {error.strerror}"
+        raise _UsageError(said) from error
+
+
+def _show(text: str) -> int:
+    """Write to stdout, and return the exit status."""
+    if lost := show(text):
+        _tell(f"mountd: error: {lost}")
+        return FAILED
+    return OK
+
+
+def _tell(message: str, hint: str | None = None) -> None:
+    tell(printable_lines(with_hint(message, hint)) + "\n")
+
+
+class _Answer(Exception):  # noqa: N818 - it is no error
+    """All that was asked for, as by --help."""
 
 
 class _UsageError(Exception):
@@ -139,16 +161,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-q", "--quiet", action="store_true", help="say only what went wrong")
     add("--version", action=_Version, nargs=0, help="print the version")
-    add("-h", "--help", action="help", help="print this")
+    add("-h", "--help", action=_Help, help="print this")
     return parser
 
 
+class _Help(argparse._HelpAction):  # noqa: SLF001 - by which shtab knows it
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise _Answer(parser.format_help())
+
+
 class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+    def __call__(self, *_: object) -> NoReturn:
         from importlib.metadata import version  # noqa: PLC0415 - 20 ms
 
-        sys.stdout.write(f"mountd {version('mountd')}\n")
-        parser.exit(OK)
+        raise _Answer(f"mountd {version('mountd')}\n")
 
 
 def _path(text: str) -> str:

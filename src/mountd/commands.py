@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from errno import ENOSYS
@@ -26,6 +25,7 @@ from mountd.kernel.served import ServedError
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.reconcile.passes import Settings, preview, reconcile, recorded, unmount
+from mountd.report.console import show
 from mountd.report.document import to_document
 from mountd.report.journal import ERROR, INFO, NOTICE, WARNING, Journal, lines_of
 from mountd.report.lines import render_plan, render_status, render_summary
@@ -38,11 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     return _Command(arguments).run()
 
 
-def show_usage_error(message: str) -> None:
+def usage_document(message: str) -> str:
     """The JSON document of a run that did not begin, for the command line was wrong."""
     nothing = Report((), (), is_dry=True)
-    document = to_document("", nothing, errors=[_problem(message)])
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    return _to_json(to_document("", nothing, errors=[_problem(message)]))
 
 
 class _Command:
@@ -57,7 +56,7 @@ class _Command:
         self._journal = Journal(
             self._pass_id, quiet=arguments.quiet, never_waits=arguments.command == "watch"
         )
-        self._page = Page.of_terminal() if sys.stdout.isatty() else Page()
+        self._page = Page.of_terminal() if os.isatty(1) else Page()
         self._is_acting = arguments.command in ("unmount", "watch") or (
             arguments.command == "reconcile" and not arguments.dry_run
         )
@@ -67,14 +66,11 @@ class _Command:
         """Do it. What stops it as a whole is said in a sentence."""
         status = self._run()
         if self._lost_stdout:
-            problem = _problem(f"stdout can't be written: {self._lost_stdout}")
-            self._journal.tell(problem.lines, "pass-failed", ERROR)
+            self._journal.tell(_problem(self._lost_stdout).lines, "pass-failed", ERROR)
         self._journal.finish()
         status = status or (FAILED if self._lost_stdout else OK)
         if self._arguments.command == "watch":
             # skip interpreter shutdown: threads may hang, and that of watchfiles crashes 3.13 then
-            sys.stdout.flush()
-            sys.stderr.flush()
             os._exit(status)
         return status
 
@@ -295,19 +291,17 @@ class _Command:
             self._journal.tell(f"warning: {warning}", "warned", WARNING)
 
     def _print_json(self, document: object) -> None:
-        self._show(json.dumps(document, indent=2) + "\n", always=True)
+        self._show(_to_json(document), always=True)
 
     def _show(self, text: str, *, always: bool = False) -> None:
         """Write to stdout. Where it can't be written the pass goes on, and the end tells."""
         if self._arguments.quiet and not always:
             return
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except OSError as error:
-            if not isinstance(error, BrokenPipeError):  # the reader closed the pipe (`| head`)
-                self._lost_stdout = error.strerror
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        self._lost_stdout = show(text) or self._lost_stdout
+
+
+def _to_json(document: object) -> str:
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _problem(message: str, hint: str | None = None) -> Problem:

@@ -5,7 +5,6 @@ fusermount, where the path is longer than PATH_MAX (4,096 bytes) or deeper than 
 """
 
 import ctypes
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -79,7 +78,7 @@ def home(world: World) -> Path:
 def look(world: World, kernel: Kernel | None = None) -> None:
     """Every command that only looks goes on, and what it tells is whole."""
     for words in (["status"], ["check"], ["check", "--system"]):
-        json.loads(world.mountd(*words, "--json", kernel=kernel).out)
+        assert world.mountd(*words, "--json", kernel=kernel).document
     for words in (["reconcile", "-n"], ["explain", "hers"]):
         told = world.mountd(*words, kernel=kernel)
         assert told.status in (0, 1), told.err

@@ -116,11 +116,11 @@ def test_drift_is_seen_and_mended(world: World, kernel: Kernel) -> None:
     target = volume(world)
     world.reconcile(kernel=kernel)
     run("mount", "-o", "remount,bind,noexec", str(target))
-    status = json.loads(world.mountd("status", "--json", kernel=kernel).out)["volumes"][0]
+    status = world.mountd("status", "--json", kernel=kernel).document["volumes"][0]
     assert [each["field"] for each in status["drift"]] == ["flags"]
     assert world.reconcile(kernel=kernel).volume("work")["action"] == "adjust"
     run("umount", str(target))
-    status = json.loads(world.mountd("status", "--json", kernel=kernel).out)["volumes"][0]
+    status = world.mountd("status", "--json", kernel=kernel).document["volumes"][0]
     assert [each["field"] for each in status["drift"]] == ["mount"]
     assert world.reconcile(kernel=kernel).volume("work")["action"] == "mount"
     assert owner(target) == (1000, 1000)

@@ -32,6 +32,7 @@ _DATA = {  # of the wheel too, below its prefix
             "man/man1/mountd.1",
             "man/man5/mountd.toml.5",
             "man/man8/mountd.service.8",
+            "mountd/document.schema.json",
             "mountd/mountd.schema.json",
             "zsh/site-functions/_mountd",
         )

@@ -1,6 +1,5 @@
 """Where the kernel or the filesystem can't idmap: raw ids, said every time, or the old state."""
 
-import json
 import os
 import re
 from contextlib import ExitStack
@@ -23,7 +22,8 @@ needs_loop = pytest.mark.needs_loop
 def is_plain(told: dict[str, Any], reason: str = "filesystem-refuses") -> bool:
     """Whether a document's volume is mounted with raw ids for this reason, which is no error."""
     wanted = {"state": "mounted", "fallback": "plain", "reason": reason, "error": None}
-    return wanted == {key: told[key] for key in wanted} and told["idmap"] is None
+    is_so = wanted == {key: told[key] for key in wanted} and told["idmap"] is None
+    return is_so and told["refused"]["code"] == reason
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,13 @@ def test_raw_ids_are_mounted_and_said_every_time_without_being_a_change(
         assert status.status == 0
         assert said.search(in_one_line(status.out))
         assert is_plain(world.mountd("status", "--json").volume("work"))
+        refused = again.volume("work")["refused"]
+        assert refused["message"] and refused["hint"]
+        in_words = f"fallback: work: mounted with raw ids: {refused['message']}"
+        assert f"{in_words}\nhint: {refused['hint']}\n" in again.err
+        for words in (["status"], ["check"], ["reconcile", "-n"]):
+            assert world.mountd(*words, "--json").volume("work")["refused"] == refused
+        assert world.mountd("explain", "work", "--json").document["refused"] == refused
         assert Path(world.state, "record.json").read_bytes() == record
         assert world.mountd("unmount", "work").status == 0
         assert not is_mounted(world, target)
@@ -484,7 +491,7 @@ def test_no_user_namespace_left_is_a_failure_that_may_pass_and_no_fallback(
     container = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     done = world.run([*container, script])
     assert done.status == 0, done.err
-    (found,) = json.loads(done.out)["volumes"]
+    (found,) = done.document["volumes"]
     assert (found["state"], found["reason"], found["fallback"]) == ("failed", "limit", None)
     assert "user.max_user_namespaces" in found["error"]["hint"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from documents import document_of
 from world import MOUNTD, World, mount_id, owner, run, running
 
 MS_BIND, MS_REC = 0x1000, 0x4000
@@ -296,7 +297,7 @@ def test_no_user_namespace_to_be_had_leaves_the_old_mount_and_names_the_limit() 
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{child.pid}/{name}").write_text("0 0 4294967295")
         *lines, status, seen = child.communicate("go\n")[0].splitlines()
-    work = json.loads("\n".join(lines))["volumes"][0]
+    work = document_of("\n".join(lines))["volumes"][0]
     assert work["reason"] == "limit"
     assert "user.max_user_namespaces" in work["error"]["hint"]
     assert (status, seen) == ("1", "1000:1000")

@@ -1,7 +1,6 @@
 """`mountd watch` and whoever started it: what systemd is told, signals, output, exit status."""
 
 import fcntl
-import json
 import os
 import subprocess
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from signal import SIGHUP, SIGINT, SIGTERM, Signals
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 import pytest
+from documents import document_of
 from silent_server import Server
 from volumes import comes_to_show, shown, volumes
 from watcher import (
@@ -226,7 +226,7 @@ def test_without_systemd_the_document_is_one_and_comes_at_the_end(place: World) 
             comes_to_show(place, "b c late")
         finally:
             process.terminate()
-        document = json.loads(process.communicate(timeout=PATIENCE)[0])
+        document = document_of(process.communicate(timeout=PATIENCE)[0])
     assert process.returncode == 0
     found = {each["name"]: each["state"] for each in document["volumes"]}
     assert found == {"b": "mounted", "c": "mounted", "late": "pending"}

@@ -1,27 +1,4 @@
-"""What `mountd explain` tells, as a value and as a document for programs.
-
-The document:
-
-    version: 1
-    volume, target, source, state           as `mountd status` has them
-    drift: [{field, wanted, found}]
-    idmap: null | {uids: [{stored, seen, count}], gids: [...]}
-    idmap_from: kernel | record | manifest | null   who says so; manifest: it isn't mounted
-    ids: [{kind: owner | user | asker | root | file, stored: {uid, gid}, seen: {uid, gid}, name}]
-        of `seen`, null is an id that the idmapping leaves out; name is null where there is none
-    others: as-itself | as-mapped | left-out | null
-    user: null | {name, uid, gid, groups}   whom the kernel was asked about
-    creates: null | {uid, gid}              as whose it is stored what the user creates; null: none
-    path: {path, kind: folder | file | other | null, reach, read, write, execute, create,
-           stopped_by: [{deed, code, path, message, hint}],
-           steps: [{path, owner: {uid, gid}, mode, link, read, write, execute}]}
-        deeds are true, false, or null where that doesn't apply or isn't known
-    why: null | {rule, message, lines: [{file, line, text}]}
-    fallback: null | plain
-    notes: [text]
-    error: null | {code, message, hint}
-    errors: []                              as in the other documents
-"""
+"""What `mountd explain` tells, as a value and as a document for programs."""
 
 import stat
 from typing import Any, NamedTuple
@@ -33,7 +10,7 @@ from mountd.explain.reason import Reason
 from mountd.explain.travel import Arrival, Origin, Rest, Row
 from mountd.explain.verdict import Deed, Verdict
 from mountd.kernel.route import Step
-from mountd.report.document import idmap_document
+from mountd.report.document import fault_document, idmap_document
 
 
 class Explanation(NamedTuple):
@@ -105,8 +82,9 @@ def explanation_document(told: Explanation) -> dict[str, Any]:
             "lines": [each._asdict() for each in why.lines],
         },
         "fallback": "plain" if told.refused else None,
+        "refused": fault_document(told.refused.fault) if told.refused else None,
         "notes": [*told.notes],
-        "error": fault and {"code": fault.code, "message": fault.message, "hint": fault.hint},
+        "error": fault_document(fault),
         "errors": [],
     }
 

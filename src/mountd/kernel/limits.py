@@ -82,7 +82,7 @@ def _on_watches() -> Iterator[Limit]:
 
 def _cgroups() -> Iterator[str]:
     """The folders of the cgroups that count our processes, from our own up (cgroups(7))."""
-    with suppress(OSError), open("/proc/self/cgroup") as lines:
+    with suppress(OSError), open("/proc/self/cgroup", errors="surrogateescape") as lines:
         for line in lines:
             _, controllers, folder = line.rstrip("\n").split(":", 2)
             if controllers in ("", "pids"):  # cgroup2, and version 1

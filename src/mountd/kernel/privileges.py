@@ -35,7 +35,7 @@ def is_filtered() -> bool:
 
 
 def _status() -> dict[str, str]:
-    with open("/proc/self/status") as lines:
+    with open("/proc/self/status", errors="replace") as lines:
         words = (line.partition(":") for line in lines)
         return {key: value.strip() for key, _, value in words}
 

@@ -49,9 +49,10 @@ def _volume_document(outcome: Outcome, shows_found: bool) -> dict[str, Any]:
         "reason": reason.code if reason else None,
         "drift": [each._asdict() for each in action.drift],
         "fallback": "plain" if refused else None,
+        "refused": fault_document(refused.fault) if refused else None,
         "idmap": idmap_document(idmap),
         "notes": [*action.notes],
-        "error": _fault_document(fault),
+        "error": fault_document(fault),
     }
 
 
@@ -63,12 +64,13 @@ def _filesystem_document(action: FilesystemAction) -> dict[str, Any]:
         "action": action.verb,
         "state": action.state,
         "notes": [*action.notes],
-        "error": _fault_document(action.fault),
+        "error": fault_document(action.fault),
         "volumes": [*action.volumes],
     }
 
 
-def _fault_document(fault: Fault | None) -> dict[str, Any] | None:
+def fault_document(fault: Fault | None) -> dict[str, Any] | None:
+    """A fault as JSON's values, in the words that people get."""
     return fault and {"code": fault.code, "message": fault.message, "hint": fault.hint}
 
 

@@ -1,15 +1,13 @@
 """A pass as journal records where stderr is the journal; elsewhere as plain lines."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from select import PIPE_BUF
 
 from mountd.core.actions import DONE, Action, Drift, FilesystemAction, Outcome
 from mountd.core.model import Fault, State
 from mountd.core.words.printable import printable_lines, with_hint
-from mountd.report.outlet import Outlet, see_reader, see_room
+from mountd.report.console import tell
+from mountd.report.outlet import Outlet, see_reader
 
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 
@@ -159,9 +157,9 @@ class Journal:
             return
         if self._outlet:
             put = self._outlet.put
-            put(lambda may_wait: _print(message, may_wait=may_wait), len(message))
+            put(lambda may_wait: tell(f"{message}\n", may_wait=may_wait), len(message))
         else:
-            _print(message)
+            tell(f"{message}\n")
 
     def _tell_dropped(self, count: int) -> None:
         """By the outlet's own thread."""
@@ -171,7 +169,7 @@ class Journal:
             fields = {"MOUNTD_PASS_ID": self.pass_id}
             send(_record(message, "left-out", WARNING, fields), True)
         else:
-            _print(message)
+            tell(f"{message}\n")
 
 
 def _record(message: str, event: str, priority: int, fields: dict[str, str]) -> dict[str, str]:
@@ -221,27 +219,6 @@ def _journal_send() -> Send | None:
         except BlockingIOError:
             raise
         except OSError:  # a journal that is gone is no reason to stop halfway
-            _print(fields["MESSAGE"], may_wait=may_wait)
+            tell(f"{fields['MESSAGE']}\n", may_wait=may_wait)
 
     return send
-
-
-def _print(message: str, *, may_wait: bool = True) -> None:
-    """Write a line to stderr, past Python's own buffer, whose lock the end of the process needs.
-
-    Raises BlockingIOError if nobody reads it and it may not wait for that.
-    """
-    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
-    rest = memoryview(f"{message}\n".encode(encoding, "backslashreplace"))
-    while rest:
-        try:
-            if not may_wait:
-                see_room(2, may_wait=False)
-            part = rest if may_wait else rest[:PIPE_BUF]  # which fits, where there is room
-            rest = rest[os.write(2, part) :]
-        except BlockingIOError:
-            see_room(2, may_wait=may_wait)  # whoever shares it with us may have made it so
-        except OSError:  # a lost stderr is no reason to stop halfway, nor to fail at the end
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            return

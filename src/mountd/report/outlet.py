@@ -5,12 +5,13 @@ whoever writes to them. Here what they don't take waits; what would be too much 
 counted.
 """
 
-import select
 from _thread import start_new_thread
 from collections.abc import Callable, Hashable
 from socket import AF_UNIX, SOCK_DGRAM, socket
 from threading import Condition
 from time import monotonic
+
+from mountd.report.console import see_room
 
 _MOST = 1000
 _MOST_BYTES = 4 << 20
@@ -108,11 +109,3 @@ def see_reader(address: str, *, may_wait: bool) -> None:
         with socket(AF_UNIX, SOCK_DGRAM) as asking:
             asking.connect(f"\0{address[1:]}" if address[0] == "@" else address)
             see_room(asking.fileno(), may_wait=may_wait)
-
-
-def see_room(descriptor: int, *, may_wait: bool) -> None:
-    """Wait until something can be written. Raises BlockingIOError where that isn't so at once."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    if not poll.poll(None if may_wait else 0):
-        raise BlockingIOError

@@ -1,10 +1,11 @@
 """A line on the terminal while nothing else comes; nothing where nobody watches."""
 
-import sys
+import os
 from threading import Lock, Timer
 from typing import Self
 
 from mountd.core.words.printable import printable
+from mountd.report.console import tell
 
 _SILENCE = 0.5
 """Seconds that need no word."""
@@ -18,7 +19,7 @@ class ProgressLine:
         self._lock = Lock()
         self._width = 0
         self._timer: Timer | None = None
-        self._is_shown = sys.stderr.isatty() and not is_quiet
+        self._is_shown = os.isatty(2) and not is_quiet
 
     def __enter__(self) -> Self:
         if self._is_shown:
@@ -52,6 +53,5 @@ class ProgressLine:
 
     def _write(self, line: str) -> None:
         if line or self._width:  # no control sequences: a terminal may know none
-            sys.stderr.write(f"\r{line:{self._width}}" + ("" if line else "\r"))
-            sys.stderr.flush()
+            tell(f"\r{line:{self._width}}" + ("" if line else "\r"))
             self._width = len(line)

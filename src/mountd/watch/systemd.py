@@ -5,15 +5,24 @@ from collections.abc import Callable
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 from mountd.core.words.printable import printable
+from mountd.exits import RunError
 from mountd.report.outlet import Outlet, see_reader
 
 _MOST_STATUS = 240
+_UNANSWERED = (
+    "$NOTIFY_SOCKET is set, and the Python package systemd, which answers there, can't be loaded"
+)
+_INSTALL = (
+    "install it, as by `apt install python3-systemd` or `pip install systemd-python`; or start"
+    " mountd without $NOTIFY_SOCKET"
+)
 
 
 class Supervisor:
     """Tells systemd, and never waits for it; without one it does nothing."""
 
     def __init__(self) -> None:
+        """Raises RunError where systemd waits to be told, and its library isn't there."""
         self._address = os.environ.get("NOTIFY_SOCKET", "")
         self.is_there = bool(self._address)
         self.is_systemd = self.is_there and "INVOCATION_ID" in os.environ
@@ -21,8 +30,10 @@ class Supervisor:
         self._status = ""
         self._outlet = Outlet()
         if self.is_there:
-            from systemd import daemon  # noqa: PLC0415 - for this alone, and it may not be there
-
+            try:
+                from systemd import daemon  # noqa: PLC0415 - for this alone, and it may not be there
+            except ImportError as error:
+                raise RunError(f"{_UNANSWERED}: {error}", _INSTALL) from error
             self._notify = daemon.notify
 
     @property
