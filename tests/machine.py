@@ -160,6 +160,8 @@ class Machine:
         is_read_only = own.flags.read_only if volume.read_only is None else volume.read_only
         root = Root(stored, seen, 0o40700, source_idmap, is_read_only)
         ours = chosen_idmap(volume, root, user, EVERY_ID)
+        flags = own.flags._replace(read_only=is_read_only, nosuid=True, nodev=True)
+        submounts = self._submounts(reached, source) if volume.recursive else ()
         mount = DesiredMount(
             volume=volume,
             source=volume.source if volume.type else source,
@@ -174,13 +176,14 @@ class Machine:
             shown=shown_owner(stored, ours) if ours else seen,
             idmap=ours or source_idmap,
             inherited=ours is None,
-            flags=own.flags._replace(read_only=is_read_only, nosuid=True, nodev=True),
+            flags=flags,
             source_idmap=source_idmap,
             through_idmap=idmap,
             through=through,
             superblock=own.device,
             root=root_at(reached, source),
-            submounts=self._submounts(reached, source) if volume.recursive else (),
+            submounts=submounts,
+            submount_flags=(flags,) * len(submounts),
         )
         is_refused = ours and own.is_idmapped and not self.kernel.can_remap
         return with_raw_ids(mount, ours, NOT_COMPOSED) if is_refused else mount

@@ -815,7 +815,8 @@ def flat(count: int, had: str, *, parent: bool = False) -> Flat:
     for number in range(count):
         target = f"/t/v{number}"
         wanted = one._replace(volume=one.volume._replace(name=f"v{number}"), target=target)
-        wanted = wanted._replace(submounts=("sub",) if had == "recursive" else ())
+        if had == "recursive":
+            wanted = wanted._replace(submounts=("sub",), submount_flags=(wanted.flags,))
         there = f"/t/w{number}" if had == "elsewhere" else target
         mount = template._replace(id=1000 + (1 << 33) + number, point=there)
         mounts[mount.id] = mount

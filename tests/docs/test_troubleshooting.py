@@ -196,6 +196,15 @@ def test_after_a_reboot(machine: Container) -> None:
     assert owner(machine / str(TARGET)) == (1000, 1000)
 
 
+def test_usermod(machine: Container) -> None:
+    machine.run("systemctl", "enable", "--now", "mountd")
+    follow_on(machine, "usermod has changed the owner of the host's files")
+    machine.run("systemctl", "stop", "mountd")
+    machine.run("mountd", "unmount", "--all")
+    machine.run("usermod", "--uid", "1000", "node")
+    machine.run("systemctl", "start", "mountd")
+
+
 def test_a_service_before_the_mount(machine: Container) -> None:
     machine.run("systemctl", "start", "mountd")
     machine.run("systemctl", "stop", "mountd")

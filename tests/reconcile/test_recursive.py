@@ -265,13 +265,17 @@ def test_without_a_record_the_whole_tree_is_adopted(world: World, kernel: Kernel
 
 
 @BOTH
-def test_a_submount_that_someone_took_off_is_not_missed(
-    world: World, kernel: Kernel | None
-) -> None:
+def test_a_submount_that_someone_took_off_comes_back(world: World, kernel: Kernel | None) -> None:
     tree(world)
     target = volume(world)
     world.reconcile(kernel=kernel)
+    before = points(world)
     run("umount", str(target / "a/b"))
+    status = world.mountd("status", "--json", kernel=kernel)
+    (drift,) = status.volume("work")["drift"]
+    assert (status.status, drift["field"], drift["found"]) == (1, "mount", "1 of them are gone")
+    assert world.reconcile(kernel=kernel).volume("work")["action"] == "replace"
+    assert points(world) == before
     assert world.reconcile(kernel=kernel).volume("work")["action"] == "keep"
     assert world.mountd("unmount", "--all", kernel=kernel).status == 0
     assert points(world) == []

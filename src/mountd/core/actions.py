@@ -62,6 +62,14 @@ class Action(NamedTuple):
         return self.verb == "unmount" and self.fault is None
 
     @property
+    def owner_change(self) -> str | None:
+        """From whom to whom the source went, where the mount is replaced and was another's."""
+        old, mount = self.old, self.mount
+        if self.verb != "replace" or not (old and mount) or old.owner == mount.owner:
+            return None
+        return f"the stored owner was {old.owner}, and is {mount.owner}"
+
+    @property
     def refused(self) -> Refused | None:
         """Why the mount has, or will have, raw ids."""
         mount = self.mount or self.old

@@ -1,5 +1,7 @@
 """In which fields a mount differs from the desired one, and what the record says of it."""
 
+from collections.abc import Iterator, Mapping
+
 from mountd.core.actions import Drift
 from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import in_words
@@ -31,6 +33,25 @@ def differences(
     if mount.flags != wanted.flags:
         found.append(Drift("flags", str(wanted.flags), str(mount.flags)))
     return tuple(found)
+
+
+def submount_differences(
+    wanted: DesiredMount, known: Managed, mounts: Mapping[int, ObservedMount]
+) -> Iterator[Drift]:
+    """Where the submounts that a recursive mount was made with are gone, or have other flags.
+
+    What was mounted or unmounted below the source since then is not compared.
+    """
+    inside = f"{wanted.target}/"
+    below = [mounts[each] for each in known.submounts if each in mounts]
+    there = [each for each in below if each.point.startswith(inside)]  # an id may be another's now
+    if gone := len(known.submounts) - len(there):
+        yield Drift("mount", f"{len(known.submounts)} submounts", f"{gone} of them are gone")
+    flags = dict(zip(wanted.submounts, wanted.submount_flags, strict=True))
+    for each in there:
+        path = each.point.removeprefix(inside)
+        if each.flags != flags.get(path, each.flags):
+            yield Drift("flags", f"{path}: {flags[path]}", f"{path}: {each.flags}")
 
 
 def record_entry(

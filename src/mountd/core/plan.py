@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from mountd.core.actions import Action, Drift, Verb
 from mountd.core.conflicts import intrusion, obstacle, refusal, strangers_on
 from mountd.core.desired import Desired, DesiredMount, Later, Unready
-from mountd.core.drift import differences, record_entry
+from mountd.core.drift import differences, record_entry, submount_differences
 from mountd.core.exposure import judge
 from mountd.core.filesystems import is_mounted
 from mountd.core.idmapping import Idmapping
@@ -195,11 +195,13 @@ def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scen
     stray = scene.leaving.get(target)
     old = mine.get(top.id) or (stray if stray and stray.id == top.id else None)
     drift = differences(desired, mount, top, old, tells_idmaps=observed.tells_idmaps)
+    if old:
+        drift += (*submount_differences(desired, old, observed.mounts),)
     if fault := intrusion(desired, top, mount, scene, is_equal=not drift, is_known=bool(old)):
         return _stopped(desired, scene, fault)
     fields = {each.field for each in drift}
     verb: Verb = "adjust" if fields else "keep"
-    if fields & {"source", "idmap"} or (fields and desired.submounts):
+    if fields & {"source", "idmap", "mount"} or (fields and desired.submounts):
         verb = "replace"  # flags too, where each submount has some as its own source has
     if verb != "replace":  # in the record from now on, and under its present name
         submounts = old.submounts if old else submounts_of(desired, top.id, observed)
@@ -211,6 +213,8 @@ def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scen
     if verb == "replace":
         assert old
         action = action._replace(carried=scene.carried(target, old.id))
+        if change := action.owner_change:
+            action = with_note(action, change)
         if not observed.can_go_beneath or needs_gap_in_place(desired, observed):
             action = with_note(action, f"gap: for a moment {target} shows what lies under it")
     return action

@@ -235,13 +235,7 @@ class Resolver:
         self, volume: Volume, target: str, source: Source, user: User | None
     ) -> DesiredMount:
         found, own = source.found, source.own
-        flags = Flags(
-            own.flags.read_only if volume.read_only is None else volume.read_only,
-            volume.nosuid,
-            volume.nodev,
-            own.flags.noexec if volume.noexec is None else volume.noexec,
-            volume.atime or own.flags.atime,
-        )
+        flags = _flags(volume, own.flags)
         stored = stored_owner(Ids(found.uid, found.gid), source.idmap)
         seen = shown_owner(stored, own.idmap)
         if volume.recursive and target.startswith(f"{source.path.rstrip('/')}/"):
@@ -274,6 +268,9 @@ class Resolver:
             superblock=own.device,
             root=views[0].root,
             submounts=(*source.submounts,),
+            submount_flags=tuple(
+                _flags(volume, below[-1].flags) for below in source.submounts.values()
+            ),
             notes=choice.notes,
             rule=choice.rule,
             views=(*views,),
@@ -345,6 +342,17 @@ class Resolver:
         if not volume.create:
             raise VolumeError(faults.no_target(volume.target))
         return path, None
+
+
+def _flags(volume: Volume, source: Flags) -> Flags:
+    """What a mount must have whose source's own mount has these."""
+    return Flags(
+        source.read_only if volume.read_only is None else volume.read_only,
+        volume.nosuid,
+        volume.nodev,
+        source.noexec if volume.noexec is None else volume.noexec,
+        volume.atime or source.atime,
+    )
 
 
 def _views(mounts: Sequence[ObservedMount], volume: Volume) -> Iterator[View]:

@@ -89,7 +89,8 @@ class Journal:
         if action.verb in DONE and fault == action.fault:
             event = DONE[action.verb]
             place = "from" if action.verb == "unmount" else "at"
-            message = f"{event}: {action.volume} {place} {action.target}"
+            change = f": {action.owner_change}" if action.owner_change else ""
+            message = f"{event}: {action.volume} {place} {action.target}{change}"
             self.tell(message, event, INFO, fields)
 
     def fallback(self, outcome: Outcome) -> None:

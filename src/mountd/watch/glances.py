@@ -12,9 +12,21 @@ from typing import NamedTuple
 from mountd.kernel.errands import ask
 from mountd.kernel.files import openat2, see_folder, st_dev, statx
 from mountd.kernel.served import NoChildError, ServedError, may_wait
-from mountd.kernel.syscalls import Fd
+from mountd.kernel.syscalls import AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC, AT_SYMLINK_NOFOLLOW, Fd
+from mountd.kernel.trusted import is_roots
 
 _MOST_BYTES = 16 << 20
+_ITSELF = "/."
+
+
+def itself(folder: str) -> str:
+    """How to name a folder of which only the folder itself is looked at, not its names."""
+    return folder.rstrip("/") + _ITSELF
+
+
+def is_itself(path: str) -> bool:
+    """Whether it names a folder so."""
+    return path.endswith(_ITSELF)
 
 
 class Served(NamedTuple):
@@ -29,7 +41,8 @@ SILENT = Served("no answer")
 def content(path: str) -> Hashable:
     """What a file says, or which names a folder has, and who may write there; None for nothing.
 
-    Not the times, for two saves may have the same.
+    Not the times, for two saves may have the same. Of a folder that is named by `itself`, only who
+    may write there.
     """
     try:
         found = ask(_content, path)
@@ -42,7 +55,7 @@ def _content(path: str) -> Hashable:
     found: Hashable
     try:
         with openat2(None, path, os.O_PATH, 0) as file:
-            found = _content_of(file)
+            found = _content_of(file, has_names=not is_itself(path))
     except (FileNotFoundError, NotADirectoryError):
         found = None
     except OSError as error:
@@ -50,16 +63,18 @@ def _content(path: str) -> Hashable:
     return Served(found) if may_wait() else found
 
 
-def _content_of(file: Fd) -> Hashable:
+def _content_of(file: Fd, *, has_names: bool) -> Hashable:
     see_folder(file)
     found = os.fstat(file.number)
     owner = found.st_mode, found.st_uid, found.st_gid
-    itself = f"/proc/self/fd/{file.number}"
+    if not has_names:
+        return owner
+    link = f"/proc/self/fd/{file.number}"
     if stat.S_ISDIR(found.st_mode):
-        return owner, tuple(sorted(os.listdir(itself)))
+        return owner, tuple(sorted(os.listdir(link)))
     if not stat.S_ISREG(found.st_mode):
         return owner
-    with open(os.open(itself, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+    with open(os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
         return owner, hash(stream.read(_MOST_BYTES))
 
 
@@ -71,6 +86,27 @@ def identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return st_dev(found.device), found.inode
+
+
+def quick_identity(path: str) -> tuple[int, int] | None:
+    """The same, where the path's end is no link and `is_held_by_root`.
+
+    What is mounted at its end isn't waited for, and no automount is triggered.
+    """
+    try:
+        flags = AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW
+        found = statx(None, path, flags=flags)
+    except OSError:
+        return None
+    return st_dev(found.device), found.inode
+
+
+def is_held_by_root(path: str) -> bool:
+    """Whether root alone can change where a path leads, or mount something on its way."""
+    try:
+        return is_roots(os.path.dirname(path)) and not os.path.islink(path)
+    except ServedError:
+        return False
 
 
 def stamp(path: str) -> Hashable:
@@ -103,7 +139,7 @@ def end_of(path: str) -> str | None:
     try:
         with openat2(None, path, os.O_PATH, 0) as file:
             see_folder(file)
-            itself = f"/proc/self/fd/{file.number}"
-            return os.readlink(itself) if os.access(itself, os.R_OK) else None
+            link = f"/proc/self/fd/{file.number}"
+            return os.readlink(link) if os.access(link, os.R_OK) else None
     except (OSError, ServedError):
         return None

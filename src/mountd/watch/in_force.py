@@ -1,8 +1,9 @@
 """The manifest of a process that watches: the last good one, and what is wrong with a later one."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
 from time import monotonic
 
+from mountd.core.targets import folders_above
 from mountd.core.words.printable import with_hint
 from mountd.manifest.layers import manifest_id, places_of
 from mountd.manifest.load import Manifest
@@ -10,10 +11,15 @@ from mountd.manifest.problem import ManifestError, Problem
 from mountd.reconcile.passes import Settings, layers_of, load
 from mountd.reconcile.reading import BeingSavedError, read_manifest, read_saved_manifest
 from mountd.report.journal import ERROR, INFO, NOTICE, WARNING, Journal
-from mountd.watch.glances import SILENT, content
+from mountd.watch.glances import SILENT, content, itself
 
 _SAVING = 5.0
 """How long to wait for a writer to close the file, in seconds."""
+
+
+def _above(places: Iterable[str]) -> Iterator[str]:
+    """The folders above these: who may write there decides whether the manifest is trusted."""
+    return map(itself, dict.fromkeys(above for each in places for above in folders_above(each)))
 
 
 class Latest:
@@ -39,10 +45,11 @@ class Latest:
             layers = layers_of(self._settings.manifest)
         except ManifestError as error:
             self._refuse(error)
-            places = self.seen or places_of(self._settings.manifest)
-            self.seen = {path: content(path) for path in places}
+            places = places_of(self._settings.manifest)
+            seen = self.seen or (*places, *_above(places))
+            self.seen = {path: content(path) for path in seen}
             return True
-        seen = {path: content(path) for path in layers.places}
+        seen = {path: content(path) for path in (*layers.places, *_above(layers.places))}
         if seen == self.seen and not anew and not self._problems:
             return True
         since = self._saving_since or monotonic()

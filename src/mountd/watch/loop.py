@@ -293,7 +293,7 @@ class Watch:
             state_dir = self._settings.state_dir
             awaited = awaited_by(manifest, self._upkeep.outcomes, self._upkeep.raw, state_dir)
             elsewhere = accounts_elsewhere(manifest)
-            self._places.watch_arrivals({**elsewhere, **self._upkeep.files, **awaited})
+            self._places.watch_arrivals({**elsewhere, **self._upkeep.sources, **awaited})
         seen[self._lock.path] = content(self._lock.path)
         self._places.watch_edits(seen)
         news.is_free = False

@@ -19,12 +19,22 @@ from mountd.kernel.served import ServedError
 from mountd.kernel.table import TableNews
 from mountd.kernel.trusted import is_roots
 from mountd.watch.events import NO_EVENTS, events_of, has_event, why_no_events
-from mountd.watch.glances import Served, content, end_of, identity, quick_stamp, stamp
+from mountd.watch.glances import (
+    Served,
+    content,
+    end_of,
+    identity,
+    is_held_by_root,
+    is_itself,
+    quick_identity,
+    quick_stamp,
+    stamp,
+)
 
 _INTERVAL = 0.33
 """Seconds from one look to the next."""
 _SERVED_INTERVAL = 1.0
-"""The same for what the manifest has on a server, and for trying to have events again."""
+"""The same for what lies where users, or servers, could keep us, and to have events again."""
 _LIVELY = 10.0
 """Seconds after an edit for which more edits are expected."""
 _IDLE_TIMES = 20
@@ -59,6 +69,8 @@ class Places:
         """The stamps of these while they had that."""
         self._roots: set[str] = set()
         """Paths that lead where root alone decides, as long as nothing is mounted or unmounted."""
+        self._held_by_root: set[str] = set()
+        """The same of the folders above sources, but not of these themselves."""
         self._sights: Mapping[str, Sight] = {}
         self._latest: dict[str, Hashable] = {}
         """What was seen at the latest look at these, so that nothing rings twice."""
@@ -68,6 +80,7 @@ class Places:
         self._table: TableNews | None = None
         self._lively_until = 0.0
         self._next_served = 0.0
+        self._next_sights = 0.0
         self._failures = 0
         self._why_late: str | None = None
         self._why_no_events: str | None = None
@@ -136,7 +149,9 @@ class Places:
         """Look whenever there is an event, as long as edits come; how long to pause then."""
         contents = self._contents
         ends = {
-            end_of(path) for path, seen in contents.items() if not isinstance(seen, int | Served)
+            end_of(path)
+            for path, seen in contents.items()
+            if not (isinstance(seen, int | Served) or is_itself(path))
         }
         try:
             events = events_of([end for end in ends if end])
@@ -163,6 +178,7 @@ class Places:
             self._table = TableNews()
         if self._table.are_there():
             self._roots.clear()
+            self._held_by_root.clear()
         served = [path for path, seen in contents.items() if isinstance(seen, Served)]
         for path in contents.keys() - served:
             try:
@@ -203,9 +219,16 @@ class Places:
                 self._ring()
 
     def _look_for_arrivals(self, sights: Mapping[str, Sight]) -> None:
-        paths = [*sights]
-        looks = self._looker.look_at([(path, sights[path]) for path in paths])
-        seen = {path: each for path, each in zip(paths, looks, strict=True) if each != _HANGS}
+        known = [path for path, sight in sights.items() if isinstance(sight, tuple)]
+        quick = self._held_by_root.intersection(known)
+        seen: dict[str, Hashable] = {path: quick_identity(path) for path in quick}
+        is_due = monotonic() >= self._next_sights
+        slow = sights.keys() - (quick if is_due else known)
+        if is_due:
+            self._next_sights = monotonic() + _SERVED_INTERVAL
+        looks = zip(slow, self._looker.look_at([(it, sights[it]) for it in slow]), strict=True)
+        seen |= {path: each for path, each in looks if each != _HANGS}
+        self._held_by_root.update(filter(is_held_by_root, slow.intersection(known)))
         with self._news:
             if self._sights is sights and self._are_news(seen):
                 self._sights = {}

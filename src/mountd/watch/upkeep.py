@@ -41,8 +41,10 @@ class Upkeep:
         """By volume, in the manifest's order."""
         self.stuck: tuple[Outcome, ...] = ()
         """Mounts that left the manifest and could not be taken off."""
-        self.files: dict[str, tuple[int, int]] = {}
-        """The sources that are single files, as st_dev and st_ino: other files may replace them."""
+        self.sources: dict[str, tuple[int, int]] = {}
+        """What was mounted of each path, as st_dev and st_ino: another may come in its place."""
+        self._submounts: dict[int, str] = {}
+        """The volumes of the submounts that were mounted with a recursive one."""
         self._state_dir = state_dir
         self._table = table
         self._patience = patience
@@ -74,7 +76,8 @@ class Upkeep:
         self._count_undone(result.outcomes)
         self.outcomes.clear()
         self._left.clear()
-        self.files.clear()
+        self._submounts.clear()
+        self.sources.clear()
         self._paths.clear()
         self._places = Places(())
         self._guarded.clear()
@@ -110,7 +113,7 @@ class Upkeep:
         self._held.clear()
         self.news.is_free = True
 
-    def drifted(self, changes: Iterable[Change]) -> set[str]:
+    def drifted(self, changes: Collection[Change]) -> set[str]:
         """Volumes whose mount is gone, moved or has other flags than it was left with.
 
         Only mounts in `changes` are compared: of the others the table may be older than our pass.
@@ -118,6 +121,11 @@ class Upkeep:
         mounts = self._table.mounts
         changed = {now.id: now for _, now in changes if now}
         return {
+            self._submounts[before.id]
+            for before, now in changes
+            if before and before.id in self._submounts
+            if now is None or now.flags != before.flags
+        } | {
             name
             for name, (number, target, flags, _) in self._left.items()
             if number not in mounts
@@ -290,8 +298,10 @@ class Upkeep:
             if managed and action.mount and not outcome.fault:
                 left = _Left(managed.id, action.target, action.mount.flags)
                 self._left[action.volume] = left
-                if action.mount.kind == "file" and not action.mount.volume.type:
-                    self.files[action.source] = st_dev(action.mount.device), action.mount.inode
+                self._submounts |= dict.fromkeys(managed.submounts, action.volume)
+                if not action.mount.volume.type:
+                    root = st_dev(action.mount.device), action.mount.inode
+                    self.sources |= dict.fromkeys((action.source, action.mount.volume.source), root)
             self._paths.update(
                 each for each in (action.source, action.target) if each.startswith("/")
             )
