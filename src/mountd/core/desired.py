@@ -52,6 +52,8 @@ class DesiredMount(NamedTuple):
     """Of the new mount, as mountinfo will have them."""
     submounts: tuple[str, ...] = ()
     """The paths of the mounts below a recursive volume's source, from there."""
+    makes: tuple[str, ...] = ()
+    """What has to be made: the target, after the folders above it that are missing."""
     refused: Refused | None = None
     notes: tuple[str, ...] = ()
     rule: Rule = "swap"

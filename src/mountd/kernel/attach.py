@@ -17,6 +17,7 @@ from mountd.kernel.clone import ALL_FLAGS, Tree, attributes
 from mountd.kernel.files import RESOLVE_NO_SYMLINKS, look, openat2, register, statx
 from mountd.kernel.holders import holders_of, processes_in
 from mountd.kernel.limits import hint_on
+from mountd.kernel.making import made, make
 from mountd.kernel.mount_api import (
     MNT_DETACH,
     MOUNT_ATTR_RDONLY,
@@ -28,7 +29,7 @@ from mountd.kernel.mount_api import (
     umount2,
 )
 from mountd.kernel.observe import descendants_of, is_at, is_mounted, observe_mount
-from mountd.kernel.paths import Spot, made, make, spot_below
+from mountd.kernel.paths import Spot, spot_below
 from mountd.kernel.paths import spot as find
 from mountd.kernel.probe import has_mount_setattr
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd

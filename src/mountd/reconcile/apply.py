@@ -24,8 +24,9 @@ from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree, build
 from mountd.kernel.errands import Errands
 from mountd.kernel.files import statx
+from mountd.kernel.making import made
 from mountd.kernel.observe import descendants_of
-from mountd.kernel.paths import made, open_path, spot
+from mountd.kernel.paths import open_path, spot
 from mountd.kernel.patience import Patience
 from mountd.kernel.syscalls import Fd
 from mountd.reconcile.carrying import Carrier, ids_of, write_record
@@ -266,12 +267,12 @@ class Applier:
         elif action.carried:
             self._cover(action, action.mount, built)
         else:
-            with made(action.target, action.mount.kind) as found:
+            with made(action.target, action.mount.kind, action.mount.makes) as found:
                 tree.attach(built, found, action.mount.flags, _own_source(action.mount))
 
     def _cover(self, action: Action, mount: DesiredMount, built: Tree) -> None:
         """Mount over other volumes' mounts, which go on above it."""
-        with made(action.target, mount.kind) as found, ExitStack() as held:
+        with made(action.target, mount.kind, mount.makes) as found, ExitStack() as held:
             carried = self._carrier.take_along(action.carried, held)
             try:
                 tree.cover(built, found, mount.flags, _own_source(mount), carried)

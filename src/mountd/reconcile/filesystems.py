@@ -19,8 +19,9 @@ from mountd.kernel.clone import Tree
 from mountd.kernel.errands import Errands
 from mountd.kernel.files import statx
 from mountd.kernel.filesystem import make_filesystem
+from mountd.kernel.making import made
 from mountd.kernel.observe import is_at, observe_mount, top_at
-from mountd.kernel.paths import made, spot
+from mountd.kernel.paths import spot
 from mountd.kernel.patience import PATIENCE, Looker, Patience
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 from mountd.kernel.trusted import ROOT

@@ -22,8 +22,8 @@ def awaited_by(
             awaited[f"{place_of(volume.filesystem, state_dir)}/{volume.subdir}"] = None
         if code == "no-source" and volume.source.startswith("/"):
             awaited[volume.source] = None
-        elif code == "no-target":
-            awaited[volume.target] = None
+        elif outcome and outcome.fault and code == "no-target":
+            awaited[outcome.fault.object or volume.target] = None  # a home, or the target itself
     return awaited
 
 
