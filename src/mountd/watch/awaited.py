@@ -23,7 +23,8 @@ def awaited_by(
         if code == "no-source" and volume.source.startswith("/"):
             awaited[volume.source] = None
         elif outcome and outcome.fault and code == "no-target":
-            awaited[outcome.fault.object or volume.target] = None  # a home, or the target itself
+            is_home = outcome.fault.state == "pending" and outcome.fault.object
+            awaited[outcome.fault.object if is_home else volume.target] = None
     return awaited
 
 
