@@ -245,3 +245,26 @@ def test_what_another_volume_makes_writable_is_waited_for(world: World) -> None:
     assert world.reconcile("-n").volume("inner")["notes"] == ["after outer"]
     world.reconcile()
     assert (world / "to/new/hello").exists()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_is_made_below_a_new_mount_is_known_too(world: World, read_only: bool) -> None:
+    """A mount that is there comes to lie on another volume's, in which its folder is missing."""
+    world.folder("source")
+    world.folder("outer")
+    inner = {"source": world / "source", "target": world / "to/a/b"}
+    world.volumes(inner=inner)
+    world.reconcile()
+    outer = {"source": world / "outer", "target": world / "to", "read_only": read_only}
+    world.volumes(work=outer, inner=inner)
+    if read_only:
+        found = told(world)
+        assert (found["state"], found["reason"]) == ("failed", "read-only-filesystem")
+        assert (world / "to/a/b/hello").exists()
+    else:
+        notes = world.reconcile("-n").volume("work")["notes"]
+        assert f"makes {world / 'to/a'}, {world / 'to/a/b'}" in notes
+        assert not (world / "outer/a").exists()
+        world.reconcile()
+        assert (world / "outer/a/b").is_dir()
+        assert (world / "to/a/b/hello").exists()

@@ -21,7 +21,6 @@ from mountd.kernel.files import (
     see_folder,
     statx,
 )
-from mountd.kernel.observe import observe_mount
 from mountd.kernel.paths import Spot, spot
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.process import setfsgid, setfsuid
@@ -79,8 +78,7 @@ def why_not_makeable(found: Spot) -> Fault | None:
         return faults.name_too_long(found.whole_path, _NAME_MAX)
     see_folder(found.folder)
     folder = statx(found.folder)
-    mount = observe_mount(folder.mount)
-    if mount.flags.read_only or mount.is_fs_read_only:
+    if os.fstatvfs(found.folder.number).f_flag & os.ST_RDONLY:  # the mount, or its filesystem
         return faults.read_only_above(found.path)
     if os.geteuid() != ROOT:
         return None

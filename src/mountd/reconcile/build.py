@@ -20,7 +20,8 @@ from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree, build
 from mountd.kernel.errands import Errands
 from mountd.kernel.files import statx
-from mountd.kernel.paths import open_path, spot
+from mountd.kernel.making import why_not_makeable
+from mountd.kernel.paths import open_path, spot, spot_below
 from mountd.kernel.patience import Patience
 from mountd.kernel.syscalls import AT_STATX_FORCE_SYNC, Fd
 from mountd.reconcile.desired import place_of_volume
@@ -112,10 +113,22 @@ def foresee(
                         try_flags(found_at, action.old.id, wanted)
                 elif action.verb in ("mount", "replace"):
                     built = builder.build(wanted)
-                    built.tree.fd.close()
-                    if built.mount != wanted:
-                        found[action.volume] = built.mount
+                    with built.tree.fd as root:
+                        comes_to = _with_points(built.mount, root, action)
+                    if comes_to != wanted:
+                        found[action.volume] = comes_to
         except (VolumeError, OSError) as error:
             served = action.source, action.target
             found[action.volume] = fault_of(error, f"{action.verb} {action.target}", served)
     return found
+
+
+def _with_points(mount: DesiredMount, root: Fd, action: Action) -> DesiredMount:
+    """The mount, which notes what is made in it for the mounts of ours that come along."""
+    makes: dict[str, None] = {}
+    for point, _ in action.carried:
+        with spot_below(root, mount.target, point[len(mount.target) + 1 :]) as found:
+            if found.missing and (fault := why_not_makeable(found)):
+                raise VolumeError(fault)
+            makes |= dict.fromkeys(found.missing)
+    return mount._replace(notes=(*mount.notes, f"makes {', '.join(makes)}")) if makes else mount
