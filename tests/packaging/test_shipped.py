@@ -136,6 +136,7 @@ def test_the_examples_in_the_manual_do_what_they_say(world: World) -> None:
     for folder in ("/etc", "/run", "/home"):
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
     Path("/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/:/bin/sh\n")
+    Path("/home/node").mkdir()
     Path("/run/host").mkdir()
     world.folder("source").rename("/mnt/workspace")
     run("mount", "--bind", "/mnt", "/run/host")

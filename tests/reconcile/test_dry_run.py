@@ -215,4 +215,4 @@ def test_a_real_run_ends_with_0_though_it_changes_something(world: World) -> Non
 def test_it_says_what_a_run_by_root_would_make(world: World) -> None:
     world.volumes(work={"source": world.folder("source"), "target": world / "a/b/work"})
     notes = world.reconcile("--dry-run", uid=1000).volume("work")["notes"]
-    assert notes == [f"makes {world / 'a/b/work'}"]
+    assert notes == [f"makes {', '.join(str(world / each) for each in ('a', 'a/b', 'a/b/work'))}"]

@@ -159,7 +159,7 @@ def test_what_the_kernel_refuses_has_its_step_and_what_that_was_made_on(
     assert journal.mountd("reconcile").status == 1
     (record,) = journal.records()
     assert (record["MOUNTD_REASON"], record["ERRNO"]) == ("read-only-filesystem", "30")
-    assert (record["MOUNTD_STEP"], record["MOUNTD_OBJECT"]) == ("mount /mnt/ro/new", "new")
+    assert (record["MOUNTD_STEP"], record["MOUNTD_OBJECT"]) == ("make the target", "/mnt/ro")
 
 
 def test_without_systemds_library_the_journal_gets_lines(world: World, journal: Journal) -> None:

@@ -58,6 +58,30 @@ def test_what_a_volume_waits_for_is_told_once_and_seen_when_it_comes(
         watcher.tells("mounted: late", 1)
 
 
+def test_a_home_comes_with_its_files_and_then_the_volume(world: World) -> None:
+    """The account is there long before its home, where `useradd` waits for nscd and sss_cache."""
+    world.folder("source")
+    do(world, "echo root:x:0:0::/root:/bin/sh >passwd; mount --bind passwd /etc/passwd")
+    do(world, "mount -t tmpfs -o mode=0755 homes /home")
+    base = {"source": world / "source", "user": "dev:1000"}
+    world.volumes(
+        late={**base, "target": "/home/dev/deep/work"}, later={**base, "target": "/mnt/dev/work"}
+    )
+    with watch(world) as watcher:
+        eventually(lambda: watcher.log.count("pending: late") == 2)
+        do(world, "echo dev:x:1000:1000::/home/dev:/bin/sh >>passwd")
+        watcher.tells("pending: late: dev's home isn't there yet", 1)
+        eventually(lambda: is_mounted(world / "dev/work"))
+        assert not os.path.lexists("/home/dev")
+        do(world, "mkdir /home/new; touch /home/new/.profile; chown -R 1000:1000 /home/new")
+        do(world, "mv /home/new /home/dev")
+        eventually(lambda: owner("/home/dev/deep/work/hello") == NODE)
+        assert owner("/home/dev/deep") == NODE
+        assert os.path.exists("/home/dev/.profile")
+        eventually(lambda: watcher.status == "2 volumes mounted")
+    do(world, "umount -R /home /etc/passwd")
+
+
 @pytest.mark.needs_loop
 def test_a_device_that_comes_is_mounted(world: World) -> None:
     with disks(world) as disk:

@@ -56,6 +56,8 @@ class DesiredMount(NamedTuple):
     """The paths of the mounts below a recursive volume's source, from there."""
     submount_flags: tuple[Flags, ...] = ()
     """What the clone of each must have."""
+    makes: tuple[str, ...] = ()
+    """What has to be made: the target, after the folders above it that are missing."""
     refused: Refused | None = None
     notes: tuple[str, ...] = ()
     rule: Rule = "swap"

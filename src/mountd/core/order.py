@@ -138,7 +138,9 @@ def _after_others(
         if other.verb in BUILDS or other.after:
             must_wait = is_source or action.verb != "keep" or other.beneath is not None
         else:  # what is made of it has its flags, and what is made in it needs them
-            must_wait = other.verb == "adjust" and (is_source or action.verb == "mount")
+            is_unmade = action.fault is not None and action.fault.code == "read-only-filesystem"
+            needs_flags = is_source or action.verb == "mount" or is_unmade
+            must_wait = other.verb == "adjust" and needs_flags
         if is_source and other.verb == "replace" and action.mount and action.mount.volume.options:
             action = action._replace(verb="replace")  # what is built on another mount
         if must_wait:

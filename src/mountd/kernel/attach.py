@@ -10,13 +10,15 @@ from contextlib import ExitStack, suppress
 from errno import EBUSY, ENOENT, ENOSPC, ENOTDIR
 from typing import NamedTuple
 
+from mountd.core.desired import DesiredMount
 from mountd.core.model import Flags, Kind
 from mountd.core.words import faults, mount_faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.clone import ALL_FLAGS, Tree, attributes
+from mountd.kernel.clone import Tree, attributes, flag
 from mountd.kernel.files import RESOLVE_NO_SYMLINKS, look, openat2, register, statx
 from mountd.kernel.holders import holders_of, processes_in
 from mountd.kernel.limits import hint_on
+from mountd.kernel.making import made, make
 from mountd.kernel.mount_api import (
     MNT_DETACH,
     MOUNT_ATTR_RDONLY,
@@ -28,7 +30,7 @@ from mountd.kernel.mount_api import (
     umount2,
 )
 from mountd.kernel.observe import descendants_of, is_at, is_mounted, observe_mount
-from mountd.kernel.paths import Spot, made, make, spot_below
+from mountd.kernel.paths import Spot, spot_below
 from mountd.kernel.paths import spot as find
 from mountd.kernel.probe import has_mount_setattr
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
@@ -152,9 +154,7 @@ def let_out(spot: Spot, mount: int, carried: list[Carried]) -> None:
 
 def clone_of(spot: Spot, mount: int) -> Carried:
     """A detached copy of our mount, with all that lies below it."""
-    _expect(mount, spot)
-    with openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS) as root:
-        _see_still(mount, root, spot)
+    with _opened(mount, spot) as root:
         tree = open_tree(root, recursive=True)
     try:
         if has_mount_setattr():
@@ -220,16 +220,21 @@ def detach(spot: Spot, mount: int, shows: int | None = None) -> None:
     _see_gone(mount, spot, shows)
 
 
-def adjust(spot: Spot, mount: int, flags: Flags) -> None:
+def try_flags(spot: Spot, mount: int, wanted: DesiredMount) -> None:
+    """Try on a clone of our mount, which nobody sees, whether it may have other flags."""
+    if has_mount_setattr():
+        with _opened(mount, spot) as root, open_tree(root) as clone:
+            flag(clone, mount, wanted)
+
+
+def adjust(spot: Spot, mount: int, wanted: DesiredMount) -> None:
     """Give our mount other flags, all at once; a writer in the way of read-only is `busy`."""
-    _expect(mount, spot)
-    with openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS) as root:
-        _see_still(mount, root, spot)
+    with _opened(mount, spot) as root:
         try:
             if has_mount_setattr():
-                mount_setattr(root, set_=attributes(flags), clear=ALL_FLAGS)
+                flag(root, mount, wanted)
             else:
-                remount(spot.folder, spot.name, attributes(flags))
+                remount(spot.folder, spot.name, attributes(wanted.flags))
         except OSError as error:
             if error.errno != EBUSY:
                 raise
@@ -329,12 +334,16 @@ def _expect(mount: int, spot: Spot) -> None:
         raise VolumeError(mount_faults.foreign_mount(spot.whole_path, fs_type, covers=True))
 
 
-def _see_still(mount: int, root: Fd, spot: Spot) -> None:
-    """What was opened must be our mount: another one may have come on top of it meanwhile."""
+def _opened(mount: int, spot: Spot) -> Fd:
+    """Our mount's root, on which another one may not have come meanwhile."""
+    _expect(mount, spot)
+    root = openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS)
     found = statx(root, flags=AT_STATX_DONT_SYNC)
     if found.mount != mount:
+        root.close()
         fs_type = observe_mount(found.mount).fs_type
         raise VolumeError(mount_faults.foreign_mount(spot.whole_path, fs_type, covers=True))
+    return root
 
 
 def _see(tree: Tree, spot: Spot) -> None:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Flags, Ids, Volume
-from mountd.core.words import idmap_faults, mount_faults
+from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import look, register, statx
+from mountd.kernel.locked import why_not_adjusted, why_not_cloned, why_not_flagged
 from mountd.kernel.mount_api import (
     MOUNT_ATTR__ATIME,
     MOUNT_ATTR_IDMAP,
@@ -26,7 +27,7 @@ from mountd.kernel.observe import ATIMES
 from mountd.kernel.probe import has_mount_setattr, why_absent
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
-ALL_FLAGS = (
+_ALL_FLAGS = (
     MOUNT_ATTR_RDONLY
     | MOUNT_ATTR_NOSUID
     | MOUNT_ATTR_NODEV
@@ -53,7 +54,12 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
     """
     tree = _clone(source, wanted, userns)
     try:
-        _set(tree, wanted, None if wanted.through_idmap else userns)
+        try:
+            _set(tree, wanted, None if wanted.through_idmap else userns)
+        except PermissionError as error:
+            if fault := why_not_flagged(source, wanted):
+                raise VolumeError(fault) from error
+            raise
         found = statx(tree, flags=AT_STATX_DONT_SYNC)
         register(tree, found, wanted.fs_type)
         if (found.uid, found.gid) != wanted.shown:
@@ -88,7 +94,8 @@ def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
     except OSError as error:
         if error.errno != EINVAL:
             raise
-        raise VolumeError(mount_faults.unbindable(wanted.source)) from error
+        fault = why_not_cloned(source, wanted.source, recursive=recursive)
+        raise VolumeError(fault) from error
 
 
 def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:
@@ -108,10 +115,20 @@ def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:
     mount_setattr(
         tree,
         set_=bits | idmap,
-        clear=ALL_FLAGS,
+        clear=_ALL_FLAGS,
         propagation=MS_PRIVATE,  # or it is a peer of the source's mount
         userns=userns,
     )
+
+
+def flag(root: Fd, mount: int, wanted: DesiredMount) -> None:
+    """Give our mount, or a clone of it, the flags that are wanted, all at once."""
+    try:
+        mount_setattr(root, set_=attributes(wanted.flags), clear=_ALL_FLAGS)
+    except PermissionError as error:
+        if fault := why_not_adjusted(mount, wanted):
+            raise VolumeError(fault) from error
+        raise
 
 
 def _said(volume: Volume) -> tuple[int, int]:

@@ -8,12 +8,10 @@ of root's out of a folder of her own. And what a user's FUSE server says of owne
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from errno import ELOOP, ENOENT
 from typing import Self
 
-from mountd.core.model import Ids, Kind
 from mountd.core.mounts import TOO_DEEP
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
@@ -29,19 +27,9 @@ from mountd.kernel.files import (
     see_folder,
     statx,
 )
-from mountd.kernel.privileges import missing_capabilities
-from mountd.kernel.process import setfsgid, setfsuid
 from mountd.kernel.served import by_road
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
-from mountd.kernel.trusted import (
-    ACL,
-    DEFAULT_ACL,
-    LINK_ERRORS,
-    ROOT,
-    UnsafeLinkError,
-    Walk,
-    has_acl,
-)
+from mountd.kernel.trusted import LINK_ERRORS, UnsafeLinkError, Walk
 
 _PATH_MAX = 4096
 
@@ -71,6 +59,14 @@ class Spot:
     def name(self) -> str:
         """The last name: what is, or would be, the path's own."""
         return self.names[-1]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The paths of what isn't there, the first above the others."""
+        if self.there:
+            return ()
+        above = self.path.rstrip("/")
+        return tuple(f"{above}/{'/'.join(self.names[: i + 1])}" for i in range(len(self.names)))
 
     @property
     def whole_path(self) -> str:
@@ -130,77 +126,6 @@ def spot_below(root: Fd, path: str, rest: str) -> Spot:
         folder.close()
         folder, path = inner, f"{path}/{names.pop(0)}"
     return Spot(folder, path, tuple(names), _stat(folder, names[0]))
-
-
-def made(path: str, kind: Kind) -> Spot:
-    """Find a path's end, and make it and the folders above it where they are missing."""
-    found = spot(path)
-    if found.there:
-        return found
-    with found:
-        make(found, kind)
-    return spot(path)
-
-
-@by_road
-def make(found: Spot, kind: Kind) -> None:
-    """Make what is missing at a path's end.
-
-    Each is 0755 and belongs to whom the nearest existing folder belongs to, for it is made as that
-    user: nothing has to be given away by name afterwards.
-    """
-    see_folder(found.folder)
-    with ExitStack() as held, _acting_as(statx(found.folder), found.path):
-        folder = found.folder
-        for name in found.names[:-1]:
-            os.mkdir(name, 0o755, dir_fd=folder.number)
-            _open_up(folder, name)
-            flags = os.O_PATH | os.O_DIRECTORY
-            folder = held.enter_context(openat2(folder, name, flags, RESOLVE_NO_SYMLINKS))
-        if kind == "folder":
-            os.mkdir(found.name, 0o755, dir_fd=folder.number)
-        else:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(found.name, flags, 0o755, dir_fd=folder.number))
-        _open_up(folder, found.name)
-
-
-def _open_up(folder: Fd, name: str) -> None:
-    """Make what was made just now 0755, which the folder's default ACL may have kept it from.
-
-    Where all can write, somebody may have put another file of root's in its place: only one that is
-    empty is touched. Some filesystems have no modes of their own, and stay as they are.
-    """
-    if not has_acl(folder, DEFAULT_ACL):
-        return
-    with suppress(OSError), openat2(folder, name, os.O_PATH, RESOLVE_NO_SYMLINKS) as new:
-        path = f"/proc/self/fd/{new.number}"
-        found = os.fstat(new.number)
-        is_folder = stat.S_ISDIR(found.st_mode)
-        if found.st_uid == ROOT and (os.listdir(path) if is_folder else found.st_size):
-            return
-        if has_acl(new):
-            os.removexattr(path, ACL)
-        os.chmod(path, stat.S_IMODE(found.st_mode) & stat.S_ISGID | 0o755)  # noqa: S103
-
-
-@contextmanager
-def _acting_as(owner: Stat, path: str) -> Iterator[None]:
-    """Have this thread, and no other, make files as the owner of `path` does (setfsuid(2)).
-
-    Raises VolumeError where it can't, before anything is made.
-    """
-    try:
-        if not (setfsgid(owner.gid) and setfsuid(owner.uid)):
-            missing = missing_capabilities(["CAP_SETUID", "CAP_SETGID"])
-            raise VolumeError(faults.not_as_owner(path, Ids(owner.uid, owner.gid), missing))
-        try:
-            yield
-        except PermissionError as error:
-            raise VolumeError(faults.not_writable_by_owner(path, owner.uid)) from error
-    finally:
-        setfsuid(ROOT)
-        setfsgid(ROOT)
 
 
 def see(path: str) -> None:

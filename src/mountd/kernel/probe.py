@@ -12,11 +12,12 @@ from itertools import takewhile
 from typing import Literal, NamedTuple
 
 from mountd.core.model import Fault
-from mountd.core.words import idmap_faults, mount_faults
+from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.binding import AT_FDCWD
 from mountd.kernel.files import statx
 from mountd.kernel.limits import hint_on, limits_on
+from mountd.kernel.locked import why_not_cloned
 from mountd.kernel.mount_api import (
     FSCONFIG_CMD_CREATE,
     MOUNT_ATTR_IDMAP,
@@ -158,7 +159,7 @@ def _why_not_cloned(source: Fd) -> Fault | None:
         open_tree(source).close()
     except OSError as error:
         if error.errno == EINVAL:
-            raise VolumeError(mount_faults.unbindable(_path_of(source))) from error
+            raise VolumeError(why_not_cloned(source, _path_of(source), recursive=False)) from error
         if error.errno not in (ENOSYS, EPERM):
             raise
         fault = why_absent("open_tree", "bind mounts by descriptor") or why_no_mount()

@@ -142,10 +142,12 @@ class DefaultsTable(_Table):
     )
     create: bool = Field(
         True,
-        description="Make a missing target, owned as the folder it lies in. It is a folder, or an "
-        "empty file where the source is a file, with mode 0755, and so are the folders above it "
-        "that are missing. None is removed again. With `false`, the volume is pending until its "
-        "target is there.",
+        description="Make a missing target, owned as the folder it lies in; a home is waited for. "
+        "It is a folder, or an empty file where the source is a file, with mode 0755, and so are "
+        "the folders above it that are missing: the plan names each, and none is removed again. "
+        "But the home of a regular account (uid 1000 to 59999), and any folder right below /home, "
+        "is never made: `useradd -m` makes it with its files, and until then the volume is "
+        "pending. With `false`, it is pending until its target is there.",
     )
     required: bool = Field(
         True, description="`false`: if it can't be mounted, the run doesn't fail."

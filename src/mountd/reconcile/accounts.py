@@ -7,7 +7,7 @@ first that fits counts (passwd(5), group(5)); names are bytes, so a file need no
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from errno import EFBIG, EINVAL
 from itertools import islice
@@ -27,6 +27,10 @@ _MOST_BYTES_ELSEWHERE = 1 << 20
 """Of a file that may be a user's, who could have a pass of root's read for as long as she likes."""
 
 
+_REGULAR = range(1_000, 60_000)
+"""The uids of people, as useradd(8) gives them: whose homes are theirs alone."""
+
+
 class Accounts:
     """The accounts of one root filesystem, each file read once, when first needed."""
 
@@ -41,6 +45,7 @@ class Accounts:
         self._passwd: _Passwd | None = None
         self._group: _Group | None = None
         self._subordinates: list[range] | None = None
+        self._homes: dict[str, list[tuple[str, str]]] | None = None
 
     def resolve_user(self, spec: str) -> User:
         """The ids that an OCI image's USER means: `name`, `uid`, `name:group`, `uid:gid`, any mix.
@@ -68,6 +73,18 @@ class Accounts:
     def can_be(self, uid: int) -> bool:
         """Whether there is an account with this uid, or one that may use it as a subordinate."""
         return self.has_uid(uid) or any(uid in each for each in self.subordinates)
+
+    @property
+    def homes(self) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """The homes of regular accounts, each with whose it is, by their last names."""
+        if self._homes is None:
+            self._homes = {}
+            for name, uid, path in self.passwd.homes():
+                if uid in _REGULAR and not self.warnings:  # else a pass by root doesn't read it
+                    home = os.path.normpath(os.fsdecode(path))
+                    last = os.path.basename(home)
+                    self._homes.setdefault(last, []).append((home, os.fsdecode(name)))
+        return self._homes
 
     def groups_of(self, uid: int) -> set[int]:
         """The groups that have an account with this uid as a member."""
@@ -176,6 +193,12 @@ class _Passwd:
         """The names of all accounts."""
         return (name for name, _, _ in self._rows())
 
+    def homes(self) -> Iterator[tuple[bytes, int, bytes]]:
+        """Of the accounts that have one: the name, the uid and the home."""
+        for name, uid, home in (each.groups() for each in _HOME.finditer(self._content)):
+            if _is_id(uid):
+                yield name, int(uid), home
+
     def _rows(self) -> Iterator[tuple[bytes, int, int]]:
         for name, uid, gid in (each.groups() for each in _ACCOUNT.finditer(self._content)):
             if _is_id(uid) and _is_id(gid):
@@ -215,6 +238,7 @@ class _Group:
 
 _LINE = rb"^([^:#\n][^:\n]*):[^:\n]*:([0-9]+)"
 _ACCOUNT = re.compile(_LINE + rb":([0-9]+)(?=[:\n]|\Z)", re.MULTILINE)
+_HOME = re.compile(_LINE + rb":[0-9]+:[^:\n]*:(/[^:\n]*)(?=[:\n]|\Z)", re.MULTILINE)
 _GROUP = re.compile(_LINE + rb"(?::([^:\n]*)|(?=\n|\Z))", re.MULTILINE)
 
 

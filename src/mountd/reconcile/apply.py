@@ -8,40 +8,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from mountd.core.actions import Action, Outcome
-from mountd.core.choice import with_raw_ids
 from mountd.core.desired import DesiredMount
 from mountd.core.drift import record_entry
 from mountd.core.model import Fault
 from mountd.core.mounts import Managed, Observed
 from mountd.core.plan import needs_gap_in_place
-from mountd.core.words import faults, idmap_faults, mount_faults
+from mountd.core.words import idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel import attach as tree
 from mountd.kernel.cause import fault_of
-from mountd.kernel.clone import Tree, build
+from mountd.kernel.clone import Tree
 from mountd.kernel.errands import Errands
-from mountd.kernel.files import statx
+from mountd.kernel.making import made
 from mountd.kernel.observe import descendants_of
-from mountd.kernel.paths import made, open_path, spot
+from mountd.kernel.paths import spot
 from mountd.kernel.patience import Patience
 from mountd.kernel.syscalls import Fd
+from mountd.reconcile.build import Builder, Built
 from mountd.reconcile.carrying import Carrier, ids_of, write_record
 from mountd.reconcile.desired import place_of_volume
 from mountd.reconcile.idmaps import Namespaces
 from mountd.reconcile.record import Record
-from mountd.reconcile.truth import see_owner
 
 _T = TypeVar("_T")
-
-
-class _Built(NamedTuple):
-    """A new mount, and what it came to be: with raw ids, where the filesystem maps untruly."""
-
-    tree: Tree
-    mount: DesiredMount
 
 
 class Applier:
@@ -62,7 +54,7 @@ class Applier:
         self._patience = patience
         self._errands = Errands(patience)
         self._carrier = Carrier(record)
-        self._sources: dict[str, Fd] = {}
+        self._builder = Builder(namespaces, {})
         self._recorded: dict[int, Managed] = {}
         self._failed: dict[str, Fault] = {}
         """Volumes that could not be mounted: what they have elsewhere stays."""
@@ -71,7 +63,7 @@ class Applier:
 
     def apply(self, actions: Sequence[Action], sources: dict[str, Fd]) -> Iterator[Outcome]:
         """Carry the actions out in their order, and say what became of each."""
-        self._sources = sources
+        self._builder = Builder(self._namespaces, sources)
         if fault := self._prepare(actions):
             yield from (
                 _left(each) if self._is_on_record(each) else _stopped(each, fault)
@@ -127,7 +119,7 @@ class Applier:
         for action, result in built:
             self._patience.go_on()
             fault = result if isinstance(result, Fault) else unrecorded
-            if isinstance(result, _Built):
+            if isinstance(result, Built):
                 with result.tree.fd:
                     fault = fault or self._attempt(action, partial(self._attach, built=result.tree))
                 if result.mount.volume.recursive and not fault:
@@ -139,7 +131,7 @@ class Applier:
                 self._failed[action.volume] = fault
             yield _stopped(action, fault) if fault else Outcome(action, "mounted")
 
-    def _begin(self, action: Action) -> _Built | Fault:
+    def _begin(self, action: Action) -> Built | Fault:
         self._patience.go_on()
         return self._attempt(action, self._build)
 
@@ -192,7 +184,7 @@ class Applier:
     def _adjust(self, action: Action) -> None:
         assert action.mount and action.old
         with spot(action.target) as found:
-            tree.adjust(found, action.old.id, action.mount.flags)
+            tree.adjust(found, action.old.id, action.mount)
         self._record.add(action.old)
 
     def _take_off(self, action: Action, why: Fault) -> Fault:
@@ -228,36 +220,15 @@ class Applier:
             trying = f"{action.verb} {action.target}"
             return fault_of(error, trying, (action.source, action.target))
 
-    def _build(self, action: Action) -> _Built:
+    def _build(self, action: Action) -> Built:
         """The detached mount, its id entered in the record, which is not written yet."""
         assert action.mount
         wanted = action.mount
         self._see_nothing_stuck_below(wanted.target)
-        with self._source(wanted) as source:
-            return self._built(source, wanted)
-
-    def _built(self, source: Fd, wanted: DesiredMount) -> _Built:
-        try:
-            built = build(source, wanted, self._namespaces.of(wanted))
-            see_owner(built, wanted)
-        except VolumeError as error:
-            if error.fault.code != "idmap-untrue" or wanted.volume.fallback == "fail":
-                raise
-            wanted = with_raw_ids(wanted, wanted.idmap, error.fault)
-            built = build(source, wanted, self._namespaces.of(wanted))
-        self._record.add(record_entry(wanted, built.id, self._manifest, built.submounts))
-        return _Built(built, wanted)
-
-    def _source(self, wanted: DesiredMount) -> Fd:
-        """The source as it was resolved: held since, or opened again and seen to be the same."""
-        if source := self._sources.pop(wanted.volume.name, None):
-            return source
-        source, _ = open_path(wanted.source)
-        found = statx(source)
-        if (found.device, found.inode) != (wanted.device, wanted.inode):
-            source.close()
-            raise VolumeError(faults.moved_meanwhile(wanted.source))
-        return source
+        built = self._builder.build(wanted)
+        submounts = built.tree.submounts
+        self._record.add(record_entry(built.mount, built.tree.id, self._manifest, submounts))
+        return built
 
     def _attach(self, action: Action, built: Tree) -> None:
         assert action.mount
@@ -266,12 +237,12 @@ class Applier:
         elif action.carried:
             self._cover(action, action.mount, built)
         else:
-            with made(action.target, action.mount.kind) as found:
+            with made(action.target, action.mount.kind, action.mount.makes) as found:
                 tree.attach(built, found, action.mount.flags, _own_source(action.mount))
 
     def _cover(self, action: Action, mount: DesiredMount, built: Tree) -> None:
         """Mount over other volumes' mounts, which go on above it."""
-        with made(action.target, mount.kind) as found, ExitStack() as held:
+        with made(action.target, mount.kind, mount.makes) as found, ExitStack() as held:
             carried = self._carrier.take_along(action.carried, held)
             try:
                 tree.cover(built, found, mount.flags, _own_source(mount), carried)
@@ -304,7 +275,7 @@ class Applier:
         wanted = wanted._replace(through=None, through_idmap=wanted.source_idmap)
 
         def build_anew() -> Tree:
-            self._sources.pop(wanted.volume.name).close()
+            self._builder.let_go(wanted.volume.name)
             built = self._build(action._replace(mount=wanted))
             if fault := write_record(self._record):
                 raise VolumeError(fault)

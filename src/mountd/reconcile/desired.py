@@ -1,6 +1,5 @@
 """Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
 
-import stat
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
@@ -8,21 +7,21 @@ from mountd.core.choice import Root, choose, shown_owner, stored_owner, with_raw
 from mountd.core.desired import Desired, DesiredMount, Later, Unready, View
 from mountd.core.exposure import Asked
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Fault, Flags, Ids, Kind, User, Volume
+from mountd.core.model import Fault, Flags, Ids, User, Volume
 from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, root_at
 from mountd.core.nesting import account_files, paths_in
-from mountd.core.targets import why_forbidden
 from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.cause import fault_of, unanswered
-from mountd.kernel.observe import is_mounted, top_at, top_of
-from mountd.kernel.paths import plain_folder, spot, whole_path
+from mountd.kernel.observe import is_mounted, top_at
+from mountd.kernel.paths import whole_path
 from mountd.kernel.patience import Looker, Patience
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
 from mountd.reconcile.accounts import Accounts
 from mountd.reconcile.idmaps import Prober
 from mountd.reconcile.sources import Source, Sources
+from mountd.reconcile.targets import Target, Targets
 
 
 class _Answer(NamedTuple):
@@ -61,12 +60,12 @@ class Resolver:
         self._opener = sources
         self._prober = prober
         self._patience = patience
-        self._reserved = reserved
         self._held = held
         self._is_acting = is_acting
         self._sources_left = most_sources
         self._points = {mount.point for mount in observed.mounts.values()}
         self._accounts: dict[str, Accounts] = {}
+        self._targets = Targets(self._points, reserved, lambda: self._accounts_of("/"))
         self._users: dict[tuple[str, str], User] = {}
         self._gone: set[int] = set()
         self._warnings: dict[str, None] = {}
@@ -155,13 +154,16 @@ class Resolver:
         target = volume.target
         gone: tuple[int, ...] = ()
         try:
-            target, there = self._target(volume)
-            if target in self._points and target not in self.tops:
+            place = self._targets.find(volume)
+            target = place.path
+            if place.top:
+                self.tops[target] = place.top
+            elif target in self._points:
                 if top := top_at(target):
                     self.tops[target] = top
                 else:
                     gone = self._gone_from(target)
-            desired, source = self._meant(volume, target, there)
+            desired, source = self._meant(volume, place)
         except VolumeError as error:
             desired, source = Unready(volume, target, error.fault), None
         except OSError as error:
@@ -181,20 +183,24 @@ class Resolver:
             paths.append(volume.source)
         return tuple(found for each in paths if (found := whole_path(each)) != each)
 
-    def _meant(self, volume: Volume, target: str, there: Kind | None) -> tuple[Desired, Fd | None]:
+    def _meant(self, volume: Volume, place: Target) -> tuple[Desired, Fd | None]:
+        target = place.path
+        user = self._user(volume)
+        if place.why_not:
+            raise VolumeError(place.why_not)
         if volume.filesystem and self._opener.is_for_later(volume.filesystem):
             return Later(volume, target), None
-        user = self._user(volume)
         source = self._opener.open(volume, target)
         try:
             if source.through and self._has_to_go(source, user):
                 source.fd.close()
                 return Later(volume, target, source.through), None
-            if there and there != source.kind:
+            if place.there not in (None, source.kind):
                 raise VolumeError(faults.wrong_target_kind(target, source.kind))
             mount = self._desired(volume, target, source, user)
-            if there is None:
-                mount = mount._replace(notes=(*mount.notes, f"makes {target}"))
+            if place.makes:
+                notes = *mount.notes, f"makes {', '.join(place.makes)}"
+                mount = mount._replace(makes=place.makes, notes=notes)
             return mount, self._kept_open(source.fd)
         except BaseException:
             source.fd.close()
@@ -320,28 +326,6 @@ class Resolver:
         if root not in self._accounts:
             self._accounts[root] = Accounts(root, is_acting=self._is_acting)
         return self._accounts[root]
-
-    def _target(self, volume: Volume) -> tuple[str, Kind | None]:
-        """The target's path without links, and what is there; None where it has to be made."""
-        if folder := plain_folder(volume.target):  # the very path that the manifest's rules saw
-            with folder:
-                if volume.target in self._points and (top := top_of(folder)):
-                    self.tops[volume.target] = top
-            return volume.target, "folder"
-        try:
-            with spot(volume.target) as found:
-                path = found.whole_path
-                if why := why_forbidden(path, self._reserved):
-                    raise VolumeError(faults.forbidden_target(path, why))
-                if found.there:
-                    return path, "folder" if stat.S_ISDIR(found.there.mode) else "file"
-        except NotADirectoryError as error:
-            raise VolumeError(faults.no_folder(volume.target)) from error
-        if volume.source == volume.target and not volume.type:
-            raise VolumeError(faults.no_source(volume.source))
-        if not volume.create:
-            raise VolumeError(faults.no_target(volume.target))
-        return path, None
 
 
 def _flags(volume: Volume, source: Flags) -> Flags:

@@ -21,8 +21,9 @@ from mountd.kernel.clone import Tree
 from mountd.kernel.errands import Errands
 from mountd.kernel.files import st_dev, statx
 from mountd.kernel.filesystem import Made, device_of, make_filesystem, try_options
+from mountd.kernel.making import made
 from mountd.kernel.observe import is_at, observe_mount, options_in_force, top_at
-from mountd.kernel.paths import made, open_path, spot
+from mountd.kernel.paths import open_path, spot
 from mountd.kernel.patience import PATIENCE, Looker, Patience
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC
 from mountd.kernel.trusted import ROOT

@@ -94,8 +94,12 @@ def _why_not(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | None:
 def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | None:
     """All of a recursive volume's mounts have to take it."""
     alone = wanted._replace(volume=wanted.volume._replace(recursive=False), submounts=())
-    if fault := _why_not(source, alone, namespace):
-        return fault
+    try:
+        if fault := _why_not(source, alone, namespace):
+            return fault
+    except VolumeError as error:  # it can't be cloned alone, but perhaps with what is below it
+        if error.fault.code != "mount-refused":
+            raise
     for path in wanted.submounts:
         with suppress(FileNotFoundError, NotADirectoryError), open_below(source, path) as submount:
             mount = observe_mount(statx(submount).mount)

@@ -171,6 +171,7 @@ def preview(settings: Settings, manifest: Manifest | None = None) -> Report:
         with this.resolver(observed) as resolver:
             desired = resolver.resolve(manifest.volumes)
             actions = this.plan(desired, resolver, Progress())
+            actions = this.foresee(desired, actions, resolver)
             filesystems = this.plan_filesystems(actions)
             warnings = manifest.warnings + resolver.warnings + record.warnings
     outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)

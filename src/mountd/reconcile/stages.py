@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from mountd.core.actions import Action, FilesystemAction
-from mountd.core.desired import Desired
+from mountd.core.desired import Desired, DesiredMount, Unready
 from mountd.core.exposure import asked
 from mountd.core.filesystems import Raw, plan_filesystems
 from mountd.core.model import Fault, Filesystem
@@ -20,6 +20,7 @@ from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.probe import has_beneath, has_open_tree_attr
 from mountd.manifest.load import Manifest
 from mountd.reconcile.apply import Applier
+from mountd.reconcile.build import Builder, foresee
 from mountd.reconcile.desired import Resolver
 from mountd.reconcile.filesystems import (
     enter_known,
@@ -160,6 +161,23 @@ class Pass:
         )
         return plan(desired, observed, record, self.manifest.id, progress)
 
+    def foresee(
+        self, desired: Sequence[Desired], actions: Sequence[Action], resolver: Resolver
+    ) -> list[Action]:
+        """The plan, with what a pass would come to in building mounts: as far as we may try."""
+        if not self._prober.is_privileged:
+            return [*actions]
+        builder = Builder(self._namespaces, resolver.sources)
+        found = foresee(actions, resolver.observed, builder, self._patience)
+        if not found:
+            return [*actions]
+        drifts = {each.volume: each.drift for each in actions}
+        known = [_foreseen(each, found.get(each.volume.name)) for each in desired]
+        return [
+            each._replace(drift=drifts[each.volume]) if each.volume in found else each
+            for each in self.plan(known, resolver, Progress())
+        ]
+
     def judge_record(self, actions: Sequence[Action]) -> None:
         """After a loss, know whether the record has all of this manifest's mounts again.
 
@@ -178,6 +196,12 @@ class Pass:
     def applier(self, observed: Observed) -> Applier:
         """Carries actions out, and keeps the record."""
         return Applier(self.record, self.manifest.id, observed, self._namespaces, self._patience)
+
+
+def _foreseen(desired: Desired, found: DesiredMount | Fault | None) -> Desired:
+    if isinstance(found, Fault):
+        return Unready(desired.volume, desired.target, found)
+    return found or desired
 
 
 def _make_room_for_descriptors(volumes: int) -> int:

@@ -26,8 +26,9 @@ def awaited_by(
             awaited |= {f"{state_dir}/fs/{each.name}/{volume.subdir}": None for each in its}
         if code == "no-source" and volume.source.startswith("/"):
             awaited[volume.source] = None
-        elif code == "no-target":
-            awaited[volume.target] = None
+        elif outcome and outcome.fault and code == "no-target":
+            is_home = outcome.fault.state == "pending" and outcome.fault.object
+            awaited[outcome.fault.object if is_home else volume.target] = None
     return awaited
 
 

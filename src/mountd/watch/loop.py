@@ -34,7 +34,8 @@ from mountd.watch.upkeep import Upkeep
 
 _RESYNC = 60.0
 _SETTLE = 0.05
-"""Delay of the pass after somebody else's mount or unmount, so that a burst costs one pass."""
+"""Delay of the pass after somebody else's mount or unmount, or after what was awaited has come, so
+that a burst costs one pass."""
 _AGAIN = 0.05
 """Retry interval while another process holds the lock, or is saving the manifest."""
 _IDLE_TIMES = 4
@@ -173,7 +174,7 @@ class Watch:
                 self._upkeep.news.is_free = True
         if self._is_rung:
             self._is_rung = False
-            self._come_soon()
+            self._come_soon(_SETTLE)  # what has just come may not be its owner's yet: a home
         self._find_trouble()
         if (closing := self._upkeep.news.due) and closing <= monotonic():
             self._upkeep.close_news()

@@ -19,6 +19,7 @@ from mountd.kernel.served import ServedError
 from mountd.kernel.table import TableNews
 from mountd.kernel.trusted import is_roots
 from mountd.watch.events import NO_EVENTS, events_of, has_event, why_no_events
+from mountd.watch.fight import Fight, undone
 from mountd.watch.glances import (
     Served,
     content,
@@ -72,8 +73,10 @@ class Places:
         self._held_by_root: set[str] = set()
         """The same of the folders above sources, but not of these themselves."""
         self._sights: Mapping[str, Sight] = {}
-        self._latest: dict[str, Hashable] = {}
-        """What was seen at the latest look at these, so that nothing rings twice."""
+        self._latest: dict[str, tuple[Sight, Hashable]] = {}
+        """What was seen at the latest look at these, and for which sight: nothing rings twice."""
+        self._fights: dict[str, Fight] = {}
+        """Sources that rang of late: a server may say another thing each time that it is asked."""
         self._looker = Looker[_Item, Hashable](
             Patience(), _look, lambda *_: _HANGS, key=lambda item: item[0], stays=True
         )
@@ -103,6 +106,7 @@ class Places:
         with self._news:
             self._sights = sights
             self._latest = {path: self._latest[path] for path in sights if path in self._latest}
+            self._fights = {path: self._fights[path] for path in sights if path in self._fights}
             self._has_looked.clear()
             is_new = any(
                 sight is ... and path not in self._latest for path, sight in sights.items()
@@ -235,13 +239,24 @@ class Places:
                 self._ring_for_arrival()
 
     def _are_news(self, seen: Mapping[str, Hashable]) -> bool:
-        expected = {
-            path: self._latest.get(path, each if self._sights[path] is ... else self._sights[path])
-            for path, each in seen.items()
-        }
-        self._latest |= seen
+        are_news = False
+        for path, found in seen.items():
+            sight = self._sights[path]
+            before = self._latest.get(path)
+            if before and before[0] == sight:
+                expected = before[1]
+            else:
+                expected = found if sight is ... else sight
+            if found != expected and not (isinstance(sight, tuple) and self._has_to_wait(path)):
+                are_news = True
+            self._latest[path] = sight, found
         self._has_looked.set()
-        return seen != expected
+        return are_news
+
+    def _has_to_wait(self, source: str) -> bool:
+        """Whether this one rang too often of late; then what it is now is for the resync to see."""
+        fight = self._fights[source] = undone(self._fights.get(source, Fight()), monotonic())
+        return fight.until > monotonic()
 
     def _say(self, why_late: str | None, why_no_events: str | None) -> None:
         before = self.trouble

@@ -1,10 +1,12 @@
 """The volumes of a process that watches: how each one was left, and what is done when it drifts."""
 
+import os
 from collections.abc import Collection, Iterable
 from time import monotonic
 from typing import NamedTuple
 
 from mountd.core.actions import Outcome, Report
+from mountd.core.desired import DesiredMount
 from mountd.core.exposure import guarded
 from mountd.core.model import Fault, Flags
 from mountd.core.mounts import Base, Managed
@@ -299,9 +301,8 @@ class Upkeep:
                 left = _Left(managed.id, action.target, action.mount.flags)
                 self._left[action.volume] = left
                 self._submounts |= dict.fromkeys(managed.submounts, action.volume)
-                if not action.mount.volume.type:
-                    root = st_dev(action.mount.device), action.mount.inode
-                    self.sources |= dict.fromkeys((action.source, action.mount.volume.source), root)
+                root = st_dev(action.mount.device), action.mount.inode
+                self.sources |= dict.fromkeys(_ways_to(action.mount, self._state_dir), root)
             self._paths.update(
                 each for each in (action.source, action.target) if each.startswith("/")
             )
@@ -309,6 +310,15 @@ class Upkeep:
 
 _BY_OTHERS = {"mount", "flags"}
 """What differs where somebody undid a mount; the others follow its source."""
+
+
+def _ways_to(mount: DesiredMount, state_dir: str) -> tuple[str, ...]:
+    """The paths by which its source may become another; none for all of a filesystem."""
+    volume = mount.volume
+    if not volume.type:
+        return mount.source, volume.source
+    folder = f"{os.path.realpath(state_dir)}/fs/{mount.filesystem}"
+    return (f"{folder}/{volume.subdir}",) if volume.subdir else ()
 
 
 def _is_stuck(outcome: Outcome) -> bool:

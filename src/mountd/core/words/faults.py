@@ -65,7 +65,39 @@ def not_as_owner(folder: str, owner: Ids, missing: list[str]) -> Fault:
 def not_writable_by_owner(folder: str, uid: int) -> Fault:
     hint = "make the target by hand, or let its owner write there"
     message = f"the target can't be made: {folder} belongs to uid {uid}, who may not write there"
-    return Fault("failed", "no-target", message, hint, _errno.EACCES)
+    return _unmade("no-target", message, hint, _errno.EACCES, folder)
+
+
+def read_only_above(folder: str) -> Fault:
+    message = f"the target can't be made: {folder} is on a read-only filesystem"
+    hint = "make it beforehand, or choose a place that can be written"
+    return _unmade("read-only-filesystem", message, hint, _errno.EROFS, folder)
+
+
+def immutable(folder: str) -> Fault:
+    message = f"the target can't be made: {folder} is immutable, so nothing can be made in it"
+    hint = f"`chattr -i {folder}`, or choose another target"
+    return _unmade("no-target", message, hint, _errno.EPERM, folder)
+
+
+def name_too_long(target: str, most: int) -> Fault:
+    message = f"the target can't be made: {target} has a name of more than {most} bytes"
+    hint = "choose a target with shorter names"
+    return _unmade("no-target", message, hint, _errno.ENAMETOOLONG, target)
+
+
+def _unmade(code: Reason, message: str, hint: str, errno: int, place: str) -> Fault:
+    return Fault("failed", code, message, hint, errno, step="make the target", object=place)
+
+
+def no_home(name: str, home: str, *, has_account: bool) -> Fault:
+    """`has_account`: what makes it is another command then."""
+    message = f"{name}'s home isn't there yet: there is no {home}"
+    if has_account:
+        hint = f"`mkhomedir_helper {name}` makes it, with its files"
+    else:
+        hint = f"`useradd -m {name}` makes it, with its files; `mkdir {home}` if it is nobody's"
+    return Fault("pending", "no-target", message, f"{hint}; {MOUNTED_LATER}", object=home)
 
 
 def no_user(name: str, file: str) -> Fault:

@@ -31,15 +31,37 @@ def busy_below(target: str, point: str) -> Fault:
     return Fault("conflict", "foreign-mount", message, f"free {point}; the next pass tries again")
 
 
-def unbindable(source: str) -> Fault:
+def unbindable(source: str, point: str) -> Fault:
+    message = f"{source} can't be mounted elsewhere: the mount at {point} is unbindable"
     return Fault(
-        "failed",
-        "mount-refused",
-        f"{source} lies on a mount that can't be cloned: it is unbindable, or (in a container) the"
-        " host's",
-        f"`mount --make-private` what `findmnt --target {source}` shows",
-        _errno.EINVAL,
+        "failed", "mount-refused", message, f"`mount --make-private {point}`", _errno.EINVAL
     )
+
+
+def not_cloned(source: str) -> Fault:
+    message = f"{source} can't be mounted elsewhere: its mount is another mount namespace's"
+    hint = "have it mounted in this one (in a container, by whoever starts that)"
+    return Fault("failed", "mount-refused", message, hint, _errno.EINVAL)
+
+
+def locked_below(source: str, points: list[str]) -> Fault:
+    more = f" and {len(points) - 1} more" if len(points) > 1 else ""
+    message = (
+        f"{source} can't be mounted without the mounts below it ({points[0]}{more}): they came into"
+        " this user namespace together, and what they cover is hidden from it"
+    )
+    hint = "set `recursive = true`, which includes them"
+    return Fault("failed", "mount-refused", message, hint, _errno.EINVAL)
+
+
+def locked_flags(source: str, keys: list[str]) -> Fault:
+    said = " and ".join(f"`{each}`" for each in keys)
+    message = (
+        f"{source} can't be mounted with {said}: this user namespace was given it otherwise, and"
+        " may not change that"
+    )
+    hint = f"leave {said} out, or have it mounted so outside of the user namespace"
+    return Fault("failed", "mount-refused", message, hint, _errno.EPERM)
 
 
 def foreign_mount(target: str, fs_type: str, *, covers: bool) -> Fault:
