@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Flags, Ids, Volume
-from mountd.core.words import idmap_faults, mount_faults
+from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import look, register, statx
 from mountd.kernel.mount_api import (
@@ -23,7 +23,7 @@ from mountd.kernel.mount_api import (
     open_tree_attr,
 )
 from mountd.kernel.observe import ATIMES
-from mountd.kernel.probe import has_mount_setattr, why_absent
+from mountd.kernel.probe import has_mount_setattr, why_absent, why_uncloneable
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
 ALL_FLAGS = (
@@ -88,7 +88,7 @@ def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
     except OSError as error:
         if error.errno != EINVAL:
             raise
-        raise VolumeError(mount_faults.unbindable(wanted.source)) from error
+        raise VolumeError(why_uncloneable(source, wanted.source)) from error
 
 
 def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:

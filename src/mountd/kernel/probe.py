@@ -30,7 +30,13 @@ from mountd.kernel.mount_api import (
     open_tree_attr,
 )
 from mountd.kernel.observe import observe_mount
-from mountd.kernel.privileges import is_filtered, is_in_chroot, missing_capabilities, why_no_mount
+from mountd.kernel.privileges import (
+    how_to_have,
+    is_filtered,
+    is_in_chroot,
+    missing_capabilities,
+    why_no_mount,
+)
 from mountd.kernel.statmount import HAS_STATMOUNT
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
@@ -158,7 +164,7 @@ def _why_not_cloned(source: Fd) -> Fault | None:
         open_tree(source).close()
     except OSError as error:
         if error.errno == EINVAL:
-            raise VolumeError(mount_faults.unbindable(_path_of(source))) from error
+            raise VolumeError(why_uncloneable(source, _path_of(source))) from error
         if error.errno not in (ENOSYS, EPERM):
             raise
         fault = why_absent("open_tree", "bind mounts by descriptor") or why_no_mount()
@@ -166,6 +172,12 @@ def _why_not_cloned(source: Fd) -> Fault | None:
             raise
         return fault
     return None
+
+
+def why_uncloneable(source: Fd, path: str) -> Fault:
+    """Why open_tree(2) refuses a source (EINVAL), which is known by this path."""
+    mount = observe_mount(statx(source, flags=AT_STATX_DONT_SYNC).mount)
+    return mount_faults.unbindable(path, mount.point)
 
 
 def _why_not_idmapped(error: OSError, source: Fd, fs_type: str, userns: Fd) -> Fault:
@@ -217,7 +229,7 @@ def why_no_namespace(error: OSError) -> Fault:
         if is_in_chroot():
             return idmap_faults.in_chroot()
         if missing := missing_capabilities(["CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP"]):
-            return idmap_faults.capability_missing(*missing)
+            return idmap_faults.capability_missing(missing, how_to_have(*missing))
     return idmap_faults.no_namespace(error)
 
 

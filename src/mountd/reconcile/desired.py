@@ -9,11 +9,11 @@ from mountd.core.desired import Desired, DesiredMount, Later, Unready, View
 from mountd.core.exposure import Asked
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Flags, Ids, Kind, User, Volume
-from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, root_at
+from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, forest_of, root_at
 from mountd.core.targets import why_forbidden
 from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.cause import fault_of, unanswered
+from mountd.kernel.cause import fault_of, unanswered, why_shut
 from mountd.kernel.observe import is_mounted, top_at, top_of
 from mountd.kernel.paths import plain_folder, spot
 from mountd.kernel.patience import Looker, Patience
@@ -177,8 +177,11 @@ class Resolver:
             if source.through and self._has_to_go(source, user):
                 source.fd.close()
                 return Later(volume, target, source.through), None
-            if there and there != source.kind:
-                raise VolumeError(faults.wrong_target_kind(target, source.kind))
+            top = self.tops.get(target)
+            mounted = self._managed.get(top.id) if top else None
+            # a stranger's mount is in the way whatever it is, and has to go before the kinds matter
+            if there and there != source.kind and (mounted or not top):
+                raise VolumeError(faults.wrong_target_kind(target, source.kind, mounted))
             mount = self._desired(volume, target, source, user)
             if there is None:
                 mount = mount._replace(notes=(*mount.notes, f"makes {target}"))
@@ -195,9 +198,10 @@ class Resolver:
         return source
 
     def _fault(self, error: OSError, volume: Volume) -> Fault:
-        if isinstance(error, PermissionError) and not self._is_acting:
-            return faults.not_visible(error)
-        return fault_of(error, f"look at {volume.source} or {volume.target}")
+        trying = f"look at {volume.source} or {volume.target}"
+        if isinstance(error, PermissionError):
+            return why_shut(error, trying, volume.source, volume.target)
+        return fault_of(error, trying)
 
     def _has_to_go(self, source: Source, user: User | None) -> bool:
         """Whether our own mount must go before the source can be read.
@@ -214,7 +218,13 @@ class Resolver:
             return False
         if source.through not in self._managed:
             raise VolumeError(
-                mount_faults.foreign_mount(source.path, source.mount.fs_type, covers=False)
+                mount_faults.foreign_mount(
+                    source.path,
+                    source.mount,
+                    forest_of(self._observed.mounts),
+                    self._managed,
+                    covers=False,
+                )
             )
         return True
 
