@@ -459,7 +459,7 @@ _CASES = {
     ),
     "made read-only by someone": Case(
         _runs("mount", "-o", "remount,bind,ro", "$/home/work"), "hello", "node", "write",
-        "read-only", "home/work/hello", "/mnt/state` undoes it",
+        "read-only", "home/work/hello", "` undoes it",
     ),
     "immutable": Case(
         _runs("chattr", "+i", "$/source/hello"), "hello", "root", "write", "immutable",
