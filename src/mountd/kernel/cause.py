@@ -36,16 +36,12 @@ def fault_of(
             return faults.not_answering(*served, PATIENCE)
         case NoChildError() if served:
             return faults.no_process(*served, error.strerror or "", hint_on("threads"))
-    if error.errno == EACCES and served:
-        return faults.shut(error, trying, let_in(*served))
+        case PermissionError() if served and error.errno == EACCES:
+            if os.geteuid():
+                return faults.not_visible(error)
+            made_on = getattr(error, "made_on", "")
+            return faults.shut(error, trying, let_in(*([made_on] if made_on else served)))
     return faults.from_kernel(error, trying, hint_of(error))
-
-
-def why_shut(error: PermissionError, trying: str, *places: str) -> Fault:
-    """The fault of places that we may not look into, as root perhaps; `trying` as above."""
-    if os.geteuid():
-        return faults.not_visible(error)
-    return faults.shut(error, trying, let_in(*places))
 
 
 def let_in(*places: str) -> str:

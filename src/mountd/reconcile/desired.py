@@ -13,7 +13,7 @@ from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, f
 from mountd.core.targets import why_forbidden
 from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.cause import fault_of, unanswered, why_shut
+from mountd.kernel.cause import unanswered
 from mountd.kernel.observe import is_mounted, top_at, top_of
 from mountd.kernel.paths import plain_folder, spot
 from mountd.kernel.patience import Looker, Patience
@@ -164,7 +164,8 @@ class Resolver:
         except VolumeError as error:
             desired, source = Unready(volume, target, error.fault), None
         except OSError as error:
-            desired, source = Unready(volume, target, self._fault(error, volume)), None
+            fault = unanswered(error, volume.source, volume.target)
+            desired, source = Unready(volume, target, fault), None
         warnings = [each for one in self._accounts.values() for each in one.warnings]
         return _Answer(desired, source, self.tops.get(target), gone, tuple(warnings))
 
@@ -179,8 +180,7 @@ class Resolver:
                 return Later(volume, target, source.through), None
             top = self.tops.get(target)
             mounted = self._managed.get(top.id) if top else None
-            # a stranger's mount is in the way whatever it is, and has to go before the kinds matter
-            if there and there != source.kind and (mounted or not top):
+            if there and there != source.kind and (mounted or not top):  # no stranger, told later
                 raise VolumeError(faults.wrong_target_kind(target, source.kind, mounted))
             mount = self._desired(volume, target, source, user)
             if there is None:
@@ -196,12 +196,6 @@ class Resolver:
             return None
         self._sources_left -= 1
         return source
-
-    def _fault(self, error: OSError, volume: Volume) -> Fault:
-        trying = f"look at {volume.source} or {volume.target}"
-        if isinstance(error, PermissionError):
-            return why_shut(error, trying, volume.source, volume.target)
-        return fault_of(error, trying)
 
     def _has_to_go(self, source: Source, user: User | None) -> bool:
         """Whether our own mount must go before the source can be read.
