@@ -19,8 +19,11 @@ import pytest
 from fuse_server import served
 from refusals import filesystem
 from silent_server import Server
-from world import MOUNTD, Result, World, mount_idmapped, run, running
+from watcher import PATIENCE, eventually
+from world import MOUNTD, Result, World, mount_idmapped, owner, run, running
 
+from mountd.check import words
+from mountd.check.words import Doubt
 from mountd.core.words import faults, idmap_faults, mount_faults
 
 Step = Callable[[World, ExitStack], object]
@@ -658,3 +661,120 @@ def test_every_hint_has_a_row_or_a_reason_why_not() -> None:
     rows = {row.of for row in ROWS.values()}
     assert rows & UNFOLLOWED.keys() == set()
     assert rows | UNFOLLOWED.keys() == known
+
+
+# Of runs, and what `mountd check` warns of.
+
+
+def test_who_is_not_privileged_may_do_what_the_hint_says(world: World) -> None:
+    work(world)
+    result = world.mountd("reconcile", uid=1000)
+    command = f"mountd reconcile --dry-run {_STATE}".replace("$", world.path)
+    assert result.status == 77
+    assert f"hint: run it as root; `{command}` is for anyone\n" in result.err
+    assert world.mountd(*command.split()[1:], uid=1000).status == 0
+
+
+def test_a_watch_that_is_in_the_way_is_stopped_by_what_the_hint_says(world: World) -> None:
+    work(world)
+    words = ["--manifest", world.manifest, "--state-dir", world.state]
+    with subprocess.Popen([MOUNTD, "watch", *words], stderr=subprocess.DEVNULL) as watch:
+        eventually((world / "work/hello").exists)
+        result = world.mountd("unmount", "--all")
+        assert result.status == 75
+        kill = f"`kill {watch.pid}`"
+        hint = f"hint: stop it first, by `systemctl stop mountd` or {kill}; its mounts stay\n"
+        assert hint in result.err
+        commands_of(world, kill)
+        assert watch.wait(PATIENCE) == 0
+    assert (world / "work/hello").exists()
+    assert world.mountd("unmount", "--all").status == 0
+
+
+def test_a_part_of_proc_is_told_and_the_whole_is_enough(world: World) -> None:
+    work(world)
+    run("mount", "-t", "proc", "-o", "subset=pid", "proc", "/proc")
+    result = world.mountd("reconcile")
+    assert result.status == 1
+    assert "/proc/sys/kernel/random/boot_id" in result.err
+    assert (
+        "hint: mount /proc without `subset=pid`, or have the unit say ProcSubset=all\n"
+        in result.err
+    )
+    run("mount", "-t", "proc", "proc", "/proc")
+    world.reconcile()
+
+
+def test_what_propagation_puts_beneath_a_mount_of_ours_is_in_nobodys_way(world: World) -> None:
+    (world / "shared").mkdir()
+    (world / "peer").mkdir()
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "x", str(world / "shared"))
+    (world / "shared/work").mkdir()
+    run("mount", "--make-shared", str(world / "shared"))
+    mounted(world, target=world / "shared/work")
+    run("mount", "--bind", str(world / "shared"), str(world / "peer"))
+    run("mount", "-t", "tmpfs", "x", str(world / "peer/work"))
+    points = [each.point for each in world.mounts()]
+    assert points.count(str(world / "shared/work")) == 2
+    assert not world.reconcile().document["changed"]
+    work(world, target=world / "shared/work", user="1001:1001")
+    world.reconcile()
+    assert owner(world / "shared/work/hello") == (1001, 1001)
+    assert world.mountd("unmount", "--all").status == 0
+
+
+class Doubted(NamedTuple):
+    """A state that `mountd check` warns of, how the warning ends, and what follows that."""
+
+    make: Step
+    hint: str
+    follow: Step
+
+
+_DOUBTS = {
+    "left_out": Doubted(
+        then(says(), shell("mkdir $/source/in; mount -t tmpfs x $/source/in")),
+        "set `recursive = true` to include it", says(recursive=True),
+    ),
+    "hides": Doubted(
+        then(says(), shell("mkdir $/work; touch $/work/file")),
+        "move them away, or choose another target", shell("mv $/work/file $/elsewhere"),
+    ),
+    "overflow_user": Doubted(
+        says(user="65534:65534"), "name an account of its own", says(),
+    ),
+    "no_accounts": Doubted(
+        says(user="1000", accounts="$/nowhere"), 'fix the path, or write `user = "1000:GID"`',
+        says(user="1000:1000", accounts="$/nowhere"),
+    ),
+    "no_account": Doubted(
+        says(user="12345"), 'give the group too, `user = "12345:GID"`', says(user="12345:1000"),
+    ),
+    "out_of_reach": Doubted(
+        then(shell("mkdir -m 700 '$/a b'"), says(target="$/a b/work")),
+        "`chmod o+x '$/a b'`, or choose another target",
+        lambda world, _: commands_of(world, "`chmod o+x '$/a b'`"),
+    ),
+    "raw_ids": Doubted(
+        _overlay(), _NO_OVERLAY,
+        then(shell("chown 501:20 $/source-lower"), says(source="$/source-lower")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _DOUBTS)
+def test_a_warning_that_is_heeded_is_gone(world: World, held: ExitStack, name: str) -> None:
+    doubted = _DOUBTS[name]
+    doubted.make(world, held)
+    (warning,) = world.mountd("check").err.splitlines()[:-1]
+    assert warning.endswith(f"; {doubted.hint.replace('$', world.path)}")
+    doubted.follow(world, held)
+    (verdict,) = world.mountd("check").err.splitlines()
+    assert verdict == f"{world.manifest}: ok, 1 volume"
+
+
+def test_every_warning_is_among_these_or_there_is_a_reason_why_not() -> None:
+    unfollowed = {"closed_to_us", "not_answering", "not_looked_at"}  # hints of kernel/cause.py's
+    functions = inspect.getmembers(words, inspect.isfunction)
+    known = {name for name, each in functions if inspect.signature(each).return_annotation is Doubt}
+    assert known == _DOUBTS.keys() | unfollowed
