@@ -15,7 +15,7 @@ from mountd.core.desired import Desired, DesiredMount, Later, Unready
 from mountd.core.drift import record_entry
 from mountd.core.idmapping import IDENTITY, Idmapping
 from mountd.core.model import Fault, Flags, Ids, User, Volume
-from mountd.core.mounts import Managed, Observed, ObservedMount, Top, may_adopt, root_at
+from mountd.core.mounts import Managed, Observed, ObservedMount, Top, forest_of, may_adopt, root_at
 from mountd.core.order import Progress, adopts, as_one, is_half_done, is_told, unseen
 from mountd.core.plan import needs_gap_in_place, plan
 from mountd.core.targets import folders_above
@@ -419,7 +419,7 @@ class Machine:
         assert action.old.id in self.mounts, f"what was at {action.target} is another mount now"
         old = self.mounts[action.old.id]
         if not self._is_top(old.id):
-            return mount_faults.covered_above(old.point)
+            return self._covered(old.id, old.point)
         try:
             carried = self._take_along(action)
         except VolumeError as error:
@@ -442,7 +442,7 @@ class Machine:
         """The upper one of two of ours goes, whoever is inside."""
         assert action.old
         if not self._is_top(action.old.id):
-            return mount_faults.covered_above(action.target)
+            return self._covered(action.old.id, action.target)
         self._see_no_strangers(action)
         try:
             carried = self._take_along(action)
@@ -453,13 +453,16 @@ class Machine:
             self._attach(clone, self.at(clone[0].point))
         return None
 
+    def _covered(self, mount: int, target: str) -> Fault:
+        return mount_faults.covered_above(target, mount, forest_of(self.mounts), self.record)
+
     def _take_along(self, action: Action) -> list[tuple[ObservedMount, Tree]]:
         """Our mounts below the target, and clones of them with all that lies on them."""
         taken = []
         for point, managed in action.carried:
             present = self._present(managed.id)
             if not self._is_top(present):
-                raise VolumeError(mount_faults.covered_above(point))
+                raise VolumeError(self._covered(present, point))
             old = self.mounts[present]
             ids: dict[int, int] = {}
             tree = []

@@ -13,8 +13,8 @@ _PATHS = {
     ".".join(p.relative_to(_ROOT.parent).with_suffix("").parts): p for p in _ROOT.rglob("*.py")
 }
 _PURE = {
-    "bisect", "collections", "errno", "functools", "graphlib", "hashlib", "itertools", "re", "stat",
-    "typing",
+    "bisect", "collections", "errno", "functools", "graphlib", "hashlib", "itertools", "re",
+    "shlex", "stat", "typing",
 }  # fmt: skip
 _FLOORS = ("mountd.core.", "mountd.kernel.", "mountd.manifest.")
 _LAWS = {

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
+from mountd.core.words.commands import STATE_DIR
 from mountd.core.words.printable import printable_lines, with_hint
 from mountd.exits import FAILED, INTERRUPTED, OK, USAGE
 from mountd.report.console import open_closed, show, tell
@@ -151,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--system", action="store_true", help="check: instead, what this system allows")
     add("--user", metavar="USER", help="explain: for this one, instead of the volume's user")
     add("--all", action="store_true", help="unmount: every volume of the manifest")
-    add("--state-dir", metavar="DIR", type=_path, default="/run/mountd",
+    add("--state-dir", metavar="DIR", type=_path, default=STATE_DIR,
         help="where the record and the lock are, instead of /run/mountd")  # fmt: skip
     add("--wait", metavar="SECONDS", type=_seconds, default=10.0,
         help="how long to wait for another pass (10)")  # fmt: skip
@@ -198,7 +199,7 @@ def _seconds(text: str) -> float:
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
+    from mountd.core.words.spelling import nearest  # noqa: PLC0415 - for this alone
 
-    near = get_close_matches(word, list(known), n=1)
-    return f": did you mean `{near[0]}`?" if near else ""
+    near = nearest(word, list(known))
+    return f": did you mean `{near}`?" if near else ""

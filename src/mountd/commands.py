@@ -8,6 +8,7 @@ from contextlib import suppress
 from errno import ENOSYS
 
 from mountd.core.actions import Action, FilesystemAction, Outcome, Report
+from mountd.core.words.commands import mountd, remember
 from mountd.core.words.printable import with_hint
 from mountd.exits import (
     BAD_MANIFEST,
@@ -20,7 +21,7 @@ from mountd.exits import (
     StateError,
 )
 from mountd.kernel.limits import hint_of
-from mountd.kernel.privileges import missing_capabilities
+from mountd.kernel.privileges import how_to_have, missing_capabilities
 from mountd.kernel.served import ServedError
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
@@ -52,6 +53,7 @@ class _Command:
         self._progress = ProgressLine("looking at the volumes", is_quiet=arguments.quiet)
         self._settings = Settings(arguments.manifest, arguments.state_dir)
         self._manifest = manifest_id(arguments.manifest)
+        remember(self._manifest, arguments.manifest, arguments.state_dir)
         self._pass_id = os.urandom(16).hex()
         self._journal = Journal(
             self._pass_id, quiet=arguments.quiet, never_waits=arguments.command == "watch"
@@ -78,7 +80,8 @@ class _Command:
         command = self._arguments.command
         try:
             if self._is_acting and missing_capabilities(["CAP_SYS_ADMIN"]):
-                hint = "run it as root; `mountd reconcile --dry-run` is for anyone"
+                dry_run = mountd("reconcile", "--dry-run")
+                hint = f"{how_to_have('CAP_SYS_ADMIN')}; {dry_run} is for anyone"
                 raise PrivilegeError(f"`mountd {command}` needs CAP_SYS_ADMIN", hint)
             return {
                 "reconcile": self._reconcile,

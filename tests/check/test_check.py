@@ -440,7 +440,7 @@ def test_an_unprivileged_run_says_what_it_could_not_see(machine: World) -> None:
             "whether the users reach their targets was not looked at: only root may ask that;"
             " run it as root"
         ),
-        "volumes.work.target: we may not look into /mnt/work; run it as root to be told more",
+        "volumes.work.target: we may not look into /mnt/work; run it as root",
     ]
 
 

@@ -19,12 +19,12 @@ from mountd.core.mounts import ObservedMount, parents_of
 from mountd.core.targets import Places, folders_above, is_within
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.access import can_act_as_others, first_closed
-from mountd.kernel.cause import unanswered
+from mountd.kernel.cause import let_in, unanswered
 from mountd.kernel.contents import names_in
 from mountd.kernel.files import statx
 from mountd.kernel.observe import observe
 from mountd.kernel.patience import PATIENCE, Looker, Patience
-from mountd.kernel.privileges import missing_capabilities
+from mountd.kernel.privileges import how_to_have, missing_capabilities
 from mountd.reconcile.accounts import Accounts
 from mountd.reconcile.filesystems import raw_mounts
 from mountd.reconcile.record import read_record
@@ -83,13 +83,13 @@ def _unseen(staying: Sequence[Action]) -> Iterator[str]:
     mounts = [each.mount for each in staying if each.mount]
     if missing_capabilities(["CAP_SYS_ADMIN"]) and any(_wants_idmap(each) for each in mounts):
         yield (
-            "whether the filesystems take the idmappings was not tried: that needs CAP_SYS_ADMIN;"
-            " run it as root"
+            "whether the filesystems take the idmappings was not tried: that needs CAP_SYS_ADMIN; "
+            + how_to_have("CAP_SYS_ADMIN")
         )
     if not can_act_as_others() and any(each.user and each.user.uid for each in mounts):
         yield (
-            "whether the users reach their targets was not looked at: only root may ask that;"
-            " run it as root"
+            "whether the users reach their targets was not looked at: only root may ask that; "
+            + how_to_have("CAP_SETUID", "CAP_SETGID")
         )
 
 
@@ -137,7 +137,7 @@ class _Doubter:
         try:
             names = names_in(target, _MOST_NAMES)
         except PermissionError:
-            yield doubt.closed_to_us(action.volume, "target", target)
+            yield doubt.closed_to_us(action.volume, "target", target, let_in(target))
             return
         names = sorted(each for each in names if not self._targets.lie_within(f"{target}/{each}"))
         if names:

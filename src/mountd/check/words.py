@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from mountd.core.model import Fault, Ids
+from mountd.core.words.commands import shell
 
 Key = Literal["source", "target", "user", "accounts", "fallback", "recursive"]
 
@@ -66,14 +67,16 @@ def out_of_reach(
     """`found`: the folder's owner and mode; `who`: whom of the mode's three the user is."""
     owner, mode = found
     is_open = mode & {"u": 0o100, "g": 0o010, "o": 0o001}[who]
-    remedy = f"see its ACL (`getfacl {folder}`)" if is_open else f"`chmod {who}+x {folder}`"
+    remedy = shell("chmod", f"{who}+x", folder)
+    if is_open:
+        remedy = f"see its ACL ({shell('getfacl', folder)})"
     text = f"`{user}` can't reach {target}: {folder} doesn't let this user through"
     text += f" (mode {mode & 0o7777:04o}, of {owner})"
     return Doubt(volume, "target", f"{text}; {remedy}, or choose another target")
 
 
-def closed_to_us(volume: str, key: Key, path: str) -> Doubt:
-    return Doubt(volume, key, f"we may not look into {path}; run it as root to be told more")
+def closed_to_us(volume: str, key: Key, path: str, hint: str) -> Doubt:
+    return Doubt(volume, key, f"we may not look into {path}; {hint}")
 
 
 def not_answering(volume: str, source: str, target: str, seconds: float) -> Doubt:

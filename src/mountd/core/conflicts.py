@@ -33,7 +33,12 @@ def _stranger(desired: Later, top: Top | None, scene: Scene) -> Fault | None:
         return None
     if mount.fs_type == desired.volume.type and may_adopt(scene.adoptable, target):
         return None
-    return mount_faults.foreign_mount(target, mount.fs_type, covers=bool(scene.mine(target)))
+    return _foreign(target, mount, scene)
+
+
+def _foreign(target: str, top: ObservedMount, scene: Scene) -> Fault:
+    covers = bool(scene.mine(target))
+    return mount_faults.foreign_mount(target, top, scene.forest, scene.known, covers=covers)
 
 
 def _of_another_manifest(target: str, top: Top, scene: Scene) -> Managed | None:
@@ -51,9 +56,9 @@ def _of_another_manifest(target: str, top: Top, scene: Scene) -> Managed | None:
 def obstacle(desired: DesiredMount, scene: Scene, old: int | None) -> Fault | None:
     """What isn't ours and lies below where this volume's mount would go."""
     points = {f"{desired.target}/{each}" for each in desired.submounts if desired.is_in_place}
-    for mount in strangers_on(desired.target, old, scene):
-        if mount.point not in points:
-            return mount_faults.mount_below(mount.point, mount.fs_type)
+    strangers = strangers_on(desired.target, old, scene)
+    if found := [each for each in strangers if each.point not in points]:
+        return mount_faults.mount_below(found, scene.forest, scene.known)
     return None
 
 
@@ -80,16 +85,12 @@ def intrusion(
     """
     target = desired.target
     mine = {each.id for each in scene.mine(target)}
-    under = scene.observed.mounts.get(mount.parent)
-    is_stacked = under and under.point == target and under.id not in mine
-    if under and is_stacked and not desired.is_in_place:
-        return mount_faults.foreign_mount(target, under.fs_type, covers=False)
-    if is_known:
+    if is_known:  # whatever may lie beneath, as propagation puts it there, shows nowhere
         return None
     if other := scene.by_id.get(top.id):
         return mount_faults.managed_elsewhere(target, other.volume, other.manifest)
     if desired.through == top.id and not is_equal:
         return mount_faults.perhaps_ours(target)
     if mine or not is_equal or not may_adopt(scene.adoptable, target):
-        return mount_faults.foreign_mount(target, mount.fs_type, covers=bool(mine))
+        return _foreign(target, mount, scene)
     return None

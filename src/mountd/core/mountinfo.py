@@ -44,9 +44,10 @@ def parse_children(text: str, mount_id: int) -> Iterator[ObservedMount]:
         at = text.find(word, at + 1)
 
 
-def parse_user(text: str, mount_id: int) -> int | None:
+def parse_user(text: str, mount_id: int, *, alone: bool = False) -> int | None:
     """Whose the server of this mount is, None where the machine itself mounted it.
 
+    `alone`: None too where it lets anyone else in, be it root.
     FUSE alone tells a `user_id`, which fusermount(1) sets; virtiofs doesn't. Raises LookupError
     where the mount isn't there.
     """
@@ -57,7 +58,10 @@ def parse_user(text: str, mount_id: int) -> int | None:
     fs_type, _, options = words[words.index("-", 6) + 1 :][:3]
     if fs_type.partition(".")[0] not in ("fuse", "fuseblk"):
         return None
-    users = [int(each[8:]) for each in options.split(",") if each.startswith("user_id=")]
+    words = options.split(",")
+    if alone and "allow_other" in words:
+        return None
+    users = [int(each[8:]) for each in words if each.startswith("user_id=")]
     return next((user for user in users if user), None)
 
 

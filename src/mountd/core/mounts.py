@@ -1,6 +1,6 @@
 """Mounts: those that the kernel has, and those that the record says are ours."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mountd.core.idmapping import Idmapping
@@ -53,6 +53,56 @@ def parents_of(mount_id: int, mounts: Mapping[int, ObservedMount]) -> Iterator[O
             return
         yield above
         mount = above
+
+
+class Forest(NamedTuple):
+    """The mounts by their ids, and what lies on each: asked what goes first, so that one can go."""
+
+    mounts: Mapping[int, ObservedMount]
+    children: Mapping[int, Sequence[ObservedMount]]
+
+    def stack_at(self, top: ObservedMount) -> Iterator[ObservedMount]:
+        """The mounts that lie on each other at one place, from the topmost down."""
+        yield top
+        for each in parents_of(top.id, self.mounts):
+            if each.point != top.point:
+                return
+            yield each
+
+    def covers_of(self, mount_id: int) -> list[ObservedMount]:
+        """The mounts that cover a folder above a mount, in the order in which they can go."""
+        found: list[ObservedMount] = []
+        child = self.mounts.get(mount_id)
+        for above in parents_of(mount_id, self.mounts):
+            covers = [
+                each
+                for each in self.children.get(above.id, ())
+                if child and child.point.startswith(f"{each.point.rstrip('/')}/")
+            ]
+            found[:0] = sorted(covers, key=lambda it: len(it.point))
+            child = above
+        return found
+
+    def to_take_off(self, roots: Iterable[ObservedMount]) -> list[ObservedMount]:
+        """These, in their order, and before each what is mounted on it, as umount(2) lets go."""
+        found: dict[int, ObservedMount] = {}
+        for root in roots:
+            todo = {root.id: root}
+            rest = [root]
+            for each in rest:  # which grows
+                new = [it for it in self.children.get(each.id, ()) if it.id not in todo]
+                todo |= {it.id: it for it in new}
+                rest += new
+            found |= {each.id: each for each in reversed(rest) if each.id not in found}
+        return [*found.values()]
+
+
+def forest_of(mounts: Mapping[int, ObservedMount]) -> Forest:
+    """The mounts of a table, as they lie on each other."""
+    children: dict[int, list[ObservedMount]] = {}
+    for mount in mounts.values():
+        children.setdefault(mount.parent, []).append(mount)
+    return Forest(mounts, children)
 
 
 class Top(NamedTuple):

@@ -163,8 +163,7 @@ def _unstacked(desired: Desired, upper: Managed, scene: Scene) -> Action:
     """The rest of an interrupted replacement goes first, whatever the volume means now."""
     lower, mount = scene.beneath(upper), scene.observed.mounts[upper.id]
     if strangers := strangers_on(desired.target, upper.id, scene):
-        stranger = strangers[0]
-        fault = mount_faults.mount_below(stranger.point, stranger.fs_type)
+        fault = mount_faults.mount_below(strangers, scene.forest, scene.known)
         return _stopped(desired, scene, fault)
     why = desired.fault if isinstance(desired, Unready) else None
     action = _stopped(desired, scene, None)._replace(
@@ -229,9 +228,12 @@ def needs_gap_in_place(mount: DesiredMount, observed: Observed) -> bool:
 def _mount_action(desired: DesiredMount, scene: Scene) -> Action:
     target = desired.target
     drift: tuple[Drift, ...] = ()
-    points = [scene.point(each) for each in scene.mine(target)]
+    mine = scene.mine(target)
+    points = [scene.point(each) for each in mine]
     if target in points:
-        return _stopped(desired, scene, mount_faults.covered_above(target))
+        covered = mine[points.index(target)].id
+        why = mount_faults.covered_above(target, covered, scene.forest, scene.known)
+        return _stopped(desired, scene, why)
     if points or target in scene.lost:
         drift = (Drift("mount", target, points[0] if points else "nothing"),)
     if fault := obstacle(desired, scene, None):

@@ -6,7 +6,15 @@ from typing import NamedTuple
 from mountd.core.actions import NO_JUDGEMENT, Judgement
 from mountd.core.desired import Desired, DesiredMount
 from mountd.core.model import Fault
-from mountd.core.mounts import Adoptable, Managed, Observed, ObservedMount, parents_of
+from mountd.core.mounts import (
+    Adoptable,
+    Forest,
+    Managed,
+    Observed,
+    ObservedMount,
+    forest_of,
+    parents_of,
+)
 from mountd.core.targets import Places
 
 
@@ -20,6 +28,9 @@ class Scene(NamedTuple):
     by_target: dict[str, list[Managed]]
     """Recorded mounts that are still there, by their target."""
     by_id: dict[int, Managed]
+    known: dict[int, Managed]
+    """The recorded mounts, and those that they include, by their ids."""
+    forest: Forest
     leaving: dict[str, Managed]
     """Mounts of ours that go in this pass, by where they are."""
     leaving_places: Places
@@ -122,6 +133,7 @@ def scene_of(
     ours: dict[str, list[tuple[str, Managed]]] = {}
     by_target: dict[str, list[Managed]] = {}
     by_id = {managed.id: managed for managed in alive}
+    within = {each: managed for managed in alive for each in managed.submounts}
     hidden = _hidden(by_id, observed)
     for managed in sorted(
         alive, key=lambda each: (each.id in hidden, each.id)
@@ -137,9 +149,11 @@ def scene_of(
         claims,
         by_target,
         by_id,
+        within | by_id,
+        forest_of(observed.mounts),
         {going[managed.id]: managed for managed in leaving},
         Places(going.values()),
-        _strangers(observed, by_id, Places(claims)),
+        _strangers(observed, by_id, within, Places(claims)),
         ours,
         {
             each.parent
@@ -199,10 +213,9 @@ def _hidden(by_id: Mapping[int, Managed], observed: Observed) -> dict[int, Manag
 
 
 def _strangers(
-    observed: Observed, by_id: dict[int, Managed], targets: Places
+    observed: Observed, by_id: dict[int, Managed], within: dict[int, Managed], targets: Places
 ) -> dict[str, list[ObservedMount]]:
     """By target; a recursive mount's own submounts count only where that stays."""
-    within = {each: managed for managed in by_id.values() for each in managed.submounts}
     found: dict[str, list[ObservedMount]] = {}
     for mount in observed.mounts.values():
         if mount.id in by_id:

@@ -7,8 +7,10 @@ from mountd.core.actions import Action
 from mountd.core.model import Ids, Person, User, Volume
 from mountd.core.targets import normalised_path
 from mountd.core.words.faults import VolumeError
+from mountd.core.words.spelling import nearest
 from mountd.exits import ArgumentError
 from mountd.kernel.access import can_act_as_others
+from mountd.kernel.privileges import how_to_have
 from mountd.manifest.values import why_no_user
 from mountd.reconcile.accounts import Accounts
 
@@ -52,7 +54,8 @@ def asked_about(spec: str | None, volume: Volume | None, accounts: Accounts) -> 
         return Asked(user, person, "as-another", tuple(unseen))
     if person.uid == os.geteuid():
         return Asked(user, _ourselves(accounts), "as-ourselves", tuple(unseen))
-    unseen.append(f"what {person.name} may was not asked: that takes root; run it as root")
+    how = how_to_have("CAP_SETUID", "CAP_SETGID")
+    unseen.append(f"what {person.name} may was not asked, for that takes root's rights: {how}")
     return Asked(user, person, None, tuple(unseen))
 
 
@@ -62,12 +65,10 @@ def _resolved(spec: str, accounts: Accounts) -> User:
     try:
         return accounts.resolve_user(spec)
     except VolumeError as error:
-        from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
-
         name = spec.partition(":")[0]
-        near = get_close_matches(name, accounts.some_names(10_000), n=1)
+        near = nearest(name, accounts.some_names(10_000))
         is_misspelt = near and error.fault.code == "no-user"
-        hint = f"did you mean `{near[0]}`?" if is_misspelt else "give ids as numbers"
+        hint = f"did you mean `{near}`?" if is_misspelt else "give ids as numbers"
         raise ArgumentError(error.fault.message, hint) from error
 
 

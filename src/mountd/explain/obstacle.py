@@ -15,6 +15,7 @@ from mountd.core.idmapping import OVERFLOW_ID, Extents, inverse, seen_as
 from mountd.core.model import Ids, Person
 from mountd.core.mounts import ObservedMount
 from mountd.core.served import has_server
+from mountd.core.words.commands import mountd, shell
 from mountd.explain.travel import Arrival
 
 Wish = Literal["read", "write", "execute"]
@@ -97,11 +98,12 @@ def _class_of(place: Place, person: Person) -> _Class:
 def _mode(wish: Wish, place: Place, person: Person, share: Share | None, who: _Class) -> Obstacle:
     letter = _LETTERS[wish]
     message = f"{_told(place)} gives {who} no {letter}"
-    if share and share.remedy and place.owner == share.owner:
-        return Obstacle("mode", place.path, message, share.remedy)
-    remedy = f"`chmod {_CHMOD[who]}+{letter} {place.path}`"
-    if share and place.owner.uid != person.uid == share.owner.uid:
-        remedy = f"`chown {share.owner} {place.path}` makes it the source owner's"
+    remedy = shell("chmod", f"{_CHMOD[who]}+{letter}", place.path)
+    if share and share.remedy and place.owner == share.owner and who != "its owner":
+        if place.mode >> _SHIFTS["its owner"] & _BITS[wish]:  # else it would be no help
+            return Obstacle("mode", place.path, message, share.remedy)
+    elif share and place.owner.uid != person.uid == share.owner.uid:
+        remedy = shell("chown", str(share.owner), place.path) + " makes it the source owner's"
     if who != "its owner":
         has = place.mode >> _SHIFTS[who]
         remedy += f", or for this user alone {_setfacl(place, person, has | _BITS[wish])}"
@@ -118,7 +120,8 @@ def _told(place: Place) -> str:
 def _acl(wish: Wish, place: Place, person: Person) -> Obstacle:
     """Which of its entries counts is for `getfacl` to show."""
     bits = _BITS[wish] | (0o7 if stat.S_ISDIR(place.mode) else 0o6)
-    hint = f"`getfacl {place.path}` shows it, {_setfacl(place, person, bits)} adds the user to it"
+    shows = shell("getfacl", place.path)
+    hint = f"{shows} shows it, {_setfacl(place, person, bits)} adds the user to it"
     message = f"{_told(place)} has an ACL that gives no {_LETTERS[wish]}"
     return Obstacle("acl", place.path, message, hint)
 
@@ -126,7 +129,7 @@ def _acl(wish: Wish, place: Place, person: Person) -> Obstacle:
 def _setfacl(place: Place, person: Person, bits: int) -> str:
     """One's own entry counts instead of the group's or others', so it repeats what they gave."""
     letters = "".join(letter for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if bits & bit)
-    return f"`setfacl -m u:{person.uid}:{letters} {place.path}`"
+    return shell("setfacl", "-m", f"u:{person.uid}:{letters}", place.path)
 
 
 def is_read_only(mount: ObservedMount | None) -> bool:
@@ -138,12 +141,13 @@ def _read_only(place: Place, share: Share | None) -> Obstacle:
     mount = place.mount
     if mount and mount.is_fs_read_only and not (share and "read_only" in share.said):
         message = f"the filesystem that {place.path} lies on ({mount.fs_type}) is read-only"
-        hint = f"`findmnt --target {place.path}` shows it; mount it read-write where it comes from"
+        shows = shell("findmnt", "--target", place.path)
+        hint = f"{shows} shows it; mount it read-write where it comes from"
         return Obstacle("read-only", place.path, message, hint)
     if share:
         return _by_flag("read-only", "read_only", place, share)
     where = f"the mount at {mount.point}" if mount else f"the mount that {place.path} lies on"
-    remedy = f"`mount -o remount,bind,rw {mount.point}`" if mount else None
+    remedy = shell("mount", "-o", "remount,bind,rw", mount.point) if mount else None
     return Obstacle("read-only", place.path, f"{where} is read-only", remedy)
 
 
@@ -151,7 +155,7 @@ def _noexec(place: Place, share: Share | None) -> Obstacle:
     if share:
         return _by_flag("noexec", "noexec", place, share)
     assert place.mount, "its flags were looked at"
-    hint = f"`mount -o remount,bind,exec {place.mount.point}`"
+    hint = shell("mount", "-o", "remount,bind,exec", place.mount.point)
     return Obstacle("noexec", place.path, f"the mount at {place.mount.point} is noexec", hint)
 
 
@@ -167,7 +171,7 @@ def _by_flag(
         message = f"the volume is {code}, as its source's own mount is"
         return Obstacle(code, place.path, message, f"remount that, or set `{key} = false`")
     message = f"someone made the volume's mount {code}, which the manifest doesn't say"
-    return Obstacle(code, place.path, message, "`mountd reconcile` undoes it")
+    return Obstacle(code, place.path, message, f"{mountd('reconcile')} undoes it")
 
 
 def _unmapped(place: Place) -> Obstacle:
@@ -175,7 +179,7 @@ def _unmapped(place: Place) -> Obstacle:
         f"{place.path} belongs to an id that the idmapping doesn't cover (seen as {OVERFLOW_ID}),"
         " so nobody may write it"
     )
-    hint = "add an extent for it; `mountd check` names ids that are left out"
+    hint = "add an extent for the id that it is stored as"
     return Obstacle("unmapped", place.path, message, hint)
 
 
@@ -191,8 +195,8 @@ def _is_left_out(extents: Extents, shown: int) -> bool:
 
 def _immutable(place: Place) -> Obstacle:
     message = f"{place.path} is {place.attribute} (`lsattr` shows it), which stops root too"
-    flag = "i" if place.attribute == "immutable" else "a"
-    return Obstacle("immutable", place.path, message, f"`chattr -{flag} {place.path}`")
+    flag = "-i" if place.attribute == "immutable" else "-a"
+    return Obstacle("immutable", place.path, message, shell("chattr", flag, place.path))
 
 
 def _refused(errno: int, place: Place, person: Person) -> Obstacle:
@@ -250,7 +254,8 @@ def link_refused(links: Sequence[str], errno: int, person: Person) -> Obstacle:
 
 def endless_link(path: str) -> Obstacle:
     message = f"the link {path} leads to itself, or to more than 40 others one after the other"
-    return Obstacle("link", path, message, f"`readlink {path}` shows where it leads; fix it")
+    hint = f"{shell('readlink', path)} shows where it leads; fix it"
+    return Obstacle("link", path, message, hint)
 
 
 def missing(path: str) -> Obstacle:
@@ -261,17 +266,13 @@ def not_a_folder(path: str) -> Obstacle:
     return Obstacle("not-a-folder", path, f"{path} is no folder, so nothing lies below it")
 
 
-def not_visible(path: str) -> Obstacle:
+def not_visible(path: str, hint: str) -> Obstacle:
     message = f"{path} can't be looked at by us: {said(_errno.EACCES)}"
-    return Obstacle("not-visible", path, message, "run it as root to be told more")
+    return Obstacle("not-visible", path, message, hint)
 
 
-def shut(path: str) -> Obstacle:
+def shut(path: str, hint: str) -> Obstacle:
     """To us and to the user alike."""
-    hint = (
-        "a FUSE filesystem lets in only who mounted it, unless with `allow_other`; else the server"
-        " behind it refuses"
-    )
     return Obstacle("refused", path, f"{path}: {said(_errno.EACCES)}, for root too", hint)
 
 

@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 from mountd.core.actions import Action
+from mountd.core.choice import ROOT
 from mountd.core.desired import DesiredMount, Rule
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Refused, Volume
+from mountd.core.words.commands import mountd
 from mountd.explain.obstacle import Share
 from mountd.explain.travel import arrival
 from mountd.manifest.merge import MergedDocuments
@@ -107,13 +109,16 @@ def _remedy(action: Action) -> str | None:
     """What would have the owner's files be the user's, where they are not."""
     mount = action.mount
     if any(each.field == "idmap" for each in action.drift):
-        return "`mountd reconcile` gives the mount the idmapping that the manifest means"
+        return f"{mountd('reconcile')} gives the mount the idmapping that the manifest means"
     if mount and mount.refused:
         return mount.refused.fault.hint
     if mount and mount.rule in ("no-user", "never"):
         also = ", without `idmap`" if mount.rule == "never" else ""
+        if mount.owner.uid == ROOT:  # whose swap with another is refused, unless `owner` is said
+            trusted = f'`owner = "{mount.owner}"`'
+            also = f" and, where you trust that one with root's files, {trusted}{also}"
         return (
             f"say whom the owner is to be seen as, `user` in [volumes.{mount.volume.name}]{also},"
-            " then `mountd reconcile`"
+            f" then {mountd('reconcile')}"
         )
     return None

@@ -11,6 +11,7 @@ from mountd.core.mounts import ObservedMount
 from mountd.explain import obstacle as words
 from mountd.explain.obstacle import Obstacle, Place, Share, Wish
 from mountd.explain.travel import departure
+from mountd.kernel.cause import let_in
 from mountd.kernel.route import Route, Step
 
 Deed = Literal["reach", "read", "write", "execute", "create"]
@@ -104,7 +105,9 @@ class Judge:
             return words.endless_link(path)
         if errno not in (EACCES, EPERM):
             return words.failing(path, errno)
-        return words.shut(path) if is_asked and self._is_root else words.not_visible(path)
+        hint = let_in(path)
+        is_shut = is_asked and self._is_root
+        return words.shut(path, hint) if is_shut else words.not_visible(path, hint)
 
     def _ask(self, wish: Wish, step: Step) -> tuple[bool | None, Obstacle | None]:
         if step.may is None or self._person is None:

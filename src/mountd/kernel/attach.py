@@ -11,7 +11,8 @@ from errno import EBUSY, ENOENT, ENOSPC, ENOTDIR
 from typing import NamedTuple
 
 from mountd.core.desired import DesiredMount
-from mountd.core.model import Flags, Kind
+from mountd.core.model import Fault, Flags, Kind
+from mountd.core.mounts import forest_of
 from mountd.core.words import faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import Tree, attributes, flag
@@ -29,7 +30,7 @@ from mountd.kernel.mount_api import (
     remount,
     umount2,
 )
-from mountd.kernel.observe import descendants_of, is_at, is_mounted, observe_mount
+from mountd.kernel.observe import descendants_of, is_at, is_mounted, observe, observe_mount
 from mountd.kernel.paths import Spot, spot_below
 from mountd.kernel.paths import spot as find
 from mountd.kernel.probe import has_mount_setattr
@@ -55,8 +56,7 @@ def attach(tree: Tree, spot: Spot, flags: Flags, onto: tuple[int, int] | None) -
     """
     there = spot.there
     if there and there.is_mount_root and (there.device, there.inode) != onto:
-        fs_type = observe_mount(there.mount).fs_type  # it came after the plan
-        raise VolumeError(mount_faults.foreign_mount(spot.whole_path, fs_type, covers=False))
+        raise VolumeError(_foreign(spot, there.mount))  # it came after the plan
     _put(tree, spot, flags)
 
 
@@ -115,9 +115,8 @@ def expect(old: int, spot: Spot) -> None:
 
 def see_no_strangers(old: int, known: set[int]) -> None:
     """Below our mount `old` there must be nothing that isn't ours: it would go along with it."""
-    for below in descendants_of(old):
-        if below.id not in known:
-            raise VolumeError(mount_faults.mount_below(below.point, below.fs_type))
+    if strangers := [each for each in descendants_of(old) if each.id not in known]:
+        raise VolumeError(mount_faults.mount_below(strangers, forest_of(observe().mounts), {}))
 
 
 def cover(
@@ -326,12 +325,25 @@ def _expect(mount: int, spot: Spot) -> None:
     try:
         found = statx(spot.folder, spot.name, flags=AT_STATX_DONT_SYNC)
     except FileNotFoundError as error:
-        raise VolumeError(mount_faults.covered_above(spot.whole_path)) from error
+        raise VolumeError(_covered(spot, mount)) from error
     if not found.is_mount_root:
-        raise VolumeError(mount_faults.covered_above(spot.whole_path))
+        raise VolumeError(_covered(spot, mount))
     if found.mount != mount:
-        fs_type = observe_mount(found.mount).fs_type
-        raise VolumeError(mount_faults.foreign_mount(spot.whole_path, fs_type, covers=True))
+        raise VolumeError(_foreign(spot, found.mount, over=mount))
+
+
+def _covered(spot: Spot, mount: int) -> Fault:
+    return mount_faults.covered_above(spot.whole_path, mount, forest_of(observe().mounts), {})
+
+
+def _foreign(spot: Spot, top: int, over: int | None = None) -> Fault:
+    """What is on top there now isn't ours; `over` is, and may lie under it."""
+    mounts = observe().mounts
+    mounts.pop(over or 0, None)
+    found = observe_mount(top)
+    return mount_faults.foreign_mount(
+        spot.whole_path, found, forest_of(mounts), {}, covers=over is not None
+    )
 
 
 def _opened(mount: int, spot: Spot) -> Fd:
@@ -341,8 +353,7 @@ def _opened(mount: int, spot: Spot) -> Fd:
     found = statx(root, flags=AT_STATX_DONT_SYNC)
     if found.mount != mount:
         root.close()
-        fs_type = observe_mount(found.mount).fs_type
-        raise VolumeError(mount_faults.foreign_mount(spot.whole_path, fs_type, covers=True))
+        raise VolumeError(_foreign(spot, found.mount, over=mount))
     return root
 
 

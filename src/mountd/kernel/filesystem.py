@@ -38,6 +38,7 @@ from mountd.kernel.mount_api import (
     fsopen,
 )
 from mountd.kernel.paths import open_path
+from mountd.kernel.privileges import how_to_have
 from mountd.kernel.served import ServedError, may_wait
 from mountd.kernel.syscalls import Fd
 
@@ -133,7 +134,8 @@ def _open(fs_type: str) -> Fd:
         return fsopen(fs_type)
     except OSError as error:
         if error.errno == EPERM:
-            raise VolumeError(filesystem_faults.no_filesystem_permitted(fs_type)) from error
+            hint = how_to_have("CAP_SYS_ADMIN")
+            raise VolumeError(filesystem_faults.no_filesystem_permitted(fs_type, hint)) from error
         if error.errno != ENODEV:
             raise
         raise VolumeError(filesystem_faults.unknown_filesystem(fs_type)) from error

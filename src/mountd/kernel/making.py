@@ -28,7 +28,7 @@ from mountd.kernel.served import by_road
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.trusted import ACL, DEFAULT_ACL, ROOT, has_acl
 
-_NAME_MAX = 255
+NAME_MAX = 255
 
 
 def made(path: str, kind: Kind, planned: Sequence[str] | None = None) -> Spot:
@@ -74,8 +74,8 @@ def why_not_makeable(found: Spot) -> Fault | None:
 
     As whom a run would make it, root alone can ask.
     """
-    if any(len(os.fsencode(name)) > _NAME_MAX for name in found.names):
-        return faults.name_too_long(found.whole_path, _NAME_MAX)
+    if any(len(os.fsencode(name)) > NAME_MAX for name in found.names):
+        return faults.name_too_long(found.whole_path, NAME_MAX)
     see_folder(found.folder)
     folder = statx(found.folder)
     if os.fstatvfs(found.folder.number).f_flag & os.ST_RDONLY:  # the mount, or its filesystem

@@ -79,9 +79,10 @@ def is_mounted(mount_id: int) -> bool:
     return True
 
 
-def user_behind(mount_id: int) -> int | None:
+def user_behind(mount_id: int, *, alone: bool = False) -> int | None:
     """Whose FUSE server a mount's files are told by; None: nobody's, or the machine's own.
 
+    `alone`: only of a mount that lets nobody else in.
     What such a server says of owners and modes proves nothing. ENOENT as of `observe_mount`.
     """
     number = mount_id
@@ -91,7 +92,7 @@ def user_behind(mount_id: int) -> int | None:
             return None
         number = found.reusable_id  # that options come by statmount(2) too is news of Linux 6.11
     try:
-        return parse_user(mountinfo(), number)
+        return parse_user(mountinfo(), number, alone=alone)
     except LookupError as error:
         said = f"mountinfo: {os.strerror(ENOENT)} (mount {mount_id})"
         raise FileNotFoundError(ENOENT, said) from error

@@ -15,6 +15,7 @@ _NS_GET_USERNS = 0xB701  # ioctl_nsfs(2)
 _INITIAL_USERNS = 0xEFFFFFFD  # its inode, fixed (linux/nsfs.h)
 _SECCOMP_MODE_FILTER = "2"
 _CAPABILITIES = {  # capabilities(7)
+    "CAP_DAC_OVERRIDE": 1,
     "CAP_DAC_READ_SEARCH": 2,
     "CAP_SETGID": 6,
     "CAP_SETUID": 7,
@@ -27,6 +28,13 @@ def missing_capabilities(names: Iterable[str]) -> list[str]:
     """Those of these capabilities that are not in effect."""
     effective = int(_status()["CapEff"], 16)
     return [name for name in names if not effective >> _CAPABILITIES[name] & 1]
+
+
+def how_to_have(*names: str) -> str:
+    """What gives a process like ours these capabilities: root that lacks them has been confined."""
+    if os.geteuid():
+        return "run it as root"
+    return f"give the unit or the container {' and '.join(names)}"
 
 
 def is_filtered() -> bool:
@@ -43,7 +51,7 @@ def _status() -> dict[str, str]:
 def why_no_mount() -> Fault | None:
     """What stops us from mounting anything, if our privileges do."""
     if missing := missing_capabilities(["CAP_SYS_ADMIN"]):
-        return idmap_faults.capability_missing(*missing)
+        return idmap_faults.capability_missing(missing, how_to_have(*missing))
     try:
         with Fd(os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
             Fd(ioctl(namespace.number, _NS_GET_USERNS)).close()

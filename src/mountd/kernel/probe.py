@@ -31,7 +31,13 @@ from mountd.kernel.mount_api import (
     open_tree_attr,
 )
 from mountd.kernel.observe import observe_mount
-from mountd.kernel.privileges import is_filtered, is_in_chroot, missing_capabilities, why_no_mount
+from mountd.kernel.privileges import (
+    how_to_have,
+    is_filtered,
+    is_in_chroot,
+    missing_capabilities,
+    why_no_mount,
+)
 from mountd.kernel.statmount import HAS_STATMOUNT
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
@@ -218,7 +224,7 @@ def why_no_namespace(error: OSError) -> Fault:
         if is_in_chroot():
             return idmap_faults.in_chroot()
         if missing := missing_capabilities(["CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP"]):
-            return idmap_faults.capability_missing(*missing)
+            return idmap_faults.capability_missing(missing, how_to_have(*missing))
     return idmap_faults.no_namespace(error)
 
 

@@ -14,6 +14,7 @@ from mountd.core.idmapping import ID_COUNT, Refusal
 from mountd.core.targets import KERNEL_FOLDERS, SYSTEM_FOLDERS, normalised_path
 from mountd.manifest.values import (
     NAME,
+    NO_TYPES,
     normalised_subdir,
     why_no_fs_type,
     why_no_number,
@@ -87,7 +88,9 @@ Subdir = Annotated[
     AfterValidator(normalised_subdir),
     _text(rf"^[^/{_CONTROL}][^{_CONTROL}]*$", _UP),
 ]
-FsType = Annotated[str, _by(why_no_fs_type), _text(rf"^[^/{_CONTROL}]+$")]
+FsType = Annotated[
+    str, _by(why_no_fs_type), _text(rf"^[^/{_CONTROL}]+$", f"^({'|'.join(NO_TYPES)})$")
+]
 Option = Annotated[str, _by(why_no_option), _text(rf"^[^={_CONTROL}][^{_CONTROL}]*$")]
 Owner = Annotated[str, _by(why_no_owner), _text("^[0-9]+:[0-9]+$")]
 User = Annotated[

@@ -101,8 +101,21 @@ def why_no_owner(text: str) -> str | None:
     return _why_no_ids(*parts)
 
 
+_PATHS = "must be left out where the source is a path"
+NO_TYPES = {
+    "none": _PATHS,
+    "bind": _PATHS,
+    "rbind": f"{_PATHS}, with `recursive = true` for what is mounted below it",
+    "auto": "must name the filesystem itself, which `blkid` shows of a device",
+    "swap": "must be a filesystem's",
+}
+"""What stands for the type in fstab(5), mount(8) and OCI's configuration, and is none."""
+
+
 def why_no_fs_type(name: str) -> str | None:
     """What is wrong with a filesystem's type."""
+    if name in NO_TYPES:
+        return f"{NO_TYPES[name]}, not `{name}`"
     if not name or "/" in name or _why_unprintable(name):
         return f"must be a filesystem type as in /proc/filesystems, not `{_short(name)}`"
     return None

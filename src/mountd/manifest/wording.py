@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from mountd.core.idmapping import Refusal
+from mountd.core.words.spelling import nearest
 from mountd.manifest.document import Document
 from mountd.manifest.fields import OURS
 from mountd.manifest.positions import KeyPath, dotted
@@ -119,10 +120,8 @@ class _Speller:
         return self._hints.get(asked) or f"known here: {', '.join(_known_keys(asked[1]))}"
 
     def _hint(self, key: str, table: type[BaseModel]) -> str:
-        from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
-
-        near = get_close_matches(key[:100], _known_keys(table), n=1, cutoff=0.6)
-        return f"did you mean `{near[0]}`?" if near else ""
+        near = nearest(key, _known_keys(table))
+        return f"did you mean `{near}`?" if near else ""
 
 
 _MOST_NEAR = 1000

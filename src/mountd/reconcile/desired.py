@@ -8,11 +8,11 @@ from mountd.core.desired import Desired, DesiredMount, Later, Unready, View
 from mountd.core.exposure import Asked
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Flags, Ids, User, Volume
-from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, root_at
+from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, forest_of, root_at
 from mountd.core.nesting import account_files, paths_in
 from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.cause import fault_of, unanswered
+from mountd.kernel.cause import unanswered
 from mountd.kernel.observe import is_mounted, top_at
 from mountd.kernel.paths import whole_path
 from mountd.kernel.patience import Looker, Patience
@@ -167,7 +167,8 @@ class Resolver:
         except VolumeError as error:
             desired, source = Unready(volume, target, error.fault), None
         except OSError as error:
-            desired, source = Unready(volume, target, self._fault(error, volume)), None
+            fault = unanswered(error, volume.source, volume.target)
+            desired, source = Unready(volume, target, fault), None
         if reads := self._reads(desired):
             desired = desired._replace(reads=reads)
         warnings = [each for one in self._accounts.values() for each in one.warnings]
@@ -195,8 +196,11 @@ class Resolver:
             if source.through and self._has_to_go(source, user):
                 source.fd.close()
                 return Later(volume, target, source.through), None
-            if place.there not in (None, source.kind):
-                raise VolumeError(faults.wrong_target_kind(target, source.kind))
+            top = self.tops.get(target)
+            mounted = self._managed.get(top.id) if top else None
+            is_other = place.there not in (None, source.kind)
+            if is_other and (mounted or not top):  # a stranger is reported as one, later
+                raise VolumeError(faults.wrong_target_kind(target, source.kind, mounted))
             mount = self._desired(volume, target, source, user)
             if place.makes:
                 notes = *mount.notes, f"makes {', '.join(place.makes)}"
@@ -213,11 +217,6 @@ class Resolver:
         self._sources_left -= 1
         return source
 
-    def _fault(self, error: OSError, volume: Volume) -> Fault:
-        if isinstance(error, PermissionError) and not self._is_acting:
-            return faults.not_visible(error)
-        return fault_of(error, f"look at {volume.source} or {volume.target}")
-
     def _has_to_go(self, source: Source, user: User | None) -> bool:
         """Whether our own mount must go before the source can be read.
 
@@ -233,7 +232,13 @@ class Resolver:
             return False
         if source.through not in self._managed:
             raise VolumeError(
-                mount_faults.foreign_mount(source.path, source.mount.fs_type, covers=False)
+                mount_faults.foreign_mount(
+                    source.path,
+                    source.mount,
+                    forest_of(self._observed.mounts),
+                    self._managed,
+                    covers=False,
+                )
             )
         return True
 

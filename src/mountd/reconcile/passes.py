@@ -248,13 +248,13 @@ def _refuse_unknown(names: set[str], recorded: set[str], settings: Settings) -> 
 
 def unknown_volumes(names: set[str], known: set[str], settings: Settings) -> ArgumentError:
     """Names that are no volumes, told with the nearest that is one, or with all."""
-    from difflib import get_close_matches  # noqa: PLC0415 - 10 ms, for the sake of a hint
+    from mountd.core.words.spelling import nearest  # noqa: PLC0415 - for this alone
 
     named, volumes = sorted(names), sorted(known)
     message = f"{manifest_id(settings.manifest)} has no volume "
     message += ", ".join(f"`{name}`" for name in named)
-    if near := get_close_matches(named[0], volumes, n=1):
-        return ArgumentError(message, f"did you mean `{near[0]}`?")
+    if near := nearest(named[0], volumes):
+        return ArgumentError(message, f"did you mean `{near}`?")
     more = ", …" if len(volumes) > 10 else ""
     listed = f"its volumes: {', '.join(volumes[:10])}{more}" if volumes else "it has none"
     return ArgumentError(message, listed)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mountd.core.mounts import Adoptable, Base, Managed
 from mountd.core.words.faults import PASSING
+from mountd.exits import StateError
 from mountd.kernel.mount_namespace import MountNamespace, may_exist, our_namespace
 from mountd.kernel.syscalls import Fd
 from mountd.reconcile.entries import (
@@ -152,5 +153,13 @@ def rename_in(folder: int, old: str, new: str) -> None:
 
 def here() -> Place:
     """Where we are: the boot, and our mount namespace."""
-    with open("/proc/sys/kernel/random/boot_id") as boot:
-        return Place(boot.read().strip(), our_namespace())
+    try:
+        with open(_BOOT) as boot:
+            return Place(boot.read().strip(), our_namespace())
+    except FileNotFoundError as error:
+        message = f"the record can't be believed, for there is no {error.filename}"
+        raise StateError(message, _WHOLE_PROC) from error
+
+
+_BOOT = "/proc/sys/kernel/random/boot_id"
+_WHOLE_PROC = "mount /proc without `subset=pid`, or have the unit say ProcSubset=all"

@@ -14,6 +14,7 @@ from mountd.core.mounts import (
     Managed,
     Observed,
     ObservedMount,
+    forest_of,
     may_adopt,
     parents_of,
     root_at,
@@ -114,7 +115,11 @@ class Sources:
         while below.point == target and below.parent in mounts and not self._is_ours(top, target):
             below = mounts[below.parent]
             if below.id in self._managed and self._is_ours(below, target):
-                raise VolumeError(mount_faults.foreign_mount(target, top.fs_type, covers=True))
+                raise VolumeError(
+                    mount_faults.foreign_mount(
+                        target, top, forest_of(mounts), self._managed, covers=True
+                    )
+                )
 
     def _submounts(self, path: str, own: ObservedMount) -> dict[str, list[ObservedMount]]:
         mounts = self._observed.mounts

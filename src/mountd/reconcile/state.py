@@ -157,7 +157,11 @@ def _taken(folder: Fd, state_dir: str, name: str, operation: int) -> Fd | None:
         except BlockingIOError:
             with file:
                 who, kind = _WHO[name]
-                raise kind(_holder(file, f"{state_dir}/{name}", who)) from None
+                pid = _holder(file)
+                who += f" (pid {pid})" if pid else ""
+                hint = f"stop it first, by `systemctl stop mountd` or `kill {pid}`; its mounts stay"
+                said = f"{who} and holds {state_dir}/{name}"
+                raise kind(said, hint if pid and kind is WatchedError else None) from None
         except BaseException:
             file.close()
             raise
@@ -181,7 +185,7 @@ def _is_same(file: Fd, folder: Fd, name: str) -> bool:
     return os.path.samestat(os.fstat(file.number), now)
 
 
-def _holder(file: Fd, path: str, who: str) -> str:
+def _holder(file: Fd) -> str | None:
     """Who has the lock, as /proc/locks tells: `N: FLOCK ADVISORY WRITE PID MAJ:MIN:INODE 0 EOF`."""
     found = os.fstat(file.number)
     wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
@@ -189,5 +193,5 @@ def _holder(file: Fd, path: str, who: str) -> str:
         for line in lines:
             words = line.split()
             if words[1] == "FLOCK" and words[-3] == wanted:
-                return f"{who} (pid {words[-4]}) and holds {path}"
-    return f"{who} and holds {path}"
+                return words[-4]
+    return None

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
+from errno import ENAMETOOLONG
 from typing import NamedTuple
 
 from mountd.core.model import Fault, Kind, Volume
@@ -15,7 +16,7 @@ from mountd.core.mounts import Top
 from mountd.core.targets import folders_above, why_forbidden
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel.making import why_not_makeable
+from mountd.kernel.making import NAME_MAX, why_not_makeable
 from mountd.kernel.observe import top_of
 from mountd.kernel.paths import Spot, plain_folder, spot
 from mountd.reconcile.accounts import Accounts
@@ -75,6 +76,10 @@ class Targets:
                 return Target(path, None, None, makes, why_not)
         except NotADirectoryError as error:
             raise VolumeError(faults.no_folder(volume.target)) from error
+        except OSError as error:
+            if error.errno != ENAMETOOLONG:
+                raise
+            raise VolumeError(faults.name_too_long(volume.target, NAME_MAX)) from error
 
     def _why_not(self, found: Spot) -> Fault | None:
         if found.path not in self._makeable:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mountd.core.actions import DONE, Outcome
 from mountd.core.model import Fault
+from mountd.core.words.commands import mountd
 from mountd.report.journal import WARNING, Journal
 from mountd.watch.fight import Telling
 
@@ -94,7 +95,9 @@ class News:
         records, volumes, seconds = self._telling.close(now)
         said = f"{records} more records" if records > 1 else "1 more record"
         about = f"about {volumes} volumes" if volumes > 1 else "about one volume"
-        message = f"left out: {said} {about}, within {seconds:.0f} s; `mountd status` has the state"
+        message = (
+            f"left out: {said} {about}, within {seconds:.0f} s; {mountd('status')} has the state"
+        )
         self._journal.tell(message, "left-out", WARNING)
         for outcome in [*outcomes]:
             if (outcome.action.volume, outcome.action.target) in self._unsaid:

@@ -8,6 +8,8 @@ import errno as _errno
 from typing import NamedTuple
 
 from mountd.core.model import Fault, Ids, Kind, Reason
+from mountd.core.mounts import Managed
+from mountd.core.words.commands import mountd, shell
 
 PASSING = (_errno.EMFILE, _errno.ENFILE, _errno.ENOMEM)
 """What says nothing of a file or folder, but that this process or machine has no room now."""
@@ -76,7 +78,7 @@ def read_only_above(folder: str) -> Fault:
 
 def immutable(folder: str) -> Fault:
     message = f"the target can't be made: {folder} is immutable, so nothing can be made in it"
-    hint = f"`chattr -i {folder}`, or choose another target"
+    hint = f"{shell('chattr', '-i', folder)}, or choose another target"
     return _unmade("no-target", message, hint, _errno.EPERM, folder)
 
 
@@ -94,20 +96,23 @@ def no_home(name: str, home: str, *, has_account: bool) -> Fault:
     """`has_account`: what makes it is another command then."""
     message = f"{name}'s home isn't there yet: there is no {home}"
     if has_account:
-        hint = f"`mkhomedir_helper {name}` makes it, with its files"
+        hint = f"{shell('mkhomedir_helper', name)} makes it, with its files"
     else:
-        hint = f"`useradd -m {name}` makes it, with its files; `mkdir {home}` if it is nobody's"
+        hint = (
+            f"{shell('useradd', '-m', name)} makes it, with its files; {shell('mkdir', home)} if it"
+            " is nobody's"
+        )
     return Fault("pending", "no-target", message, f"{hint}; {MOUNTED_LATER}", object=home)
 
 
 def no_user(name: str, file: str) -> Fault:
-    add = f"`useradd {name}`" if file == "/etc/passwd" else "add it there"
+    add = shell("useradd", name) if file == "/etc/passwd" else "add it there"
     hint = f"{add}, or give `user` as a number"
     return Fault("pending", "no-user", f"there is no user `{name}` in {file}", hint)
 
 
 def no_group(name: str, file: str) -> Fault:
-    add = f"`groupadd {name}`" if file == "/etc/group" else "add it there"
+    add = shell("groupadd", name) if file == "/etc/group" else "add it there"
     hint = f"{add}, or give the group as a number"
     return Fault("pending", "no-group", f"there is no group `{name}` in {file}", hint)
 
@@ -184,13 +189,20 @@ def target_in_source(target: str) -> Fault:
 
 
 def wrong_source_kind(path: str, kind: str) -> Fault:
-    hint = "name a folder or a file as the source"
-    return Fault("failed", "wrong-kind", f"{path} is {kind}, which can't be mounted", hint)
+    folder = path.rpartition("/")[0] or "/"
+    hint = f"name the folder that it lies in, {folder}, as the source"
+    message = f"{path} is {kind}, and mountd mounts folders and files alone"
+    return Fault("failed", "wrong-kind", message, hint)
 
 
-def wrong_target_kind(target: str, kind: Kind) -> Fault:
+def wrong_target_kind(target: str, kind: Kind, mounted: Managed | None) -> Fault:
+    """`mounted`: what of ours is at the target now, of the other kind."""
     message = f"the source is a {kind}, and {target} is not"
-    return Fault("failed", "wrong-kind", message, f"remove {target}, or choose another target")
+    hint = f"remove {target}, or choose another target"
+    if mounted:
+        message += ", nor is what this volume's mount lies on there"
+        hint = f"{mountd('unmount', mounted.volume)}, then {hint}"
+    return Fault("failed", "wrong-kind", message, hint)
 
 
 def no_folder(target: str) -> Fault:
@@ -276,3 +288,26 @@ def not_visible(error: OSError) -> Fault:
     return Fault(
         "failed", "not-privileged", f"you may not look there: {said}", hint, error.errno or 0
     )
+
+
+def shut(error: OSError, trying: str, hint: str) -> Fault:
+    """What root isn't let into, or this process is not as root; `trying` completes "can't …"."""
+    return from_kernel(error, trying, None)._replace(hint=hint)
+
+
+def private_fuse(point: str, user: int) -> str:
+    """A hint: of `user` is the FUSE mount at `point`."""
+    return (
+        f"have uid {user} mount the FUSE filesystem at {point} with the option `allow_other`, which"
+        " takes `user_allow_other` in /etc/fuse.conf"
+    )
+
+
+def refusing_server(point: str, fs_type: str) -> str:
+    """A hint: what is mounted at `point` asks a server."""
+    return (
+        f"have the server behind {point} ({fs_type}) let root in, as NFS does by `no_root_squash`"
+    )
+
+
+SHUT_BY_MODULE = "a security module may refuse it: `journalctl -k` shows AppArmor's and SELinux's"

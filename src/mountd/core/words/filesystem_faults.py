@@ -4,6 +4,7 @@ import errno as _errno
 from collections.abc import Sequence
 
 from mountd.core.model import Fault
+from mountd.core.words.commands import mountd, shell
 from mountd.core.words.faults import CODES, MOUNTED_LATER
 
 
@@ -25,7 +26,7 @@ def filesystem_not_answering(fs_type: str, source: str, seconds: float) -> Fault
 
 def covered_filesystem(fs_type: str, source: str, point: str, cover: str) -> Fault:
     message = f"the {fs_type} of {source}, at {point}, is covered by another mount, at {cover}"
-    hint = f"`umount --lazy {cover}`, for mountd itself has its lock there"
+    hint = f"{shell('umount', '--lazy', cover)}, because mountd itself has its lock there"
     return Fault("conflict", "foreign-mount", message, hint)
 
 
@@ -34,15 +35,14 @@ def unknown_filesystem(fs_type: str) -> Fault:
         "failed",
         "mount-refused",
         f"this kernel knows no filesystem `{fs_type}`",
-        f"`modprobe {fs_type}` says whether there is a module for it; /proc/filesystems lists"
-        " those that need none",
+        f"{shell('modprobe', fs_type)} says whether there is a module for it; /proc/filesystems"
+        " lists those that need none",
         _errno.ENODEV,
     )
 
 
-def no_filesystem_permitted(fs_type: str) -> Fault:
+def no_filesystem_permitted(fs_type: str, hint: str) -> Fault:
     message = f"the kernel doesn't let us mount {fs_type}: it takes CAP_SYS_ADMIN"
-    hint = "run mountd as root, or give the container CAP_SYS_ADMIN"
     return Fault("failed", "not-privileged", message, hint, _errno.EPERM)
 
 
@@ -129,7 +129,7 @@ def mounted_otherwise(source: str, *, is_read_only: bool) -> Fault:
     """It is mounted already, and read-only there, or to be written, unlike here."""
     if is_read_only:
         message = f"{source} is mounted already, read-only, and `options` don't have `ro`"
-        hint = f'add "ro" to `options`, or unmount what `findmnt {source}` shows'
+        hint = f'add "ro" to `options`, or unmount what {shell("findmnt", source)} shows'
     else:
         message = f"{source} is mounted already, to be written, and `options` have `ro`"
         hint = "leave that out and say `read_only = true`, which is about this volume alone"
@@ -141,7 +141,8 @@ def busy_device(fs_type: str, source: str, said: str) -> Fault:
         "failed",
         "busy",
         f"{fs_type} can't be mounted from {source}: {said}",
-        f"`findmnt {source}` shows where it is mounted already; `lsblk {source}`, what else has it",
+        f"{shell('findmnt', source)} shows where it is mounted already; {shell('lsblk', source)},"
+        " what else has it",
         _errno.EBUSY,
     )
 
@@ -160,7 +161,7 @@ def refused_filesystem(
         code = "not-privileged"
         asks.insert(0, "a container may mount few filesystems, and no device on a nodev mount")
     elif is_device and errno in (_errno.EINVAL, _errno.EIO):
-        asks.insert(0, f"`blkid {source}` says what is on it")
+        asks.insert(0, f"{shell('blkid', source)} says what is on it")
     elif fs_type == "virtiofs" and errno == _errno.EINVAL:  # so far only dmesg knows
         asks.insert(0, "see that the host shares something by this tag")
     given = f" with {' '.join(map(_shown, options))}" if options else ""
@@ -174,6 +175,6 @@ def not_in_force(source: str, keys: Sequence[str], volumes: Sequence[str]) -> st
     what, it = ("option {} isn't", "it") if len(keys) == 1 else ("options {} aren't", "them")
     return (
         f"the {what.format(shown)} among those in force, because {source} is mounted already:"
-        f" `mountd unmount {' '.join(volumes)}` and then `mountd reconcile` put {it} in force,"
+        f" {mountd('unmount', *volumes)} and then {mountd('reconcile')} put {it} in force,"
         " unless something else has it mounted"
     )

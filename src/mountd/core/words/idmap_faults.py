@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mountd.core.model import Fault, Ids
+from mountd.core.words.commands import shell
 from mountd.core.words.faults import Limit, raising
 
 
@@ -76,7 +77,8 @@ def submount_refuses(point: str, why: Fault) -> Fault:
 def covered_submount_refuses(source: str, errno: int) -> Fault:
     message = f"a mount below {source}, which another one covers, can't be idmapped"
     hint = (
-        f"`findmnt --submounts --target {source}` lists them; leave `recursive` out, or unmount it"
+        f"{shell('findmnt', '--submounts', '--target', source)} lists them; leave `recursive` out,"
+        " or unmount it"
     )
     return Fault("failed", "filesystem-refuses", message, hint, errno)
 
@@ -165,10 +167,9 @@ def call_filtered(call: str) -> Fault:
     return Fault("failed", "seccomp", f"a seccomp filter stops {call}", hint, _errno.EPERM)
 
 
-def capability_missing(*names: str) -> Fault:
+def capability_missing(names: Sequence[str], hint: str) -> Fault:
     verb = "is" if len(names) == 1 else "are"
     message = f"not permitted: {_listed(names)} {verb} missing"
-    hint = f"run mountd as root, and give the unit or the container {_listed(names)}"
     return Fault("failed", "not-privileged", message, hint, _errno.EPERM)
 
 

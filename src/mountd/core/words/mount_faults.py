@@ -1,18 +1,59 @@
 """Why a mount that is there is in the way, or can't go."""
 
 import errno as _errno
+from collections.abc import Mapping, Sequence
+from itertools import groupby, takewhile
 
 from mountd.core.model import Fault
+from mountd.core.mounts import TOO_DEEP, Forest, Managed, ObservedMount
+from mountd.core.words.commands import mountd, shell
 from mountd.core.words.faults import (
     _PATH_MAX,
 )
 
+Ours = Mapping[int, Managed]
+"""Mounts of ours by their ids, submounts too: no umount(8) for these."""
 
-def covered_above(target: str) -> Fault:
-    message = f"this volume's mount at {target} can't be reached: a mount covers a folder above it"
-    return Fault(
-        "conflict", "foreign-mount", message, f"`findmnt --target {target}` names it; unmount it"
-    )
+
+def _taking_off(mounts: Sequence[ObservedMount], ours: Ours) -> str | None:
+    """The commands that take these off, in their order; None where umount(8) can't.
+
+    What is ours goes by a command of ours, which takes submounts along.
+    """
+    points = [each.point for each in mounts if each.id not in ours]
+    if any(point == TOO_DEEP or len(point) >= _PATH_MAX for point in points):
+        return None
+    steps: list[str] = []
+    for managed, group in groupby(mounts[:_MOST_MOUNTS], lambda each: ours.get(each.id)):
+        step = shell("umount", *(each.point for each in group))
+        if managed:
+            step = mountd("unmount", managed.volume, manifest=managed.manifest)
+        if not managed or step not in steps:  # with its submounts it goes at once
+            steps.append(step)
+    more = "; the next pass names the others" if len(mounts) > _MOST_MOUNTS else ""
+    return ", then ".join(steps) + more
+
+
+_MOST_MOUNTS = 20
+
+
+def _unless_moved(steps: str | None) -> str:
+    """The hint to take mounts off, or else to give way to them."""
+    if steps is None:
+        return "choose another target: a path is longer than umount(8) takes"
+    return f"{steps}, or choose another target"
+
+
+def covered_above(target: str, mount: int, forest: Forest, ours: Ours) -> Fault:
+    covers = forest.covers_of(mount)
+    message = f"this volume's mount at {target} can't be reached: "
+    if not covers:  # they went meanwhile
+        message += "a mount covered a folder above it just now"
+        return Fault("conflict", "foreign-mount", message, "the next pass looks anew")
+    message += f"the mount at {covers[0].point} ({covers[0].fs_type}) covers it"
+    hint = _taking_off(forest.to_take_off(covers), ours)
+    hint = hint or "move a folder above that, whose path is longer than umount(8) takes"
+    return Fault("conflict", "foreign-mount", message, hint)
 
 
 def just_mounted(target: str) -> Fault:
@@ -32,10 +73,10 @@ def busy_below(target: str, point: str) -> Fault:
 
 
 def unbindable(source: str, point: str) -> Fault:
+    """`point`: where the mount is that it lies on."""
     message = f"{source} can't be mounted elsewhere: the mount at {point} is unbindable"
-    return Fault(
-        "failed", "mount-refused", message, f"`mount --make-private {point}`", _errno.EINVAL
-    )
+    hint = shell("mount", "--make-private", point)
+    return Fault("failed", "mount-refused", message, hint, _errno.EINVAL)
 
 
 def not_cloned(source: str) -> Fault:
@@ -64,13 +105,17 @@ def locked_flags(source: str, keys: list[str]) -> Fault:
     return Fault("failed", "mount-refused", message, hint, _errno.EPERM)
 
 
-def foreign_mount(target: str, fs_type: str, *, covers: bool) -> Fault:
+def foreign_mount(
+    target: str, top: ObservedMount, forest: Forest, ours: Ours, *, covers: bool
+) -> Fault:
+    """`top` is what shows there; what it lies on is in the way too, down to a mount of ours."""
     verb = "covers this volume's mount at" if covers else "is at"
+    stack = takewhile(lambda each: each.id not in ours, forest.stack_at(top))
     return Fault(
         "conflict",
         "foreign-mount",
-        f"a mount that isn't mountd's ({fs_type}) {verb} {target}",
-        f"`umount {target}`, or choose another target",
+        f"a mount that isn't mountd's ({top.fs_type}) {verb} {target}",
+        _unless_moved(_taking_off(forest.to_take_off(stack), ours)),
     )
 
 
@@ -88,7 +133,7 @@ def perhaps_ours(target: str) -> Fault:
         f"the mount at {target} shows the same folder that it covers, with other flags or another"
         " owner: it may be mountd's own, from before the record was lost"
     )
-    return Fault("conflict", "foreign-mount", message, f"if so, `umount {target}`")
+    return Fault("conflict", "foreign-mount", message, f"if so, {shell('umount', target)}")
 
 
 def hidden_source(target: str) -> Fault:
@@ -99,7 +144,8 @@ def hidden_source(target: str) -> Fault:
 
 def managed_elsewhere(target: str, volume: str, manifest: str) -> Fault:
     message = f"volume `{volume}` of {manifest} is mounted at {target}"
-    hint = f"`mountd --manifest {manifest} unmount {volume}`, or choose another target"
+    unmount = mountd("unmount", volume, manifest=manifest)
+    hint = f"{unmount}, or choose another target"
     return Fault("conflict", "foreign-mount", message, hint)
 
 
@@ -108,27 +154,31 @@ def same_target(target: str, volume: str) -> Fault:
     return Fault("conflict", "foreign-mount", message, "give one of them another target")
 
 
-def mount_below(point: str, fs_type: str) -> Fault:
-    hint = f"`umount {point}`, or choose another target"
-    if len(point) >= _PATH_MAX:
-        hint = "choose another target: its path is longer than umount(8) takes"
+def mount_below(strangers: Sequence[ObservedMount], forest: Forest, ours: Ours) -> Fault:
+    first, *others = strangers
+    more = f" and {len(others)} more" if others else ""
+    deepest = sorted(strangers, key=lambda each: -each.point.count("/"))
     return Fault(
         "conflict",
         "foreign-mount",
-        f"a mount lies below the target, at {point} ({fs_type}), and would be hidden",
-        hint,
+        f"a mount lies below the target, at {first.point} ({first.fs_type}){more}, and would be"
+        " hidden",
+        _unless_moved(_taking_off(forest.to_take_off(deepest), ours)),
     )
 
 
 def busy(target: str, holders: list[str], unseen: str | None = None) -> Fault:
     """`unseen`: why there may be more of them."""
     who = ", ".join(holders[:5]) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
+    points = [each.removeprefix(A_MOUNT) for each in holders if each.startswith(A_MOUNT)]
+    steps = [shell("umount", "--recursive", *points[:_MOST_MOUNTS])] if points else []
+    if len(holders) > len(points):
+        them = "the processes" if points else "them"
+        steps.append(f"have {them} leave the folder and close its files")
+    hint = f"{', and '.join(steps)}; the next pass tries again"
     if not holders:
-        hint = f"some process has it open, or a namespace has a copy of it: `lsof +f -- {target}`"
-    elif holders[0].startswith(A_MOUNT):
-        hint = f"`umount {holders[0].removeprefix(A_MOUNT)}`; the next pass tries again"
-    else:
-        hint = "have them leave the folder and close its files; the next pass tries again"
+        lsof = shell("lsof", "+f", "--", target)
+        hint = f"some process has it open, or a namespace has a copy of it: {lsof}"
     said = f"{target} is in use" + (f" by {who}" if who else "") + _and_perhaps_more(unseen)
     return Fault("failed", "busy", said, hint, _errno.EBUSY)
 
