@@ -451,10 +451,11 @@ def test_another_option_of_a_disk_is_a_replacement_that_loses_nothing(
     one(world, **keys, options=["commit=60"])
     (said,) = {note for _, _, (note,) in (*filesystems(world, "-n"), *filesystems(world))}
     assert (target / "hello").read_text() == "hello\n"
+    ours = f"--manifest {world.manifest} --state-dir {world.state}"
     assert said == (
         f"the option `commit` isn't among those in force, because {keys['source']} is mounted"
-        " already: `mountd unmount work` and then `mountd reconcile` put it in force, unless"
-        " something else has it mounted"
+        f" already: `mountd unmount work {ours}` and then `mountd reconcile {ours}` put it in"
+        " force, unless something else has it mounted"
     )
     status = world.mountd("status")
     assert (status.status, said in " ".join(status.out.split())) == (0, True)

@@ -91,6 +91,8 @@ def intrusion(
         return mount_faults.managed_elsewhere(target, other.volume, other.manifest)
     if desired.through == top.id and not is_equal:
         return mount_faults.perhaps_ours(target)
-    if mine or not is_equal or not may_adopt(scene.adoptable, target):
-        return _foreign(target, mount, scene)
+    lower = scene.observed.mounts.get(mount.parent)
+    is_stacked = lower is not None and lower.point == target and not desired.is_in_place
+    if mine or is_stacked or not is_equal or not may_adopt(scene.adoptable, target):
+        return _foreign(target, mount, scene)  # of two that are equal, nobody knows which is ours
     return None
