@@ -6,10 +6,20 @@ from typing import NamedTuple, Self
 
 from mountd.core.choice import Root, choose, shown_owner, stored_owner, with_raw_ids
 from mountd.core.desired import Desired, DesiredMount, Later, Unready, View
+from mountd.core.drift import differences
 from mountd.core.exposure import Asked
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Flags, Ids, Kind, User, Volume
-from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, root_at
+from mountd.core.mounts import (
+    AUTOMOUNT,
+    Managed,
+    Nobodys,
+    Observed,
+    ObservedMount,
+    Top,
+    is_same,
+    root_at,
+)
 from mountd.core.nesting import account_files, paths_in
 from mountd.core.targets import why_forbidden
 from mountd.core.words import faults, idmap_faults, mount_faults
@@ -32,6 +42,7 @@ class _Answer(NamedTuple):
     source: Fd | None = None
     top: Top | None = None
     gone: tuple[int, ...] = ()
+    came: tuple[ObservedMount, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -65,10 +76,13 @@ class Resolver:
         self._held = held
         self._is_acting = is_acting
         self._sources_left = most_sources
-        self._points = {mount.point for mount in observed.mounts.values()}
+        mounts = observed.mounts.values()
+        self._points = {each.point for each in mounts}
+        self._automounts = {each.point for each in mounts if each.fs_type == AUTOMOUNT}
         self._accounts: dict[str, Accounts] = {}
         self._users: dict[tuple[str, str], User] = {}
         self._gone: set[int] = set()
+        self._came: dict[int, ObservedMount] = {}
         self._warnings: dict[str, None] = {}
         self.tops: dict[str, Top] = {}
         """What is on top at each target on which something is mounted."""
@@ -95,12 +109,14 @@ class Resolver:
 
     @property
     def observed(self) -> Observed:
-        """The mounts, with what is on top at the targets, and without what has gone meanwhile."""
+        """The mounts, with what is on top at the targets, as far as they came or went meanwhile."""
         observed = self._observed._replace(tops=self.tops)
-        if not self._gone:
+        if not (self._gone or self._came):
             return observed
         mounts = {
-            number: each for number, each in observed.mounts.items() if number not in self._gone
+            number: each
+            for number, each in (observed.mounts | self._came).items()
+            if number not in self._gone
         }
         return observed._replace(mounts=mounts)
 
@@ -145,6 +161,7 @@ class Resolver:
             if each.top:
                 self.tops[each.desired.target] = each.top
             self._gone.update(each.gone)
+            self._came |= {mount.id: mount for mount in each.came}
             self._warnings |= dict.fromkeys(each.warnings)
             desired.append(each.desired)
         return desired
@@ -154,6 +171,7 @@ class Resolver:
             return _Answer(Unready(volume, volume.target, self._held[volume.name]))
         target = volume.target
         gone: tuple[int, ...] = ()
+        came: tuple[ObservedMount, ...] = ()
         try:
             target, there = self._target(volume)
             if target in self._points and target not in self.tops:
@@ -161,7 +179,7 @@ class Resolver:
                     self.tops[target] = top
                 else:
                     gone = self._gone_from(target)
-            desired, source = self._meant(volume, target, there)
+            desired, source, came = self._meant(volume, target, there)
         except VolumeError as error:
             desired, source = Unready(volume, target, error.fault), None
         except OSError as error:
@@ -169,7 +187,7 @@ class Resolver:
         if reads := self._reads(desired):
             desired = desired._replace(reads=reads)
         warnings = [each for one in self._accounts.values() for each in one.warnings]
-        return _Answer(desired, source, self.tops.get(target), gone, tuple(warnings))
+        return _Answer(desired, source, self.tops.get(target), gone, came, tuple(warnings))
 
     def _reads(self, desired: Desired) -> tuple[str, ...]:
         """The paths that a volume depends on, without root's links: also where they dangle."""
@@ -181,24 +199,50 @@ class Resolver:
             paths.append(volume.source)
         return tuple(found for each in paths if (found := whole_path(each)) != each)
 
-    def _meant(self, volume: Volume, target: str, there: Kind | None) -> tuple[Desired, Fd | None]:
+    def _meant(
+        self, volume: Volume, target: str, there: Kind | None
+    ) -> tuple[Desired, Fd | None, tuple[ObservedMount, ...]]:
+        """What it means, its source, and the mounts that came up as that was looked at."""
         if volume.filesystem and self._opener.is_for_later(volume.filesystem):
-            return Later(volume, target), None
+            return Later(volume, target), None, ()
         user = self._user(volume)
+        if kept := self._kept_asleep(volume, target, user):
+            return kept, None, ()
         source = self._opener.open(volume, target)
         try:
             if source.through and self._has_to_go(source, user):
                 source.fd.close()
-                return Later(volume, target, source.through), None
+                return Later(volume, target, source.through), None, ()
             if there and there != source.kind:
                 raise VolumeError(faults.wrong_target_kind(target, source.kind))
             mount = self._desired(volume, target, source, user)
+            notes = [*mount.notes]
+            notes += (mount_faults.asleep(f"{target}/{each}") for each in source.asleep)
             if there is None:
-                mount = mount._replace(notes=(*mount.notes, f"makes {target}"))
-            return mount, self._kept_open(source.fd)
+                notes.append(f"makes {target}")
+            came = tuple(each for each in source.mounts if each.id not in self._observed.mounts)
+            return mount._replace(notes=tuple(notes)), self._kept_open(source.fd), came
         except BaseException:
             source.fd.close()
             raise
+
+    def _kept_asleep(self, volume: Volume, target: str, user: User | None) -> DesiredMount | None:
+        """What a volume means that is mounted just so, from automounts that may go on sleeping."""
+        top = self.tops.get(target)
+        ours = self._managed.get(top.id) if top else None
+        there = self._observed.mounts.get(ours.id) if ours else None
+        if not (top and ours and there and is_same(ours, there) and there.point == target):
+            return None
+        try:
+            source = self._opener.asleep(volume, ours)
+            if source is None:
+                return None
+            with source.fd:
+                mount = self._desired(volume, target, source, user)
+        except VolumeError:
+            return None  # once they are awake it will be seen what is true of it
+        tells_idmaps = self._observed.tells_idmaps
+        return None if differences(mount, there, top, ours, tells_idmaps=tells_idmaps) else mount
 
     def _kept_open(self, source: Fd) -> Fd | None:
         if self._sources_left == 0:
@@ -326,7 +370,10 @@ class Resolver:
 
     def _target(self, volume: Volume) -> tuple[str, Kind | None]:
         """The target's path without links, and what is there; None where it has to be made."""
-        if folder := plain_folder(volume.target):  # the very path that the manifest's rules saw
+        folder = None
+        if volume.target not in self._automounts:  # which it would trigger
+            folder = plain_folder(volume.target)
+        if folder:  # the very path that the manifest's rules saw
             with folder:
                 if volume.target in self._points and (top := top_of(folder)):
                     self.tops[volume.target] = top
