@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from automounter import automount
+from old_kernel import DEBIAN_13
 from volumes import NODE, is_mounted, table
 from world import World, mount_table, owner, record_of, run
 
@@ -180,26 +181,55 @@ def test_one_below_a_recursive_source_comes_along(world: World) -> None:
         assert not is_there(world / "t")
 
 
-@pytest.mark.parametrize("refuses", [False, True])
-def test_one_below_a_recursive_source_cant_be_idmapped_and_the_dry_run_names_it(
-    world: World, refuses: bool
+def test_what_one_below_a_recursive_source_mounts_is_idmapped_without_it(world: World) -> None:
+    world.folder("s")
+    (world / "s/other").mkdir()
+    run("mount", "-t", "tmpfs", "-o", "uid=501,gid=20", "tmpfs", str(world / "s/other"))
+    with automount(world / "s/net") as auto:
+        table = {"source": "$/s", "target": "$/t", "recursive": True, "user": GUEST}
+        world.volumes(a={**table, "read_only": True, "idmap": "always"})
+        dry = world.reconcile("-n").volume("a")
+        volume = world.reconcile().volume("a")
+        assert (dry["idmap"], dry["notes"]) == (volume["idmap"], volume["notes"])
+        for each in ("hello", "other", "net/hello", "net/sub/hello"):
+            assert owner(world / "t" / each) == NODE
+        points = [each for each in world.mounts() if each.point.startswith("/mnt/t")]
+        assert sorted(each.point for each in points) == ["/mnt/t", "/mnt/t/net", "/mnt/t/other"]
+        assert all("ro" in each.options for each in points)
+        assert not world.reconcile().document["changed"]
+        auto.expire()
+        asked = auto.asked
+        for words in (("status",), ("check",), ("reconcile",)):
+            volume = world.mountd(*words, "--json").volume("a")
+            assert (volume["state"], volume["drift"]) == ("mounted", []), words
+        assert auto.asked == asked
+        world.volumes(a=table)
+        world.reconcile()
+        assert owner(world / "t/net/hello") == NODE
+        assert not os.statvfs(world / "t/net").f_flag & os.ST_RDONLY
+        assert world.mountd("unmount", "--all").status == 0
+        assert not [each for each in world.mounts() if each.point.startswith("/mnt/t")]
+
+
+def test_before_linux_6_15_one_below_a_recursive_source_is_why_there_are_raw_ids(
+    world: World,
 ) -> None:
     world.folder("s")
     table = {"source": "$/s", "target": "$/t", "recursive": True, "user": GUEST}
-    with automount(world / "s/net") as auto:
-        if refuses:
-            auto.refuse()
+    with automount(world / "s/net"):
         world.volumes(a=table)
         for words in (("reconcile", "-n"), ("status",), ("reconcile",)):
-            volume = world.mountd(*words, "--json").volume("a")
-            assert volume["refused"]["code"] == "filesystem-refuses", words
-            assert "the automount (autofs) at /mnt/s/net" in volume["refused"]["message"], words
+            result = world.mountd(*words, "--json", kernel=DEBIAN_13)
+            refused = result.volume("a")["refused"]
+            assert refused["code"] == "filesystem-refuses", words
+            assert "the automount (autofs) at /mnt/s/net" in refused["message"], words
         assert owner(world / "t/hello") == (501, 20)
-        assert not world.reconcile().document["changed"]
-        assert world.mountd("unmount", "--all").status == 0
+        assert is_there(world / "t/net")
+        assert not world.reconcile(kernel=DEBIAN_13).document["changed"]
+        assert world.mountd("unmount", "--all", kernel=DEBIAN_13).status == 0
         world.volumes(a={**table, "fallback": "fail"})
         for words in (("reconcile", "-n"), ("status",), ("check",), ("reconcile",)):
-            error = world.mountd(*words, "--json").volume("a")["error"]
+            error = world.mountd(*words, "--json", kernel=DEBIAN_13).volume("a")["error"]
             assert "the automount (autofs) at /mnt/s/net" in error["message"], words
         assert not is_there(world / "t")
 
@@ -212,7 +242,7 @@ def test_one_below_a_recursive_source_that_refuses_is_left_as_it_is(world: World
         dry = world.reconcile("-n").volume("a")
         volume = world.reconcile().volume("a")
         assert dry["notes"] == volume["notes"]
-        assert any("what is at /mnt/t/net can't be entered" in each for each in dry["notes"])
+        assert any("without what belongs at /mnt/t/net" in each for each in dry["notes"])
         assert is_there(world / "t")
         assert not world.reconcile().document["changed"]
         assert world.mountd("status").status == 0

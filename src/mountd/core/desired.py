@@ -54,6 +54,8 @@ class DesiredMount(NamedTuple):
     """Of the new mount, as mountinfo will have them."""
     submounts: tuple[str, ...] = ()
     """The paths of the mounts below a recursive volume's source, from there."""
+    automounts: tuple[str, ...] = ()
+    """Those of them at which an automount is, which takes no idmapping."""
     refused: Refused | None = None
     notes: tuple[str, ...] = ()
     rule: Rule = "swap"

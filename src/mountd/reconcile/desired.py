@@ -318,6 +318,7 @@ class Resolver:
             superblock=own.device,
             root=views[0].root,
             submounts=(*source.submounts,),
+            automounts=source.automounts,
             notes=choice.notes,
             rule=choice.rule,
             views=(*views,),

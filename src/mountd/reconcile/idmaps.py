@@ -8,12 +8,11 @@ from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault
 from mountd.core.mounts import AUTOMOUNT
-from mountd.core.targets import is_within
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import build
 from mountd.kernel.files import statx
-from mountd.kernel.observe import descendants_of, observe_mount
+from mountd.kernel.observe import observe_mount
 from mountd.kernel.paths import open_below
 from mountd.kernel.probe import why_no_idmap, why_no_namespace
 from mountd.kernel.syscalls import Fd
@@ -102,7 +101,7 @@ def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | N
         with suppress(FileNotFoundError, NotADirectoryError), open_below(source, path) as submount:
             mount = observe_mount(statx(submount).mount)
             if mount.fs_type == AUTOMOUNT:
-                return idmap_faults.automount_refuses(mount.point, EINVAL)
+                continue  # it is left out, where the kernel lets us
             if mount.is_idmapped and wanted.through is None:
                 return idmap_faults.submount_is_idmapped(mount.point)
             if fault := why_no_idmap(submount, mount.fs_type, namespace):
@@ -112,8 +111,8 @@ def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | N
     except OSError as error:
         if error.errno not in (EINVAL, EPERM):
             raise
-        for each in descendants_of(statx(source).mount):
-            if each.fs_type == AUTOMOUNT and is_within(each.point, wanted.source):
-                return idmap_faults.automount_refuses(each.point, error.errno)
+        if wanted.automounts:
+            point = f"{wanted.source.rstrip('/')}/{wanted.automounts[0]}"
+            return idmap_faults.automount_refuses(point, error.errno)
         return idmap_faults.covered_submount_refuses(wanted.source, error.errno)
     return None

@@ -60,6 +60,14 @@ class Source(NamedTuple):
     """Where nothing is mounted on an automount below it, by the path from there."""
 
     @property
+    def automounts(self) -> tuple[str, ...]:
+        """Where automounts are below it, by the path from there."""
+        below = self.submounts.items()
+        return tuple(
+            path for path, stack in below if any(each.fs_type == AUTOMOUNT for each in stack)
+        )
+
+    @property
     def mounts(self) -> Iterator[ObservedMount]:
         """All that it was seen to lie on."""
         yield self.mount

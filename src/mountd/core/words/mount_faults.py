@@ -67,7 +67,7 @@ def automount_is_empty(path: str, point: str) -> Fault:
 
 def asleep(point: str) -> str:
     """A note; `point` is where it comes to lie below the target."""
-    return f"what is at {point} can't be entered: nothing is mounted on the automount there"
+    return f"without what belongs at {point}: nothing is mounted on the automount there"
 
 
 def _why_not(point: str) -> str:
