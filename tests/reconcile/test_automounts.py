@@ -314,3 +314,33 @@ def test_a_trigger_at_a_target_can_be_taken_off_again(world: World, silent: bool
         assert world.mountd("unmount", "--all").status == 0
         assert not [each for each in world.mounts() if each.point == "/mnt/t"]
         assert not auto.asked
+
+
+def test_an_automount_may_be_mounted_on_in_place(world: World) -> None:
+    with automount(world / "auto") as auto:
+        world.volumes(a={"source": "$/auto", "target": "$/auto", "user": GUEST})
+        world.reconcile("-n")
+        world.reconcile()
+        assert owner(world / "auto/hello") == NODE
+        assert not world.reconcile().document["changed"]
+        assert world.mountd("status").status == 0
+        assert world.mountd("unmount", "--all").status == 0
+        assert owner(world / "auto/hello") == (501, 20)
+        assert auto.asked == 1
+
+
+@pytest.mark.parametrize("leads_to", ["auto", "auto/sub"])
+def test_a_link_of_roots_to_an_automount_wakes_it_no_more_than_its_path(
+    world: World, leads_to: str
+) -> None:
+    with automount(world / "auto") as auto:
+        (world / "link").symlink_to(world / leads_to)
+        world.volumes(a={"source": "$/link", "target": "$/t", "user": GUEST})
+        world.reconcile()
+        assert owner(world / "t/hello") == NODE
+        auto.expire()
+        asked = auto.asked
+        for words in (("status",), ("check",), ("reconcile",)):
+            volume = world.mountd(*words, "--json").volume("a")
+            assert (volume["state"], volume["drift"]) == ("mounted", []), words
+        assert auto.asked == asked

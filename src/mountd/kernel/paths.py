@@ -8,7 +8,7 @@ of root's out of a folder of her own. And what a user's FUSE server says of owne
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from errno import ELOOP, ENOENT
 from typing import Self
@@ -108,6 +108,15 @@ def whole_path(path: str) -> str:
     """A path with every link of root's resolved, as far as it leads; as it is where it may not."""
     with suppress(OSError, VolumeError), spot(path) as found:
         return found.whole_path
+    return path
+
+
+def path_as_far_as(ends: Container[str], path: str) -> str:
+    """A path with root's links in it resolved that lead to one of `ends`, which isn't entered."""
+    with suppress(OSError):
+        walk = Walk(path, ends=ends)
+        walk.folder.close()
+        return "/".join((walk.path.rstrip("/"), *walk.rest))
     return path
 
 

@@ -26,7 +26,7 @@ from mountd.core.words import faults, filesystem_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import Stat, statx
 from mountd.kernel.observe import observe, observe_mount
-from mountd.kernel.paths import open_below, open_path
+from mountd.kernel.paths import open_below, open_path, path_as_far_as
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.trusted import UnsafeLinkError, kind_in_words
 
@@ -114,7 +114,7 @@ class Sources:
         path, points = ours.source, self._automounts
         if volume.type or path == ours.target:
             return None
-        if volume.source == path and self.sleeps(path):
+        if self.sleeps(path) and path_as_far_as(points, volume.source) == path:
             return self._as_ours_has_it(volume, ours)
         if volume.recursive and any(is_within(each, path) for each in points):
             return self.open(volume, ours.target, wakes=False)
