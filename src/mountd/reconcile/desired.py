@@ -30,7 +30,7 @@ from mountd.kernel.paths import plain_folder, spot, whole_path
 from mountd.kernel.patience import Looker, Patience
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
-from mountd.reconcile.accounts import Accounts
+from mountd.reconcile.accounts import AccountsOfAll
 from mountd.reconcile.idmaps import Prober
 from mountd.reconcile.sources import Source, Sources
 
@@ -79,8 +79,7 @@ class Resolver:
         mounts = observed.mounts.values()
         self._points = {each.point for each in mounts}
         self._automounts = {each.point for each in mounts if each.fs_type == AUTOMOUNT}
-        self._accounts: dict[str, Accounts] = {}
-        self._users: dict[tuple[str, str], User] = {}
+        self._accounts = AccountsOfAll(is_acting=is_acting)
         self._gone: set[int] = set()
         self._came: dict[int, ObservedMount] = {}
         self._warnings: dict[str, None] = {}
@@ -123,22 +122,10 @@ class Resolver:
     def nobodys(self, questions: Asked) -> Nobodys:
         """Which of these uids nobody on this machine can have, by the account files of `/`."""
         looker = Looker[Asked, Nobodys](
-            self._patience, self._nobodys, _ask_in_vain, key=lambda _: "accounts of /"
+            self._patience, self._accounts.nobodys, _ask_in_vain, key=lambda _: "accounts of /"
         )
         (found,) = looker.look_at([questions])
         return found
-
-    def _nobodys(self, questions: Asked) -> Nobodys:
-        accounts = self._accounts_of("/")
-        nobodys, trouble = questions.accounts, ""
-        try:
-            nobodys = frozenset(it for it in nobodys if not accounts.has_uid(it))
-            nobodys |= {it for it in questions.heirs if not accounts.can_be(it)}
-        except VolumeError as error:
-            trouble = error.fault.message
-        except OSError as error:
-            trouble = f"{error.filename or 'an account file'}: {error.strerror}"
-        return Nobodys(nobodys, trouble)
 
     def _gone_from(self, target: str) -> tuple[int, ...]:
         """Somebody took a mount off just now, or another covers a folder above it."""
@@ -186,8 +173,8 @@ class Resolver:
             desired, source = Unready(volume, target, self._fault(error, volume)), None
         if reads := self._reads(desired):
             desired = desired._replace(reads=reads)
-        warnings = [each for one in self._accounts.values() for each in one.warnings]
-        return _Answer(desired, source, self.tops.get(target), gone, came, tuple(warnings))
+        top, warnings = self.tops.get(target), self._accounts.warnings
+        return _Answer(desired, source, top, gone, came, warnings)
 
     def _reads(self, desired: Desired) -> tuple[str, ...]:
         """The paths that a volume depends on, without root's links: also where they dangle."""
@@ -205,7 +192,7 @@ class Resolver:
         """What it means, its source, and the mounts that came up as that was looked at."""
         if volume.filesystem and self._opener.is_for_later(volume.filesystem):
             return Later(volume, target), None, ()
-        user = self._user(volume)
+        user = self._accounts.user_of(volume)
         if kept := self._kept_asleep(volume, target, user):
             return kept, None, ()
         source = self._opener.open(volume, target)
@@ -355,19 +342,6 @@ class Resolver:
         if own.is_idmapped and not self._observed.can_remap:
             return idmap_faults.source_is_idmapped(mount.source)
         return self._prober(source, mount)
-
-    def _user(self, volume: Volume) -> User | None:
-        if volume.user is None:
-            return None
-        key = volume.accounts, volume.user
-        if key not in self._users:
-            self._users[key] = self._accounts_of(volume.accounts).resolve_user(volume.user)
-        return self._users[key]
-
-    def _accounts_of(self, root: str) -> Accounts:
-        if root not in self._accounts:
-            self._accounts[root] = Accounts(root, is_acting=self._is_acting)
-        return self._accounts[root]
 
     def _target(self, volume: Volume) -> tuple[str, Kind | None]:
         """The target's path without links, and what is there; None where it has to be made."""
