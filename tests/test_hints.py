@@ -642,6 +642,10 @@ ROWS = {
 }  # fmt: skip
 
 UNFOLLOWED = {
+    "automount_fails": "who mounts there has the reason; tests/reconcile/test_automounts.py",
+    "automount_is_empty": "the same",
+    "automount_refuses": "before Linux 6.15; tests/reconcile/test_automounts.py",
+    "asleep": "a note, not a hint",
     "not_moved": "what stops the new mount has a hint of its own",
     "no_home": "accounts of the machine; tests/reconcile/test_targets.py",
     "locked_below": "a user namespace; tests/reconcile/test_locked.py",

@@ -194,7 +194,9 @@ class _Doubter:
         volume = mount.volume
         if mount.refused:
             yield doubt.raw_ids(volume.name, mount.refused.fault)
-        source = self._sources.open(volume, mount.target)
+        if self._sources.sleeps(mount.source):
+            return  # what is mounted was made of it, and goes on without it
+        source = self._sources.open(volume, mount.target, wakes=False)
         with source.fd:
             yield from self._left_out(mount, source)
 

@@ -58,6 +58,8 @@ class DesiredMount(NamedTuple):
     """What the clone of each must have."""
     makes: tuple[str, ...] = ()
     """What has to be made: the target, after the folders above it that are missing."""
+    automounts: tuple[str, ...] = ()
+    """Those of them at which an automount is, which takes no idmapping."""
     refused: Refused | None = None
     notes: tuple[str, ...] = ()
     rule: Rule = "swap"

@@ -90,6 +90,23 @@ _NO_NAMES = (*IN_MEMORY, "none")
 """What people write as the source of a filesystem in memory, where they name nothing by it."""
 
 
+class Flags(NamedTuple):
+    """The flags that mountd sets; whatever else the source's mount has, its clone inherits."""
+
+    read_only: bool
+    nosuid: bool
+    nodev: bool
+    noexec: bool
+    atime: Atime
+
+    def __str__(self) -> str:
+        words = [word for word, is_set in zip(_FLAG_WORDS, self, strict=False) if is_set]
+        return ",".join(["ro" if self.read_only else "rw", *words[self.read_only :], self.atime])
+
+
+_FLAG_WORDS = ("ro", "nosuid", "nodev", "noexec")
+
+
 class Volume(NamedTuple):
     """One entry of the manifest, defaults merged in. None: not given, or as the source has it."""
 
@@ -121,22 +138,15 @@ class Volume(NamedTuple):
         is_own = self.type in IN_MEMORY and self.source in _NO_NAMES
         return Filesystem(self.type, self.source, self.options, self.target if is_own else "")
 
-
-class Flags(NamedTuple):
-    """The flags that mountd sets; whatever else the source's mount has, its clone inherits."""
-
-    read_only: bool
-    nosuid: bool
-    nodev: bool
-    noexec: bool
-    atime: Atime
-
-    def __str__(self) -> str:
-        words = [word for word, is_set in zip(_FLAG_WORDS, self, strict=False) if is_set]
-        return ",".join(["ro" if self.read_only else "rw", *words[self.read_only :], self.atime])
-
-
-_FLAG_WORDS = ("ro", "nosuid", "nodev", "noexec")
+    def flags_over(self, source: Flags) -> Flags:
+        """What its mount must have, where the source's own mount has these."""
+        return Flags(
+            source.read_only if self.read_only is None else self.read_only,
+            self.nosuid,
+            self.nodev,
+            source.noexec if self.noexec is None else self.noexec,
+            self.atime or source.atime,
+        )
 
 
 class Fault(NamedTuple):

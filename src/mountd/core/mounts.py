@@ -105,6 +105,28 @@ def forest_of(mounts: Mapping[int, ObservedMount]) -> Forest:
     return Forest(mounts, children)
 
 
+def mount_at(path: str, mounts: Mapping[int, ObservedMount]) -> ObservedMount | None:
+    """The mount on which a path without links lies, as far as the table tells."""
+    on_the_way = [
+        each
+        for each in mounts.values()
+        if path == each.point or path.startswith(f"{each.point.rstrip('/')}/")
+    ]
+    roots = (each for each in on_the_way if each.parent == each.id or each.parent not in mounts)
+    here = next(roots, None)
+    for _ in on_the_way:  # of several on one mount that is met first which is nearest to its root
+        parent = here and here.id
+        next_ = [each for each in on_the_way if each.parent == parent and each is not here]
+        if not next_:
+            break
+        here = min(next_, key=lambda each: len(each.point))
+    return here
+
+
+AUTOMOUNT = "autofs"
+"""The type of a mount on which another one is mounted once it, or a folder of it, is entered."""
+
+
 class Top(NamedTuple):
     """What is seen at a target on which something is mounted: the topmost mount's id and root."""
 

@@ -24,6 +24,7 @@ from mountd.kernel.mount_api import (
     MNT_DETACH,
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
+    detach_again,
     mount_setattr,
     move_mount,
     open_tree,
@@ -67,7 +68,7 @@ def _put(tree: Tree, spot: Spot, flags: Flags) -> None:
         if not has_mount_setattr():
             remount(spot.folder, spot.name, attributes(flags))
     except BaseException:
-        detach(spot, tree.id)
+        detach_again(tree.fd)  # not by the path, which may be what failed
         raise
 
 
@@ -125,11 +126,11 @@ def cover(
     """Attach it over mounts of ours, which go on above it. They are away for a moment."""
     with ExitStack() as held:
         places = _places_in(tree, spot.whole_path, carried, held)
-        _take_off(carried)
+        were = _take_off(carried, held)
         try:
             attach(tree, spot, flags, onto)
         except BaseException:
-            put_back(carried)
+            _attach_all(carried, were)
             raise
         _attach_all(carried, places)
 
@@ -138,7 +139,8 @@ def uncover(
     spot: Spot, mount: int, submounts: Sequence[int], carried: list[Carried], *, lazily: bool
 ) -> None:
     """Take our mount off from under others of ours, which go on where they were."""
-    _take_off(carried)
+    with ExitStack() as held:
+        _take_off(carried, held)
     try:
         unmount(spot, mount, submounts, lazily=lazily)
     finally:
@@ -191,10 +193,13 @@ def _attach_all(carried: Iterable[Carried], places: Iterable[Spot]) -> None:
         move(each.tree, place)
 
 
-def _take_off(carried: Iterable[Carried]) -> None:
+def _take_off(carried: Iterable[Carried], held: ExitStack) -> list[Spot]:
+    """Take them off; where each was, which is held open."""
+    places = []
     for each in carried:
-        with find(each.point) as found:
-            detach(found, next(iter(each.ids)))
+        places.append(held.enter_context(find(each.point)))
+        detach(places[-1], next(iter(each.ids)))
+    return places
 
 
 def put_back(carried: Iterable[Carried]) -> None:

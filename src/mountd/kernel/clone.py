@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Flags, Ids, Volume
+from mountd.core.mounts import AUTOMOUNT
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import look, register, statx
@@ -20,10 +21,12 @@ from mountd.kernel.mount_api import (
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     mount_setattr,
+    move_mount,
     open_tree,
     open_tree_attr,
 )
-from mountd.kernel.observe import ATIMES
+from mountd.kernel.observe import ATIMES, observe_mount
+from mountd.kernel.paths import open_below, spot_below
 from mountd.kernel.probe import has_mount_setattr, why_absent
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 
@@ -52,10 +55,16 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
 
     Raises VolumeError where the filesystem maps untruly, OSError otherwise.
     """
-    tree = _clone(source, wanted, userns)
+    pieces = [*wanted.submounts] if userns and wanted.automounts else []
+    is_recursive = wanted.volume.recursive and not pieces
+    tree = _clone(source, wanted, userns, is_recursive=is_recursive)
     try:
         try:
-            _set(tree, wanted, None if wanted.through_idmap else userns)
+            idmapped = None if wanted.through_idmap else userns
+            _set(tree, wanted, idmapped, is_recursive=is_recursive)
+            for path in pieces:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    _add(tree, source, path, wanted, userns)
         except PermissionError as error:
             if fault := why_not_flagged(source, wanted):
                 raise VolumeError(fault) from error
@@ -72,6 +81,23 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
     return Tree(tree, found.mount, submounts)
 
 
+def _add(tree: Fd, source: Fd, path: str, wanted: DesiredMount, userns: Fd | None) -> None:
+    """Put a clone of what is seen at a path below the source there (Linux 6.15; EINVAL before).
+
+    That an automount below it is left out, which takes no idmapping, takes this piece by piece.
+    """
+    with open_below(source, path) as seen, spot_below(tree, wanted.target, path) as place:
+        if observe_mount(statx(seen, flags=AT_STATX_DONT_SYNC).mount).fs_type == AUTOMOUNT:
+            return
+        said, unsaid = _said(wanted.volume)
+        with open_tree(seen) as piece:
+            mount_setattr(
+                piece, set_=said | MOUNT_ATTR_IDMAP, clear=said | unsaid, propagation=MS_PRIVATE,
+                userns=userns,
+            )  # fmt: skip
+            move_mount(piece, place.folder, place.name)
+
+
 def _submounts(tree: Fd, paths: Iterable[str]) -> Iterator[int]:
     """Their ids, as far as they show: one may be covered, or have been left out as unbindable."""
     for path in paths:
@@ -81,31 +107,30 @@ def _submounts(tree: Fd, paths: Iterable[str]) -> Iterator[int]:
                 yield found.mount
 
 
-def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Fd:
+def _clone(source: Fd, wanted: DesiredMount, userns: Fd | None, *, is_recursive: bool) -> Fd:
     """Clone the source; where it is idmapped, open_tree_attr(2) sets another map while cloning."""
-    recursive = wanted.volume.recursive
     try:
         if wanted.through_idmap in (None, wanted.idmap):
-            return open_tree(source, recursive=recursive)
+            return open_tree(source, recursive=is_recursive)
         set_ = MOUNT_ATTR_IDMAP if userns else 0
         return open_tree_attr(
-            source, set_=set_, clear=MOUNT_ATTR_IDMAP, userns=userns, recursive=recursive
+            source, set_=set_, clear=MOUNT_ATTR_IDMAP, userns=userns, recursive=is_recursive
         )
     except OSError as error:
         if error.errno != EINVAL:
             raise
-        fault = why_not_cloned(source, wanted.source, recursive=recursive)
+        fault = why_not_cloned(source, wanted.source, recursive=is_recursive)
         raise VolumeError(fault) from error
 
 
-def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None) -> None:
+def _set(tree: Fd, wanted: DesiredMount, userns: Fd | None, *, is_recursive: bool) -> None:
     if not has_mount_setattr():
         if wanted.volume.recursive and (fault := why_absent("mount_setattr", "recursive volumes")):
             raise VolumeError(fault)
         return  # the flags follow once it is attached
     bits = attributes(wanted.flags)
     idmap = MOUNT_ATTR_IDMAP if userns else 0
-    if wanted.volume.recursive:
+    if is_recursive:
         said, unsaid = _said(wanted.volume)
         mount_setattr(
             tree, set_=said | idmap, clear=said | unsaid, propagation=MS_PRIVATE,

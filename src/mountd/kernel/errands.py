@@ -57,7 +57,10 @@ class _Errand:
                 continue
             if answer := heard(child):
                 child.dismiss()
-                self._patience.leave(child, None)
+                if child.wait(LAST):  # as long as it lives, what it has open is busy
+                    child.bury()
+                else:
+                    self._patience.leave(child, None)
                 if answer.error:
                     raise answer.error
                 found: _T = answer.found

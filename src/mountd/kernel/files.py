@@ -21,6 +21,7 @@ from mountd.kernel.served import (
     is_proc,
     is_registered,
     may_wait,
+    see_entry,
     see_mount,
     see_path,
     server_of,
@@ -29,6 +30,7 @@ from mountd.kernel.statmount import HAS_STATMOUNT
 from mountd.kernel.syscalls import (
     AT_EACCESS,
     AT_EMPTY_PATH,
+    AT_NO_AUTOMOUNT,
     AT_STATX_DONT_SYNC,
     AT_SYMLINK_NOFOLLOW,
     NUMBERS,
@@ -47,6 +49,7 @@ STATX_MNT_ID = 0x1000
 STATX_MNT_ID_UNIQUE = 0x4000  # Linux 6.8
 STATX_ATTR_IMMUTABLE = 0x10
 STATX_ATTR_APPEND = 0x20
+STATX_ATTR_AUTOMOUNT = 0x1000
 STATX_ATTR_MOUNT_ROOT = 0x2000
 _openat2 = bind("openat2", 437, c_int, c_char_p, c_void_p, c_size_t)
 _faccessat2 = bind("faccessat2", 439, c_int, c_char_p, c_int, c_int)
@@ -116,8 +119,8 @@ def _walk(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
     links = 0
     try:
         while todo:
-            see_folder(here)
             name = todo.pop()
+            see_folder(here, name)
             inner = _step(here, name)
             found = stat_at(inner.number, "", AT_STATX_DONT_SYNC)
             inner.server = server_of(found.mount)
@@ -176,14 +179,18 @@ def _step(here: Fd, name: str) -> Fd:
     return _open(here, name, flags, 0)
 
 
-def see_folder(folder: Fd) -> None:
-    """Raise ServedError where what is open lies on a mount that is served, unless we may wait."""
+def see_folder(folder: Fd, name: str = "") -> None:
+    """Raise ServedError where what is open lies on a mount that is served, unless we may wait.
+
+    Also where such a mount is at `name` in it, and already its root asks the server.
+    """
     if may_wait():
         return
     if folder.server is ...:
         folder.server = server_of(stat_at(folder.number, "", AT_STATX_DONT_SYNC).mount)
     if folder.server is not None:
         raise ServedError(os.readlink(f"/proc/self/fd/{folder.number}"), folder.server)
+    see_entry(folder.number, name)
 
 
 def register(tree: Fd, found: "Stat", fs_type: str) -> None:
@@ -245,6 +252,14 @@ class Stat(NamedTuple):
         """Whether it is where its mount begins."""
         return bool(self.attributes & STATX_ATTR_MOUNT_ROOT)
 
+    @property
+    def is_automount(self) -> bool:
+        """Whether a filesystem of its own is mounted there once it is opened: an export in another.
+
+        Of autofs the kernel doesn't tell that.
+        """
+        return bool(self.attributes & STATX_ATTR_AUTOMOUNT)
+
 
 @by_road
 def statx(folder: Fd | None, path: str = "", *, flags: int = 0) -> Stat:
@@ -260,7 +275,7 @@ def statx(folder: Fd | None, path: str = "", *, flags: int = 0) -> Stat:
         with _reach(folder, path, os.O_PATH | os.O_NOFOLLOW, 0) as file:
             return _known_stat(file.number, "", flags)
     if path:
-        see_folder(folder)
+        see_folder(folder, path)
     return _known_stat(number, path, flags)
 
 
@@ -275,9 +290,12 @@ def _known_stat(number: int, path: str, flags: int) -> Stat:
 
 
 def stat_at(number: int, path: str, flags: int) -> Stat:
-    """What statx(2) tells from a descriptor, or AT_FDCWD, on; a final link isn't followed."""
+    """What statx(2) tells from a descriptor, or AT_FDCWD, on; a final link isn't followed.
+
+    Nor is an automount triggered at the end, as it isn't by stat(2).
+    """
     buffer = _STATX_BUFFER()
-    flags |= AT_SYMLINK_NOFOLLOW if path else AT_EMPTY_PATH
+    flags |= AT_NO_AUTOMOUNT | (AT_SYMLINK_NOFOLLOW if path else AT_EMPTY_PATH)
     _statx(number, os.fsencode(path), flags, _STATX_MASK, buffer)
     return Stat._make(_STATX.unpack_from(buffer))
 

@@ -81,7 +81,7 @@ def move_mount(tree: Fd, folder: Fd, name: str, *, beneath: bool = False) -> Non
 
     `beneath` what is mounted there, which goes on being what is seen (Linux 6.5).
     """
-    see_folder(folder)
+    see_folder(folder, name)
     flags = MOVE_MOUNT_F_EMPTY_PATH | (MOVE_MOUNT_BENEATH if beneath else 0)
     _move_mount(tree.number, b"", folder.number, os.fsencode(name), flags)
 
@@ -181,7 +181,7 @@ def remount(folder: Fd, name: str, attributes: int) -> None:
 
     That is mount(2) with MS_REMOUNT|MS_BIND: all there is before Linux 5.12.
     """
-    see_folder(folder)
+    see_folder(folder, name)
     path = os.fsencode(f"/proc/self/fd/{folder.number}/{name}")
     flags = attributes & ~MOUNT_ATTR__ATIME | _MS_OF_ATIME[attributes & MOUNT_ATTR__ATIME]
     _mount(None, path, None, MS_REMOUNT | MS_BIND | flags, None)
@@ -202,6 +202,17 @@ def umount2(folder: Fd, name: str, flags: int) -> None:
     The last mount of a filesystem tells its server, and may wait for it (FUSE_DESTROY).
     """
     if not may_wait():
-        see_folder(folder)
+        see_folder(folder, name)
         see_mount(stat_at(folder.number, name, AT_STATX_DONT_SYNC).mount, name)
     _umount2(os.fsencode(f"/proc/self/fd/{folder.number}/{name}"), flags | UMOUNT_NOFOLLOW)
+
+
+@by_road
+def detach_again(tree: Fd) -> None:
+    """Take off what was attached just now, lazily: by its own descriptor, by whatever path it lies.
+
+    Should something else lie on it by now, that goes.
+    """
+    if not may_wait():
+        see_mount(stat_at(tree.number, "", AT_STATX_DONT_SYNC).mount, "")
+    _umount2(b"/proc/self/fd/%d" % tree.number, MNT_DETACH)

@@ -8,12 +8,13 @@ of root's out of a folder of her own. And what a user's FUSE server says of owne
 
 import os
 import stat
+from collections.abc import Container
 from contextlib import suppress
 from errno import ELOOP, ENOENT
 from typing import Self
 
-from mountd.core.mounts import TOO_DEEP
-from mountd.core.words import faults
+from mountd.core.mounts import AUTOMOUNT, TOO_DEEP, ObservedMount, mount_at
+from mountd.core.words import faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import (
     FAR,
@@ -27,7 +28,8 @@ from mountd.kernel.files import (
     see_folder,
     statx,
 )
-from mountd.kernel.served import by_road
+from mountd.kernel.observe import observe, observe_mount
+from mountd.kernel.served import ServedError, by_road, may_wait
 from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
 from mountd.kernel.trusted import LINK_ERRORS, UnsafeLinkError, Walk
 
@@ -106,6 +108,15 @@ def whole_path(path: str) -> str:
     return path
 
 
+def path_as_far_as(ends: Container[str], path: str) -> str:
+    """A path with root's links in it resolved that lead to one of `ends`, which isn't entered."""
+    with suppress(OSError):
+        walk = Walk(path, ends=ends)
+        walk.folder.close()
+        return "/".join((walk.path.rstrip("/"), *walk.rest))
+    return path
+
+
 @by_road
 def spot_below(root: Fd, path: str, rest: str) -> Spot:
     """Find `rest`, a relative path, from an open folder whose own path is `path`; no link is taken.
@@ -140,7 +151,33 @@ def see(path: str) -> None:
 
 @by_road
 def open_path(path: str) -> tuple[Fd, str]:
-    """An O_PATH descriptor of what an absolute path leads to, and its path without links."""
+    """An O_PATH descriptor of what an absolute path leads to, and its path without links.
+
+    An automount there is triggered, as by mount(8). Raises VolumeError where nothing is mounted
+    then, and OSError as openat2(2) does.
+    """
+    if not may_wait():  # who meets one waits for somebody
+        return _open_path(path)
+    try:
+        file, path = _open_path(path)
+        if is_automount(file):
+            file.close()
+            file = openat2(None, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_SYMLINKS)
+    except (PermissionError, UnsafeLinkError):
+        raise
+    except OSError as error:
+        if there := automount_at(path):
+            errno = error.errno or 0
+            fault = mount_faults.automount_fails(path, there.point, errno, os.strerror(errno))
+            raise VolumeError(fault) from error
+        raise
+    if is_automount(file) and (there := automount_at(path)):
+        file.close()
+        raise VolumeError(mount_faults.automount_is_empty(path, there.point))
+    return file, path
+
+
+def _open_path(path: str) -> tuple[Fd, str]:
     try:
         return openat2(None, path, os.O_PATH, RESOLVE_NO_SYMLINKS), path
     except OSError as error:
@@ -151,6 +188,18 @@ def open_path(path: str) -> tuple[Fd, str]:
             raise FileNotFoundError(ENOENT, f"openat2: {os.strerror(ENOENT)} ({found.whole_path})")
         end = openat2(found.folder, found.name or ".", os.O_PATH, RESOLVE_NO_SYMLINKS)
         return end, found.whole_path
+
+
+def is_automount(file: Fd) -> bool:
+    """Whether what is open is a place where something else is mounted once it is entered."""
+    found = statx(file, flags=AT_STATX_DONT_SYNC)
+    return found.is_automount or observe_mount(found.mount).fs_type == AUTOMOUNT
+
+
+def automount_at(path: str) -> ObservedMount | None:
+    """The automount on which a path without links lies, if nothing is mounted on it there."""
+    found = mount_at(path, observe().mounts)
+    return found if found and found.fs_type == AUTOMOUNT else None
 
 
 def open_below(root: Fd, path: str) -> Fd:
@@ -187,7 +236,7 @@ def _stat(folder: Fd, name: str) -> Stat | None:
         return statx(folder, name, flags=AT_STATX_DONT_SYNC)
     except FileNotFoundError:
         return None
-    except OSError:
+    except (OSError, ServedError):  # what stays open can't be taken off
         folder.close()
         raise
 

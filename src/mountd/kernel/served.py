@@ -10,7 +10,8 @@ outdated by the time of a call, for a user may mount FUSE on a folder of hers at
 calls in `files` go on by descriptor and end at the first mount that is served, with ServedError,
 before anything was asked of it: by the table, which knows what root mounted; by RESOLVE_CACHED,
 which never asks a filesystem; and name by name with RESOLVE_NO_XDEV where the kernel has nothing
-cached. What is done by name in a folder that lies on no served mount waits for nobody.
+cached. What is done by name in a folder that lies on no served mount waits for nobody, unless the
+name is that of a mount whose root asks its server (`see_entry`).
 
 The filesystem of `/` doesn't count: our own program lies there.
 """
@@ -69,6 +70,8 @@ class _Known:
         """For each mount its server's number; None where it has none."""
         self.points: dict[str, tuple[int, bool]] = {}
         """Where served mounts are: the server's number, and whether the root itself asks it."""
+        self.asking: set[str] = set()
+        """The last names of those whose root asks."""
         self.procs: set[int] = set()
         """Mounts of proc, whose links lead where their text doesn't say."""
         self.own_ids: set[int] = set()
@@ -108,6 +111,7 @@ def learn(mounts: Iterable[Mount]) -> None:
     """Know these mounts, and no others."""
     mounts = [*mounts]
     _known.ids, _known.points, _known.procs, _known.own_ids = {}, {}, set(), set()
+    _known.asking = set()
     _known.own = {each.device for each in mounts if each.point == "/"}
     for mount in mounts:
         learn_one(mount)
@@ -121,7 +125,10 @@ def learn_one(mount: Mount) -> None:
     if mount.fs_type == "proc":
         _known.procs.add(mount.id)
     if is_others:
-        _known.points[mount.point] = mount.device, asks_at_its_root(mount.fs_type)
+        asks = asks_at_its_root(mount.fs_type)
+        _known.points[mount.point] = mount.device, asks
+        if asks:
+            _known.asking.add(mount.point[mount.point.rfind("/") + 1 :])
 
 
 def _learn_overlays(mounts: Iterable[Mount]) -> None:
@@ -226,6 +233,14 @@ def see_path(path: str) -> None:
         if there := _known.points.get(path[:end]):
             raise ServedError(path, there[0])
         end = path.rfind("/", 0, end)
+
+
+def see_entry(folder: int, name: str) -> None:
+    """Raise ServedError where a mount is known at a name in an open folder whose root asks."""
+    if name in _known.asking:
+        path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)
+        if (there := _known.points.get(path)) and there[1]:
+            raise ServedError(path, there[0])
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Container
 from errno import EACCES, EINVAL, ELOOP
 
 from mountd.kernel.files import (
@@ -108,11 +109,15 @@ def _of_server(mount: int) -> str | None:
 class Walk:
     """The walk name by name: slower than one openat2(2), but it may follow root's links."""
 
-    def __init__(self, path: str, *, may_lead_through_sticky: bool = False) -> None:
+    def __init__(
+        self, path: str, *, may_lead_through_sticky: bool = False, ends: Container[str] = ()
+    ) -> None:
+        """It goes no further than to one of `ends`, paths without links, nor looks at it."""
         self.path = "/"
         self.folder = openat2(None, "/", os.O_PATH, 0)
         self.rest: tuple[str, ...] = ()
         self.distrusts: list[str] = []
+        self._ends = ends
         self._follows_moved = may_lead_through_sticky
         self._has_followed_moved = False
         self._unsafe_above: str | None = None
@@ -134,12 +139,7 @@ class Walk:
                 self._enter("..", os.path.dirname(self.path))
                 continue
             here = os.path.join(self.path, name)
-            try:
-                found = statx(self.folder, name)
-            except FileNotFoundError:
-                if ".." in todo:  # what would lie above nothing?
-                    raise
-                self.rest = (name, *reversed(todo))
+            if (found := self._entry(name, here, todo)) is None:
                 return
             unsafe = self._distrust(found, is_link_safe=True)
             why = self._distrust(found) if unsafe else None
@@ -161,6 +161,17 @@ class Walk:
             above, _, name = self.path.rpartition("/")
             self._enter("..", above or "/")
             self.rest = (name,)
+
+    def _entry(self, name: str, path: str, todo: list[str]) -> Stat | None:
+        """What is at the next name; None where the walk ends before that."""
+        if path not in self._ends:
+            try:
+                return statx(self.folder, name)
+            except FileNotFoundError:
+                if ".." in todo:  # what would lie above nothing?
+                    raise
+        self.rest = (name, *reversed(todo))
+        return None
 
     def _keep_in_mind(self, found: Stat, path: str, why: str | None, unsafe: str | None) -> None:
         if found.is_mount_root:

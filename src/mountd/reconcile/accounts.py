@@ -12,8 +12,10 @@ from collections.abc import Set as AbstractSet
 from errno import EFBIG, EINVAL
 from itertools import islice
 
+from mountd.core.exposure import Asked
 from mountd.core.idmapping import ID_COUNT
-from mountd.core.model import Ids, User
+from mountd.core.model import Ids, User, Volume
+from mountd.core.mounts import Nobodys
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.cause import fault_of
@@ -166,6 +168,48 @@ class Accounts:
 
 # A file may be a user's, with as many lines as she likes: what is asked is looked for in its text,
 # and nothing is made of all its lines.
+
+
+class AccountsOfAll:
+    """The accounts of every root filesystem that a volume names."""
+
+    def __init__(self, *, is_acting: bool) -> None:
+        self._is_acting = is_acting
+        self._by_root: dict[str, Accounts] = {}
+        self._users: dict[tuple[str, str], User] = {}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Who but root could have written the files that were looked at."""
+        return tuple(each for one in self._by_root.values() for each in one.warnings)
+
+    def user_of(self, volume: Volume) -> User | None:
+        """Whom a volume's `user` means. Raises VolumeError, as `resolve_user` does."""
+        if volume.user is None:
+            return None
+        key = volume.accounts, volume.user
+        if key not in self._users:
+            self._users[key] = self.of(volume.accounts).resolve_user(volume.user)
+        return self._users[key]
+
+    def nobodys(self, questions: Asked) -> Nobodys:
+        """Which of these uids nobody on this machine can have, by the account files of `/`."""
+        accounts = self.of("/")
+        nobodys, trouble = questions.accounts, ""
+        try:
+            nobodys = frozenset(it for it in nobodys if not accounts.has_uid(it))
+            nobodys |= {it for it in questions.heirs if not accounts.can_be(it)}
+        except VolumeError as error:
+            trouble = error.fault.message
+        except OSError as error:
+            trouble = f"{error.filename or 'an account file'}: {error.strerror}"
+        return Nobodys(nobodys, trouble)
+
+    def of(self, root: str) -> Accounts:
+        """Those of one root filesystem."""
+        if root not in self._by_root:
+            self._by_root[root] = Accounts(root, is_acting=self._is_acting)
+        return self._by_root[root]
 
 
 class _Passwd:

@@ -5,10 +5,21 @@ from typing import NamedTuple, Self
 
 from mountd.core.choice import Root, choose, shown_owner, stored_owner, with_raw_ids
 from mountd.core.desired import Desired, DesiredMount, Later, Unready, View
+from mountd.core.drift import differences
 from mountd.core.exposure import Asked
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Fault, Flags, Ids, User, Volume
-from mountd.core.mounts import Managed, Nobodys, Observed, ObservedMount, Top, forest_of, root_at
+from mountd.core.model import Fault, Ids, User, Volume
+from mountd.core.mounts import (
+    AUTOMOUNT,
+    Managed,
+    Nobodys,
+    Observed,
+    ObservedMount,
+    Top,
+    forest_of,
+    is_same,
+    root_at,
+)
 from mountd.core.nesting import account_files, paths_in
 from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
@@ -18,7 +29,7 @@ from mountd.kernel.paths import whole_path
 from mountd.kernel.patience import Looker, Patience
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.userns import known_ids
-from mountd.reconcile.accounts import Accounts
+from mountd.reconcile.accounts import AccountsOfAll
 from mountd.reconcile.idmaps import Prober
 from mountd.reconcile.sources import Source, Sources
 from mountd.reconcile.targets import Target, Targets
@@ -31,6 +42,7 @@ class _Answer(NamedTuple):
     source: Fd | None = None
     top: Top | None = None
     gone: tuple[int, ...] = ()
+    came: tuple[ObservedMount, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -63,11 +75,15 @@ class Resolver:
         self._held = held
         self._is_acting = is_acting
         self._sources_left = most_sources
-        self._points = {mount.point for mount in observed.mounts.values()}
-        self._accounts: dict[str, Accounts] = {}
-        self._targets = Targets(self._points, reserved, lambda: self._accounts_of("/"))
-        self._users: dict[tuple[str, str], User] = {}
+        mounts = observed.mounts.values()
+        self._points = {each.point for each in mounts}
+        self._automounts = {each.point for each in mounts if each.fs_type == AUTOMOUNT}
+        self._accounts = AccountsOfAll(is_acting=is_acting)
+        self._targets = Targets(
+            self._points, self._automounts, reserved, lambda: self._accounts.of("/")
+        )
         self._gone: set[int] = set()
+        self._came: dict[int, ObservedMount] = {}
         self._warnings: dict[str, None] = {}
         self.tops: dict[str, Top] = {}
         """What is on top at each target on which something is mounted."""
@@ -94,34 +110,24 @@ class Resolver:
 
     @property
     def observed(self) -> Observed:
-        """The mounts, with what is on top at the targets, and without what has gone meanwhile."""
+        """The mounts, with what is on top at the targets, as far as they came or went meanwhile."""
         observed = self._observed._replace(tops=self.tops)
-        if not self._gone:
+        if not (self._gone or self._came):
             return observed
         mounts = {
-            number: each for number, each in observed.mounts.items() if number not in self._gone
+            number: each
+            for number, each in (observed.mounts | self._came).items()
+            if number not in self._gone
         }
         return observed._replace(mounts=mounts)
 
     def nobodys(self, questions: Asked) -> Nobodys:
         """Which of these uids nobody on this machine can have, by the account files of `/`."""
         looker = Looker[Asked, Nobodys](
-            self._patience, self._nobodys, _ask_in_vain, key=lambda _: "accounts of /"
+            self._patience, self._accounts.nobodys, _ask_in_vain, key=lambda _: "accounts of /"
         )
         (found,) = looker.look_at([questions])
         return found
-
-    def _nobodys(self, questions: Asked) -> Nobodys:
-        accounts = self._accounts_of("/")
-        nobodys, trouble = questions.accounts, ""
-        try:
-            nobodys = frozenset(it for it in nobodys if not accounts.has_uid(it))
-            nobodys |= {it for it in questions.heirs if not accounts.can_be(it)}
-        except VolumeError as error:
-            trouble = error.fault.message
-        except OSError as error:
-            trouble = f"{error.filename or 'an account file'}: {error.strerror}"
-        return Nobodys(nobodys, trouble)
 
     def _gone_from(self, target: str) -> tuple[int, ...]:
         """Somebody took a mount off just now, or another covers a folder above it."""
@@ -144,6 +150,7 @@ class Resolver:
             if each.top:
                 self.tops[each.desired.target] = each.top
             self._gone.update(each.gone)
+            self._came |= {mount.id: mount for mount in each.came}
             self._warnings |= dict.fromkeys(each.warnings)
             desired.append(each.desired)
         return desired
@@ -153,6 +160,7 @@ class Resolver:
             return _Answer(Unready(volume, volume.target, self._held[volume.name]))
         target = volume.target
         gone: tuple[int, ...] = ()
+        came: tuple[ObservedMount, ...] = ()
         try:
             place = self._targets.find(volume)
             target = place.path
@@ -163,7 +171,7 @@ class Resolver:
                     self.tops[target] = top
                 else:
                     gone = self._gone_from(target)
-            desired, source = self._meant(volume, place)
+            desired, source, came = self._meant(volume, place)
         except VolumeError as error:
             desired, source = Unready(volume, target, error.fault), None
         except OSError as error:
@@ -171,8 +179,8 @@ class Resolver:
             desired, source = Unready(volume, target, fault), None
         if reads := self._reads(desired):
             desired = desired._replace(reads=reads)
-        warnings = [each for one in self._accounts.values() for each in one.warnings]
-        return _Answer(desired, source, self.tops.get(target), gone, tuple(warnings))
+        top, warnings = self.tops.get(target), self._accounts.warnings
+        return _Answer(desired, source, top, gone, came, warnings)
 
     def _reads(self, desired: Desired) -> tuple[str, ...]:
         """The paths that a volume depends on, without root's links: also where they dangle."""
@@ -184,31 +192,57 @@ class Resolver:
             paths.append(volume.source)
         return tuple(found for each in paths if (found := whole_path(each)) != each)
 
-    def _meant(self, volume: Volume, place: Target) -> tuple[Desired, Fd | None]:
+    def _meant(
+        self, volume: Volume, place: Target
+    ) -> tuple[Desired, Fd | None, tuple[ObservedMount, ...]]:
+        """What it means, its source, and the mounts that came up as that was looked at."""
         target = place.path
-        user = self._user(volume)
+        user = self._accounts.user_of(volume)
         if place.why_not:
             raise VolumeError(place.why_not)
         if volume.filesystem and self._opener.is_for_later(volume.filesystem):
-            return Later(volume, target), None
+            return Later(volume, target), None, ()
+        if kept := self._kept_asleep(volume, target, user):
+            return kept, None, ()
         source = self._opener.open(volume, target)
         try:
             if source.through and self._has_to_go(source, user):
                 source.fd.close()
-                return Later(volume, target, source.through), None
+                return Later(volume, target, source.through), None, ()
             top = self.tops.get(target)
             mounted = self._managed.get(top.id) if top else None
             is_other = place.there not in (None, source.kind)
             if is_other and (mounted or not top):  # a stranger is reported as one, later
                 raise VolumeError(faults.wrong_target_kind(target, source.kind, mounted))
             mount = self._desired(volume, target, source, user)
+            notes = [*mount.notes]
+            notes += (mount_faults.asleep(f"{target}/{each}") for each in source.asleep)
             if place.makes:
-                notes = *mount.notes, f"makes {', '.join(place.makes)}"
-                mount = mount._replace(makes=place.makes, notes=notes)
-            return mount, self._kept_open(source.fd)
+                notes.append(f"makes {', '.join(place.makes)}")
+            came = tuple(each for each in source.mounts if each.id not in self._observed.mounts)
+            mount = mount._replace(makes=place.makes, notes=tuple(notes))
+            return mount, self._kept_open(source.fd), came
         except BaseException:
             source.fd.close()
             raise
+
+    def _kept_asleep(self, volume: Volume, target: str, user: User | None) -> DesiredMount | None:
+        """What a volume means that is mounted just so, from automounts that may go on sleeping."""
+        top = self.tops.get(target)
+        ours = self._managed.get(top.id) if top else None
+        there = self._observed.mounts.get(ours.id) if ours else None
+        if not (top and ours and there and is_same(ours, there) and there.point == target):
+            return None
+        try:
+            source = self._opener.asleep(volume, ours)
+            if source is None:
+                return None
+            with source.fd:
+                mount = self._desired(volume, target, source, user)
+        except VolumeError:
+            return None  # once they are awake it will be seen what is true of it
+        tells_idmaps = self._observed.tells_idmaps
+        return None if differences(mount, there, top, ours, tells_idmaps=tells_idmaps) else mount
 
     def _kept_open(self, source: Fd) -> Fd | None:
         if self._sources_left == 0:
@@ -246,7 +280,7 @@ class Resolver:
         self, volume: Volume, target: str, source: Source, user: User | None
     ) -> DesiredMount:
         found, own = source.found, source.own
-        flags = _flags(volume, own.flags)
+        flags = volume.flags_over(own.flags)
         stored = stored_owner(Ids(found.uid, found.gid), source.idmap)
         seen = shown_owner(stored, own.idmap)
         if volume.recursive and target.startswith(f"{source.path.rstrip('/')}/"):
@@ -280,8 +314,9 @@ class Resolver:
             root=views[0].root,
             submounts=(*source.submounts,),
             submount_flags=tuple(
-                _flags(volume, below[-1].flags) for below in source.submounts.values()
+                volume.flags_over(below[-1].flags) for below in source.submounts.values()
             ),
+            automounts=source.automounts,
             notes=choice.notes,
             rule=choice.rule,
             views=(*views,),
@@ -318,30 +353,6 @@ class Resolver:
         if own.is_idmapped and not self._observed.can_remap:
             return idmap_faults.source_is_idmapped(mount.source)
         return self._prober(source, mount)
-
-    def _user(self, volume: Volume) -> User | None:
-        if volume.user is None:
-            return None
-        key = volume.accounts, volume.user
-        if key not in self._users:
-            self._users[key] = self._accounts_of(volume.accounts).resolve_user(volume.user)
-        return self._users[key]
-
-    def _accounts_of(self, root: str) -> Accounts:
-        if root not in self._accounts:
-            self._accounts[root] = Accounts(root, is_acting=self._is_acting)
-        return self._accounts[root]
-
-
-def _flags(volume: Volume, source: Flags) -> Flags:
-    """What a mount must have whose source's own mount has these."""
-    return Flags(
-        source.read_only if volume.read_only is None else volume.read_only,
-        volume.nosuid,
-        volume.nodev,
-        source.noexec if volume.noexec is None else volume.noexec,
-        volume.atime or source.atime,
-    )
 
 
 def _views(mounts: Sequence[ObservedMount], volume: Volume) -> Iterator[View]:

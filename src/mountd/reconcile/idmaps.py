@@ -7,6 +7,7 @@ from typing import Self
 from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault
+from mountd.core.mounts import AUTOMOUNT
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import build
@@ -91,6 +92,16 @@ def _why_not(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | None:
     return None
 
 
+def _why_no_submount(submount: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | None:
+    mount = observe_mount(statx(submount).mount)
+    if mount.fs_type == AUTOMOUNT:
+        return None  # it is left out, where the kernel lets us
+    if mount.is_idmapped and wanted.through is None:
+        return idmap_faults.submount_is_idmapped(mount.point)
+    fault = why_no_idmap(submount, mount.fs_type, namespace)
+    return fault and idmap_faults.submount_refuses(mount.point, fault)
+
+
 def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | None:
     """All of a recursive volume's mounts have to take it."""
     alone = wanted._replace(volume=wanted.volume._replace(recursive=False), submounts=())
@@ -102,15 +113,15 @@ def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | N
             raise
     for path in wanted.submounts:
         with suppress(FileNotFoundError, NotADirectoryError), open_below(source, path) as submount:
-            mount = observe_mount(statx(submount).mount)
-            if mount.is_idmapped and wanted.through is None:
-                return idmap_faults.submount_is_idmapped(mount.point)
-            if fault := why_no_idmap(submount, mount.fs_type, namespace):
-                return idmap_faults.submount_refuses(mount.point, fault)
+            if fault := _why_no_submount(submount, wanted, namespace):
+                return fault
     try:
         build(source, wanted, namespace).fd.close()
     except OSError as error:
         if error.errno not in (EINVAL, EPERM):
             raise
+        if wanted.automounts:
+            point = f"{wanted.source.rstrip('/')}/{wanted.automounts[0]}"
+            return idmap_faults.automount_refuses(point, error.errno)
         return idmap_faults.covered_submount_refuses(wanted.source, error.errno)
     return None

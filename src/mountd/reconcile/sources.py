@@ -1,7 +1,8 @@
 """Where a volume's files come from: the source opened, and the mount that is the source's own."""
 
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from errno import ENOENT, ENOTDIR
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from mountd.core.filesystems import Bases
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Filesystem, Kind, Volume
 from mountd.core.mounts import (
+    AUTOMOUNT,
     TOO_DEEP,
     Adoptable,
     Managed,
@@ -16,14 +18,16 @@ from mountd.core.mounts import (
     ObservedMount,
     forest_of,
     may_adopt,
+    mount_at,
     parents_of,
     root_at,
 )
+from mountd.core.targets import is_within
 from mountd.core.words import faults, filesystem_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import Stat, statx
-from mountd.kernel.observe import observe_mount
-from mountd.kernel.paths import open_below, open_path
+from mountd.kernel.observe import observe, observe_mount
+from mountd.kernel.paths import open_below, open_path, path_as_far_as
 from mountd.kernel.syscalls import Fd
 from mountd.kernel.trusted import UnsafeLinkError, kind_in_words
 
@@ -53,6 +57,23 @@ class Source(NamedTuple):
     """
     filesystem: str
     """The name of the raw mount that it lies on, for a volume with a `type`."""
+    asleep: tuple[str, ...] = ()
+    """Where nothing is mounted on an automount below it, by the path from there."""
+
+    @property
+    def automounts(self) -> tuple[str, ...]:
+        """Where automounts are below it, by the path from there."""
+        below = self.submounts.items()
+        return tuple(
+            path for path, stack in below if any(each.fs_type == AUTOMOUNT for each in stack)
+        )
+
+    @property
+    def mounts(self) -> Iterator[ObservedMount]:
+        """All that it was seen to lie on."""
+        yield self.mount
+        for each in self.submounts.values():
+            yield from each
 
 
 class Sources:
@@ -70,14 +91,41 @@ class Sources:
         self._managed = managed
         self._bases = bases
         self._adoptable = adoptable
+        mounts = observed.mounts.values()
+        self._automounts = [each.point for each in mounts if each.fs_type == AUTOMOUNT]
 
     def is_for_later(self, filesystem: Filesystem) -> bool:
         """Whether a pass would have to mount this one first."""
         raw = self._bases[filesystem]
         return raw.path is None and raw.fault is None
 
-    def open(self, volume: Volume, target: str) -> Source:
-        """Open a volume's source. Raises VolumeError, or OSError as openat2(2) does."""
+    def sleeps(self, path: str) -> bool:
+        """Whether a path without links leads to an automount on which nothing is mounted."""
+        if not any(is_within(path, each) for each in self._automounts):
+            return False
+        there = mount_at(path, self._observed.mounts)
+        return there is not None and there.fs_type == AUTOMOUNT
+
+    def asleep(self, volume: Volume, ours: Managed) -> Source | None:
+        """The source of what is mounted already, if automounts may sleep there: none is triggered.
+
+        They unmount what nobody has used for a time, but our clone stays. If it was looked at there
+        in each pass, that never came to its rest; and what they mount next may be another one.
+        """
+        path, points = ours.source, self._automounts
+        if volume.type or path == ours.target:
+            return None
+        if self.sleeps(path) and path_as_far_as(points, volume.source) == path:
+            return self._as_ours_has_it(volume, ours)
+        if volume.recursive and any(is_within(each, path) for each in points):
+            return self.open(volume, ours.target, wakes=False)
+        return None
+
+    def open(self, volume: Volume, target: str, *, wakes: bool = True) -> Source:
+        """Open a volume's source. Raises VolumeError, or OSError as openat2(2) does.
+
+        An automount there is triggered, and those below it where it `wakes` them.
+        """
         filesystem = ""
         if volume.filesystem:
             filesystem = self._bases[volume.filesystem].name
@@ -99,14 +147,47 @@ class Sources:
                 if not self._observed.tells_idmaps:
                     managed = self._managed.get(mount.id)
                     idmap = managed.idmap if managed else None
-            submounts = self._submounts(path, mount) if volume.recursive else {}
+            submounts: dict[str, list[ObservedMount]] = {}
+            asleep: tuple[str, ...] = ()
+            if volume.recursive:
+                submounts, asleep = self._below(path, mount, wakes=wakes)
             kind = _kind(found, path)
         except BaseException:
             fd.close()
             raise
         return Source(
-            fd, path, found, kind, mount, idmap, own, through, hides_another, submounts, filesystem
+            fd,
+            path,
+            found,
+            kind,
+            mount,
+            idmap,
+            own,
+            through,
+            hides_another,
+            submounts,
+            filesystem,
+            asleep,
         )
+
+    def _as_ours_has_it(self, volume: Volume, ours: Managed) -> Source:
+        """The source as the mount at the target shows it."""
+        path, mounts = ours.source, self._observed.mounts
+        fd, _ = _opened(ours.target)
+        try:
+            found = statx(fd)
+            if found.mount != ours.id:
+                raise VolumeError(faults.moved_meanwhile(ours.target))
+            mount = mounts[ours.id]
+            idmap = mount.idmap if self._observed.tells_idmaps else ours.idmap
+            is_remapped = volume.idmap != "never" and (volume.user or volume.idmap not in _AUTO)
+            own = mount._replace(point=path, idmap=None if is_remapped else idmap)
+            submounts = self._submounts(ours.target, mount, mounts) if volume.recursive else {}
+            kind = _kind(found, path)
+        except BaseException:
+            fd.close()
+            raise
+        return Source(fd, path, found, kind, own, idmap, own, None, False, submounts, "")
 
     def _see_uncovered(self, top: ObservedMount, target: str) -> None:
         """What lies over our own mount is someone else's, and no source."""
@@ -121,8 +202,30 @@ class Sources:
                     )
                 )
 
-    def _submounts(self, path: str, own: ObservedMount) -> dict[str, list[ObservedMount]]:
-        mounts = self._observed.mounts
+    def _below(
+        self, path: str, mount: ObservedMount, *, wakes: bool
+    ) -> tuple[dict[str, list[ObservedMount]], tuple[str, ...]]:
+        """What is mounted below a source, and where an automount has nothing on it.
+
+        `wakes`: they are triggered first, and what comes up on them.
+        """
+        mounts: Mapping[int, ObservedMount] = self._observed.mounts
+        tried: set[str] = set()
+        while True:
+            below = self._submounts(path, mount, mounts)
+            asleep = [each for each, there in below.items() if _is_asleep(there)]
+            todo = [each for each in asleep if each not in tried] if wakes else []
+            if not todo:
+                return below, tuple(asleep)
+            for each in todo:
+                with suppress(VolumeError, OSError), open_path(f"{path.rstrip('/')}/{each}")[0]:
+                    pass
+            tried.update(todo)
+            mounts = observe().mounts
+
+    def _submounts(
+        self, path: str, own: ObservedMount, mounts: Mapping[int, ObservedMount]
+    ) -> dict[str, list[ObservedMount]]:
         root = path.rstrip("/")
         found: dict[str, list[ObservedMount]] = {}
         for mount in mounts.values():
@@ -168,6 +271,15 @@ class Sources:
         if parent is None or mount.root == TOO_DEEP:
             return False
         return (mount.device, mount.root) == (parent.device, root_at(parent, mount.point))
+
+
+_AUTO = ("auto", "always")
+
+
+def _is_asleep(stack: Sequence[ObservedMount]) -> bool:
+    """Whether of the mounts at one place the topmost is an automount."""
+    covered = {each.parent for each in stack}
+    return any(each.fs_type == AUTOMOUNT and each.id not in covered for each in stack)
 
 
 def _kind(found: Stat, path: str) -> Kind:

@@ -40,13 +40,18 @@ class Targets:
     """Finds targets, as the machine is in this round of a pass."""
 
     def __init__(
-        self, points: Container[str], reserved: Mapping[str, str], accounts: Callable[[], Accounts]
+        self,
+        points: Container[str],
+        automounts: Container[str],
+        reserved: Mapping[str, str],
+        accounts: Callable[[], Accounts],
     ) -> None:
         """`points`: where something is mounted; `reserved`: what no target may cover, by path.
 
         `accounts` of `/` are read only where something is to be made.
         """
         self._points = points
+        self._automounts = automounts
         self._reserved = reserved
         self._accounts = accounts
         self._homes: str | None = None
@@ -56,7 +61,10 @@ class Targets:
 
     def find(self, volume: Volume) -> Target:
         """Find a volume's target. Raises VolumeError, or OSError as openat2(2) does."""
-        if folder := plain_folder(volume.target):  # the very path that the manifest's rules saw
+        folder = None
+        if volume.target not in self._automounts:  # which it would trigger
+            folder = plain_folder(volume.target)
+        if folder:  # the very path that the manifest's rules saw
             with folder:
                 top = top_of(folder) if volume.target in self._points else None
             return Target(volume.target, "folder", top)

@@ -83,6 +83,12 @@ def covered_submount_refuses(source: str, errno: int) -> Fault:
     return Fault("failed", "filesystem-refuses", message, hint, errno)
 
 
+def automount_refuses(point: str, errno: int) -> Fault:
+    message = f"the automount (autofs) at {point}, below the source, can't be idmapped"
+    hint = "leave `recursive` out, and give what is mounted there a volume of its own"
+    return Fault("failed", "filesystem-refuses", message, hint, errno)
+
+
 def submount_is_idmapped(point: str) -> Fault:
     message = f"the mount at {point}, below the source, is idmapped already, and not as the source"
     hint = "leave `recursive` out, and give what is mounted there a volume of its own"

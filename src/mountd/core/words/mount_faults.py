@@ -105,6 +105,39 @@ def locked_flags(source: str, keys: list[str]) -> Fault:
     return Fault("failed", "mount-refused", message, hint, _errno.EPERM)
 
 
+def automount_fails(path: str, point: str, errno: int, said: str) -> Fault:
+    """`path` is `point`, or lies below it; `errno` is the kernel's answer to who entered it."""
+    if errno == _errno.ELOOP:  # after 40 tries, each of which was a success elsewhere
+        return Fault(
+            "failed",
+            "mount-refused",
+            f"{point} is a copy of an automount (autofs): what that mounts lies on the original"
+            " alone",
+            "name the original as the source; if that is in another mount namespace, have its"
+            " mounts propagate to this one",
+            errno,
+        )
+    to = "" if path == point else f" for {path}"
+    message = f"the automount (autofs) at {point} mounts nothing{to}: {said}"
+    return Fault("failed", "mount-refused", message, _why_not(point), errno)
+
+
+def automount_is_empty(path: str, point: str) -> Fault:
+    to = "" if path == point else f", to which {path} leads"
+    message = f"nothing is mounted on the automount (autofs) at {point}{to}"
+    return Fault("failed", "mount-refused", message, _why_not(point))
+
+
+def asleep(point: str) -> str:
+    """A note; `point` is where it comes to lie below the target."""
+    return f"without what belongs at {point}: nothing is mounted on the automount there"
+
+
+def _why_not(point: str) -> str:
+    said = "or its automounter's log, may say why"
+    return f"{shell('systemctl', 'status', point)}, {said}; the next pass asks again"
+
+
 def foreign_mount(
     target: str, top: ObservedMount, forest: Forest, ours: Ours, *, covers: bool
 ) -> Fault:
