@@ -48,8 +48,8 @@ def submount_differences(
     if gone := len(known.submounts) - len(there):
         yield Drift("mount", f"{len(known.submounts)} submounts", f"{gone} of them are gone")
     flags = dict(zip(wanted.submounts, wanted.submount_flags, strict=True))
-    for each in wanted.automounts:  # it may be asleep, so that its own flags are those that show
-        flags.pop(each, None)
+    for path in wanted.automounts:  # it may be asleep, so that its own flags are those that show
+        flags.pop(path, None)
     for each in there:
         path = each.point.removeprefix(inside)
         if each.flags != flags.get(path, each.flags):

@@ -7,11 +7,13 @@ after an edit only, and isn't loaded before the first. Nothing depends on it: an
 that there is something to look at.
 """
 
+import os
 from _thread import start_new_thread
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from threading import Condition, Event
 from time import monotonic, thread_time
 from types import EllipsisType
+from typing import NamedTuple
 
 from mountd.kernel.limits import hint_on
 from mountd.kernel.patience import Looker, Patience
@@ -46,9 +48,16 @@ _FIRST_LOOK = 0.1
 
 Sight = tuple[int, int] | EllipsisType | None
 """What to compare with: an identity; None if it wasn't there; `...`: its first `stamp`."""
-_CONTENT = "content"
 _HANGS = "hangs"
-_Item = tuple[str, Sight | str]
+
+
+class _Question(NamedTuple):
+    """Paths that one child looks at, because they can but hang together."""
+
+    look: Callable[[str], Hashable]
+    name: str
+    """The path itself, or the folder of them all."""
+    paths: list[str]
 
 
 class Places:
@@ -77,8 +86,8 @@ class Places:
         """What was seen at the latest look at these, and for which sight: nothing rings twice."""
         self._fights: dict[str, Fight] = {}
         """Sources that rang of late: a server may say another thing each time that it is asked."""
-        self._looker = Looker[_Item, Hashable](
-            Patience(), _look, lambda *_: _HANGS, key=lambda item: item[0], stays=True
+        self._looker = Looker[_Question, list[Hashable]](
+            Patience(), _look, _give_up, key=lambda it: (it.look, it.name), stays=True
         )
         self._table: TableNews | None = None
         self._lively_until = 0.0
@@ -209,8 +218,8 @@ class Places:
         return found
 
     def _look_at_served(self, paths: Sequence[str], contents: Mapping[str, Hashable]) -> None:
-        looks = self._looker.look_at([(path, _CONTENT) for path in paths])
-        for path, found in zip(paths, looks, strict=True):
+        looks = self._looker.look_at([_Question(content, path, [path]) for path in paths])
+        for path, (found,) in zip(paths, looks, strict=True):
             if found not in (_HANGS, contents[path]):
                 self._ring_for_edit(contents)
 
@@ -230,8 +239,14 @@ class Places:
         slow = sights.keys() - (quick if is_due else known)
         if is_due:
             self._next_sights = monotonic() + _SERVED_INTERVAL
-        looks = zip(slow, self._looker.look_at([(it, sights[it]) for it in slow]), strict=True)
-        seen |= {path: each for path, each in looks if each != _HANGS}
+        questions: dict[tuple[object, str], _Question] = {}
+        for path in slow:
+            look, name = (stamp, path) if sights[path] is ... else (identity, os.path.dirname(path))
+            questions.setdefault((look, name), _Question(look, name, [])).paths.append(path)
+        asked = [*questions.values()]
+        for question, found in zip(asked, self._looker.look_at(asked), strict=True):
+            looks = zip(question.paths, found, strict=True)
+            seen |= {path: each for path, each in looks if each != _HANGS}
         self._held_by_root.update(filter(is_held_by_root, slow.intersection(known)))
         with self._news:
             if self._sights is sights and self._are_news(seen):
@@ -265,8 +280,9 @@ class Places:
             self._ring()
 
 
-def _look(item: _Item) -> Hashable:
-    path, sight = item
-    if sight == _CONTENT:
-        return content(path)
-    return stamp(path) if sight is ... else identity(path)
+def _look(question: _Question) -> list[Hashable]:
+    return [question.look(path) for path in question.paths]
+
+
+def _give_up(question: _Question, _: OSError) -> list[Hashable]:
+    return [_HANGS for _ in question.paths]
