@@ -73,7 +73,6 @@ class Resolver:
         self._prober = prober
         self._patience = patience
         self._held = held
-        self._is_acting = is_acting
         self._sources_left = most_sources
         mounts = observed.mounts.values()
         self._points = {each.point for each in mounts}
