@@ -9,7 +9,7 @@ from mountd.core.actions import Outcome, Report
 from mountd.core.desired import DesiredMount
 from mountd.core.exposure import guarded
 from mountd.core.model import Fault, Flags
-from mountd.core.mounts import Base, Managed
+from mountd.core.mounts import AUTOMOUNT, Base, Managed
 from mountd.core.targets import Places, is_within
 from mountd.core.words.mount_faults import keeps_being_undone
 from mountd.kernel.files import st_dev
@@ -287,6 +287,8 @@ class Upkeep:
 
     def _learn(self, manifest: Manifest, outcomes: Collection[Outcome]) -> None:
         by_target = self._newest(manifest, {each.action.target for each in outcomes})
+        mounts = self._table.mounts.values()
+        automounts = Places(each.point for each in mounts if each.fs_type == AUTOMOUNT)
         for outcome in outcomes:
             action = outcome.action
             if action.is_departure:
@@ -301,8 +303,9 @@ class Upkeep:
                 left = _Left(managed.id, action.target, action.mount.flags)
                 self._left[action.volume] = left
                 self._submounts |= dict.fromkeys(managed.submounts, action.volume)
-                root = st_dev(action.mount.device), action.mount.inode
-                self.sources |= dict.fromkeys(_ways_to(action.mount, self._state_dir), root)
+                if not any(automounts.from_(action.mount.source)):  # which may idle out meanwhile
+                    root = st_dev(action.mount.device), action.mount.inode
+                    self.sources |= dict.fromkeys(_ways_to(action.mount, self._state_dir), root)
             self._paths.update(
                 each for each in (action.source, action.target) if each.startswith("/")
             )
