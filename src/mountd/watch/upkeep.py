@@ -47,6 +47,8 @@ class Upkeep:
         """What was mounted of each path, as st_dev and st_ino: another may come in its place."""
         self._submounts: dict[int, str] = {}
         """The volumes of the submounts that were mounted with a recursive one."""
+        self._altered: set[str] = set()
+        """Those of which somebody has taken submounts off, or given them other flags."""
         self._state_dir = state_dir
         self._table = table
         self._patience = patience
@@ -79,6 +81,7 @@ class Upkeep:
         self.outcomes.clear()
         self._left.clear()
         self._submounts.clear()
+        self._altered.clear()
         self.sources.clear()
         self._paths.clear()
         self._places = Places(())
@@ -115,7 +118,7 @@ class Upkeep:
         self._held.clear()
         self.news.is_free = True
 
-    def drifted(self, changes: Collection[Change]) -> set[str]:
+    def drifted(self, changes: Iterable[Change]) -> set[str]:
         """Volumes whose mount is gone, moved or has other flags than it was left with.
 
         Only mounts in `changes` are compared: of the others the table may be older than our pass.
@@ -123,11 +126,6 @@ class Upkeep:
         mounts = self._table.mounts
         changed = {now.id: now for _, now in changes if now}
         return {
-            self._submounts[before.id]
-            for before, now in changes
-            if before and before.id in self._submounts
-            if now is None or now.flags != before.flags
-        } | {
             name
             for name, (number, target, flags, _) in self._left.items()
             if number not in mounts
@@ -162,8 +160,16 @@ class Upkeep:
         for name in [each for each in self._held if self._fights[each].until <= now]:
             del self._held[name]
 
-    def concerns(self, changes: Iterable[Change]) -> bool:
+    def concerns(self, changes: Collection[Change]) -> bool:
         """Whether what others mounted or took off may mean something for a volume."""
+        self._altered |= {
+            self._submounts[before.id]
+            for before, now in changes
+            if before and before.id in self._submounts
+            if now is None or now.flags != before.flags
+        }
+        if self._altered:  # not repaired at once: the volume's own mount may be about to go, too
+            return True
         foreign = []
         left = {each.id for each in self._left.values()} if self._guarded else set()
         for before, now in changes:
@@ -263,7 +269,8 @@ class Upkeep:
     def _was_there(self, outcome: Outcome) -> bool:
         """Whether a pass of all met a drift before it could be repaired."""
         left, action = self._left.get(outcome.action.volume), outcome.action
-        return action.verb == "mount" and left is not None and left.target == action.target
+        is_undone = action.verb == "mount" or action.volume in self._altered
+        return is_undone and left is not None and left.target == action.target
 
     def _note_ours(self) -> None:
         record = self._record
