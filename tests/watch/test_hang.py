@@ -72,6 +72,18 @@ def threads(watcher: Watcher) -> int:
     return len(os.listdir(f"/proc/{watcher.process.pid}/task"))
 
 
+def test_a_folder_that_a_server_has_anew_is_followed(world: World) -> None:
+    with serving(world):
+        write(world, "hung0", "hung1")
+        with watch(world) as watcher:
+            eventually(lambda: watcher.status.startswith("3 volumes mounted"))
+            do(world, "rm -r fuse-real/hung0; mkdir fuse-real/hung0; touch fuse-real/hung0/new")
+            eventually((world / "hung0/new").exists)
+            do(world, "mv fuse-real/hung1 away; cp -r away fuse-real/hung1; touch away/old")
+            do(world, "touch fuse-real/hung1/new")
+            eventually((world / "hung1/new").exists)
+
+
 def test_a_server_that_stops_costs_its_volumes_alone(world: World) -> None:
     with serving(world) as server:
         write(world, *MANY, good=2)

@@ -1,60 +1,90 @@
 """Sources that become others while a watch runs: made anew, another's, with other submounts."""
 
 import os
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from volumes import make_plain, table
+from volumes import NODE, make_plain, table
 from watcher import counted_passes, do, eventually, steadily, watch
 from world import World, mount_id, owner, run
 
-
-def _made_anew(world: World, source: Path) -> None:
-    """As a clone of a repository is, after `rm -r`: another folder under the same name."""
-    kept = source.with_name("kept")  # so that no inode is used again
-    source.rename(kept)
-    world.folder(str(source.relative_to(world.path)))
-    (source / "new").write_text("")
-    shutil.rmtree(kept)
-
-
-@pytest.mark.parametrize("way", ["source", "home/source", "link/source"])
-def test_a_folder_that_is_made_anew_is_followed(world: World, way: str) -> None:
-    world.folder("home", owner=(1000, 1000))  # where its user could mount something
-    (world / "link").symlink_to(".")
-    source = world.folder(way.replace("link/", ""))
-    keys = {"source": world / way, "target": world / "work", "user": "1000:1000"}
-    world.volumes(work=keys)
-    with watch(world) as watcher:
-        _made_anew(world, source)
-        eventually((world / "work/new").exists)
-        watcher.tells("replaced: work at", 1)
+KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    # a volume's keys, and where its source's folder is from the world
+    "plain": ({"source": "$/roots/source"}, "roots/source"),
+    "below a user's folder": ({"source": "$/users/source"}, "users/source"),
+    "in a volume": ({"source": "$/outer/source"}, "roots/source"),
+    "by a link above": ({"source": "$/link/source"}, "roots/source"),
+    "by a link": ({"source": "$/linked"}, "roots/source"),
+    "in a filesystem": ({"source": "scratch", "type": "tmpfs", "subdir": "source"}, ""),
+}
+MADE_ANEW = {
+    "removed": "rm -r {0}; mkdir {0}; echo new >{0}/new; chown -R 501:20 {0}",
+    "renamed": "mkdir -p {0}.new; echo new >{0}.new/new; chown -R 501:20 {0}.new;"
+    " mv {0} {0}.old; mv {0}.new {0}",
+}
 
 
-def test_a_folder_of_a_filesystem_that_is_made_anew_is_followed(world: World) -> None:
-    files = {"type": "tmpfs", "source": "files"}
+@pytest.mark.parametrize("way", MADE_ANEW)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_that_is_made_anew_is_followed(world: World, kind: str, way: str) -> None:
+    keys, place = KINDS[kind]
+    for each in ("roots/source", "users/source"):
+        world.folder(each)
+    os.chown(world / "users", 1000, 1000)
+    (world / "link").symlink_to("roots")
+    (world / "linked").symlink_to("roots/source")
+    table = {"target": world / "work", "user": "1000:1000"}
     world.volumes(
-        all={**files, "target": world / "all"},
-        work={**files, "target": world / "work", "subdir": "sub"},
+        outer={"source": world / "roots", "target": world / "outer"},
+        work=table | {key: value.replace("$", world.path) for key, value in keys.items()},
     )
-    with watch(world):
-        world.folder("all/sub")
-        eventually((world / "work/hello").exists)
-        _made_anew(world, world / "all/sub")
-        eventually((world / "work/new").exists)
+    target = world / "work"
+    with watch(world) as watcher:
+        if kind == "in a filesystem":
+            (raw,) = Path(world.state, "fs").iterdir()
+            place = str(raw / "source")
+            do(world, f"mkdir {place}; chown 501:20 {place}")
+        eventually(lambda: owner(target) == NODE)
+        do(world, MADE_ANEW[way].format(place))
+        eventually(lambda: owner(target / "new") == NODE)
+        eventually(lambda: watcher.status == "2 volumes mounted")
 
 
-def test_a_link_that_leads_to_another_folder_is_followed(world: World) -> None:
-    for name in ("one", "two"):
-        (world.folder(name) / name).write_text("")
-    (world / "link").symlink_to("one")
-    world.volumes(work={"source": world / "link", "target": world / "work"})
+def test_one_in_place_is_followed_where_a_folder_above_is_made_anew(world: World) -> None:
+    place = world.folder("holder/work")
+    world.volumes(work={"source": place, "target": place, "user": "1000:1000"})
+    with watch(world) as watcher:
+        assert owner(place / "hello") == NODE
+        do(world, "mkdir -p new/work; touch new/work/new; chown -R 501:20 new/work")
+        do(world, "mv holder old; mv new holder")
+        eventually(lambda: owner(place / "new") == NODE)
+        eventually(lambda: owner(world / "old/work/hello") == (501, 20))
+        eventually(lambda: watcher.status == "1 volume mounted")
+
+
+@pytest.mark.parametrize("name", ["link", "link/deep"])
+def test_a_link_that_leads_elsewhere_is_followed(world: World, name: str) -> None:
+    for each in ("one", "two"):
+        world.folder(f"{each}/deep")
+        (world / each / "deep" / each).touch()
+    (world / "link").symlink_to("one/deep" if name == "link" else "one")
+    world.volumes(work={"source": world / name, "target": world / "work"})
     with watch(world):
-        assert (world / "work/one").exists()
-        (world / "new").symlink_to("two")
-        (world / "new").rename(world / "link")
+        eventually((world / "work/one").exists)
+        do(world, f"ln -sfn {'two/deep' if name == 'link' else 'two'} link")
         eventually((world / "work/two").exists)
+
+
+def test_a_source_that_is_away_keeps_its_mount_until_another_comes(world: World) -> None:
+    source = world.folder("source")
+    world.volumes(work={"source": source, "target": world / "work", "user": "1000:1000"})
+    with watch(world) as watcher:
+        do(world, "mv source away")
+        eventually(lambda: watcher.status.startswith("0 of 1 mounted; work: "))
+        assert owner(world / "work/hello") == NODE
+        do(world, "mkdir source; touch source/new; chown -R 501:20 source")
+        eventually(lambda: owner(world / "work/new") == NODE)
 
 
 def test_sources_that_stay_what_they_are_cost_no_pass(world: World) -> None:
