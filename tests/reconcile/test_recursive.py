@@ -273,7 +273,8 @@ def test_a_submount_that_someone_took_off_comes_back(world: World, kernel: Kerne
     run("umount", str(target / "a/b"))
     status = world.mountd("status", "--json", kernel=kernel)
     (drift,) = status.volume("work")["drift"]
-    assert (status.status, drift["field"], drift["found"]) == (1, "mount", "1 of them are gone")
+    assert (status.status, drift["field"], drift["found"]) == (1, "mount", "nothing")
+    assert drift["wanted"] == str(target / "a/b")
     assert world.reconcile(kernel=kernel).volume("work")["action"] == "replace"
     assert points(world) == before
     assert world.reconcile(kernel=kernel).volume("work")["action"] == "keep"

@@ -137,10 +137,17 @@ def test_another_owner_is_followed_and_named(world: World) -> None:
     assert "the stored owner was 601:20, and is 701:20" in world.mountd("reconcile", "-n").out
 
 
-def test_a_folder_above_the_manifest_that_others_can_write_no_longer_is_seen(world: World) -> None:
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_above_the_manifest_that_others_can_write_no_longer_is_seen(
+    world: World, *, is_link: bool
+) -> None:
     above = world.folder("above", owner=(0, 0))
-    world.manifest = str(above / "deep/mountd.toml")
     (above / "deep").mkdir()
+    world.manifest = str(above / "deep/mountd.toml")
+    if is_link:
+        (world / "link.toml").symlink_to(world.manifest)
+        (above / "deep/mountd.toml").touch()
+        world.manifest = str(world / "link.toml")
     make_plain(world, "work")
     with watch(world) as watcher:
         above.chmod(0o777)

@@ -46,7 +46,10 @@ def submount_differences(
     below = [mounts[each] for each in known.submounts if each in mounts]
     there = [each for each in below if each.point.startswith(inside)]  # an id may be another's now
     if gone := len(known.submounts) - len(there):
-        yield Drift("mount", f"{len(known.submounts)} submounts", f"{gone} of them are gone")
+        points = {each.point for each in there}
+        missing = [f"{inside}{path}" for path in wanted.submounts if inside + path not in points]
+        for point in missing[:gone] or ["a submount"]:
+            yield Drift("mount", point, "nothing")
     flags = dict(zip(wanted.submounts, wanted.submount_flags, strict=True))
     for path in wanted.automounts:  # it may be asleep, so that its own flags are those that show
         flags.pop(path, None)

@@ -11,15 +11,16 @@ from mountd.manifest.problem import ManifestError, Problem
 from mountd.reconcile.passes import Settings, layers_of, load
 from mountd.reconcile.reading import BeingSavedError, read_manifest, read_saved_manifest
 from mountd.report.journal import ERROR, INFO, NOTICE, WARNING, Journal
-from mountd.watch.glances import SILENT, content, itself
+from mountd.watch.glances import SILENT, content, end_of, itself
 
 _SAVING = 5.0
 """How long to wait for a writer to close the file, in seconds."""
 
 
 def _above(places: Iterable[str]) -> Iterator[str]:
-    """The folders above these: who may write there decides whether the manifest is trusted."""
-    return map(itself, dict.fromkeys(above for each in places for above in folders_above(each)))
+    """The folders above these, and above where links lead: who may write there decides on trust."""
+    ends = dict.fromkeys(end for each in places for end in (each, end_of(each)) if end)
+    return map(itself, dict.fromkeys(above for end in ends for above in folders_above(end)))
 
 
 class Latest:

@@ -79,8 +79,10 @@ class Places:
         """The stamps of these while they had that."""
         self._roots: set[str] = set()
         """Paths that lead where root alone decides, as long as nothing is mounted or unmounted."""
-        self._held_by_root: set[str] = set()
-        """The same of the folders above sources, but not of these themselves."""
+        self._folders: dict[str, set[str]] = {}
+        """Sources by the folder that they lie in, where root alone can change what that is."""
+        self._folder_stamps: dict[str, Hashable] = {}
+        """The stamps of these folders while the sources were as they were expected."""
         self._sights: Mapping[str, Sight] = {}
         self._latest: dict[str, tuple[Sight, Hashable]] = {}
         """What was seen at the latest look at these, and for which sight: nothing rings twice."""
@@ -116,6 +118,7 @@ class Places:
             self._sights = sights
             self._latest = {path: self._latest[path] for path in sights if path in self._latest}
             self._fights = {path: self._fights[path] for path in sights if path in self._fights}
+            self._folder_stamps = {}
             self._has_looked.clear()
             is_new = any(
                 sight is ... and path not in self._latest for path, sight in sights.items()
@@ -187,11 +190,12 @@ class Places:
         """Look at what is due; at all contents, also where the stamp is as it was."""
         with self._news:
             contents, stamps, sights = self._contents, self._stamps, self._sights
+            folder_stamps = self._folder_stamps
         if self._table is None:
             self._table = TableNews()
         if self._table.are_there():
             self._roots.clear()
-            self._held_by_root.clear()
+            self._folders.clear()
         served = [path for path, seen in contents.items() if isinstance(seen, Served)]
         for path in contents.keys() - served:
             try:
@@ -208,7 +212,7 @@ class Places:
             self._next_served = monotonic() + _SERVED_INTERVAL
             self._look_at_served(served, contents)
         if sights:
-            self._look_for_arrivals(sights)
+            self._look_for_arrivals(sights, folder_stamps)
 
     def _first_stamp(self, path: str) -> Hashable:
         """The stamp of a path, of which it isn't known whether a server may be in the way."""
@@ -231,11 +235,18 @@ class Places:
                 self.has_edit = True
                 self._ring()
 
-    def _look_for_arrivals(self, sights: Mapping[str, Sight]) -> None:
+    def _look_for_arrivals(
+        self, sights: Mapping[str, Sight], folder_stamps: dict[str, Hashable]
+    ) -> None:
         known = [path for path, sight in sights.items() if isinstance(sight, tuple)]
-        quick = self._held_by_root.intersection(known)
-        seen: dict[str, Hashable] = {path: quick_identity(path) for path in quick}
+        seen: dict[str, Hashable] = {}
+        for folder, paths in self._folders.items():
+            now = quick_stamp(folder)
+            if folder not in folder_stamps or folder_stamps[folder] != now:
+                folder_stamps[folder] = now
+                seen |= {path: quick_identity(path) for path in paths if path in sights}
         is_due = monotonic() >= self._next_sights
+        quick = {path for paths in self._folders.values() for path in paths} if is_due else set()
         slow = sights.keys() - (quick if is_due else known)
         if is_due:
             self._next_sights = monotonic() + _SERVED_INTERVAL
@@ -247,7 +258,8 @@ class Places:
         for question, found in zip(asked, self._looker.look_at(asked), strict=True):
             looks = zip(question.paths, found, strict=True)
             seen |= {path: each for path, each in looks if each != _HANGS}
-        self._held_by_root.update(filter(is_held_by_root, slow.intersection(known)))
+        for path in filter(is_held_by_root, slow.intersection(known)):
+            self._folders.setdefault(os.path.dirname(path), set()).add(path)
         with self._news:
             if self._sights is sights and self._are_news(seen):
                 self._sights = {}
