@@ -78,9 +78,7 @@ class Resolver:
         self._points = {each.point for each in mounts}
         self._automounts = {each.point for each in mounts if each.fs_type == AUTOMOUNT}
         self._accounts = AccountsOfAll(is_acting=is_acting)
-        self._targets = Targets(
-            self._points, self._automounts, reserved, lambda: self._accounts.of("/")
-        )
+        self._targets = Targets(self._points, self._automounts, reserved, self._accounts)
         self._gone: set[int] = set()
         self._came: dict[int, ObservedMount] = {}
         self._warnings: dict[str, None] = {}

@@ -6,7 +6,7 @@ there is a folder already: root's and empty it would stay.
 
 import os
 import stat
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from errno import ENAMETOOLONG
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from mountd.core.words.faults import VolumeError
 from mountd.kernel.making import NAME_MAX, why_not_makeable
 from mountd.kernel.observe import top_of
 from mountd.kernel.paths import Spot, plain_folder, spot
-from mountd.reconcile.accounts import Accounts
+from mountd.reconcile.accounts import AccountsOfAll
 
 _HOMES = "/home"
 
@@ -44,7 +44,7 @@ class Targets:
         points: Container[str],
         automounts: Container[str],
         reserved: Mapping[str, str],
-        accounts: Callable[[], Accounts],
+        accounts: AccountsOfAll,
     ) -> None:
         """`points`: where something is mounted; `reserved`: what no target may cover, by path.
 
@@ -99,7 +99,7 @@ class Targets:
         ways = [*makes, *folders_above(target), target]
         homes: Mapping[str, Sequence[tuple[str, str]]] = {}
         with suppress(VolumeError, OSError):  # of accounts that can't be read nobody waits for any
-            homes = self._accounts().homes
+            homes = self._accounts.of("/").homes
         for way in ways:
             for home, name in homes.get(os.path.basename(way), ()):
                 if path := _among(makes, home):
