@@ -18,10 +18,12 @@ from package import PROJECT, package
 from debian import CACHE, debian_13
 
 _PACKAGES = (
+    "acl",
     "bindfs",
     "btrfs-progs",
     "e2fsprogs",
     "erofs-utils",
+    "locales",
     "make",
     "python3-hypothesis",
     "python3-jsonschema",

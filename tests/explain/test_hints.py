@@ -22,7 +22,8 @@ _AT = "'$/the home/work"
 class Row(NamedTuple):
     """A state, the deed that is refused and the hint (`$` is the world's path), and what follows.
 
-    `follow`: keys of the volume, as the hint asks for; None: the hint's own commands.
+    `follow`: keys of the volume, as the hint asks for; None: the hint's own command, each of these
+    `ways` by itself.
     """
 
     of: str
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     deed: str
     hint: str
     follow: dict[str, Any] | None = None
+    ways: tuple[int, ...] = (0,)
 
 
 _AS = {"user": "1000:1000", "idmap": "always"}
@@ -59,6 +61,12 @@ ROWS = {
     "its owner may not, and the user would be no better off": Row(
         "_mode", _WITHOUT, "chmod 444 $/source/hello", "hello", "write",
         f"`chmod o+w {_AT}/hello'`, or for this user alone `setfacl -m u:1000:rw {_AT}/hello'`",
+        ways=(0, 1),
+    ),
+    "an ACL": Row(
+        "_acl", _WITHOUT, "setfacl -m u:1000:r $/source/hello", "hello", "write",
+        f"`getfacl {_AT}/hello'` shows it, `setfacl -m u:1000:rw {_AT}/hello'` adds the user to it",
+        ways=(1,),
     ),
     "the mode of the user's own": Row(
         "_mode", _AS, "chmod 444 $/source/hello", "hello", "write", f"`chmod u+w {_AT}/hello'`",
@@ -67,6 +75,7 @@ ROWS = {
         "_mode", _AS, "chown 7:7 $/source/hello", "hello", "write",
         f"`chown 1000:1000 {_AT}/hello'` makes it the source owner's, or for this user alone"
         f" `setfacl -m u:1000:rw {_AT}/hello'`",
+        ways=(0, 1),
     ),
     "read-only by the manifest": Row(
         "_by_flag", {**_AS, "read_only": True}, "true", "hello", "write",
@@ -122,7 +131,6 @@ UNFOLLOWED = {
     "obstacle": "it chooses among the others",
     "is_read_only": "no words",
     "said": "the kernel's words",
-    "_acl": "takes setfacl(1), which need not be there; test_explain.py has the states",
     "_refused": "a server or a security module decides",
     "link_refused": "a link that the kernel keeps others from; test_explain.py",
     "endless_link": "the link is for its owner to make anew; test_explain.py",
@@ -154,8 +162,10 @@ def _asked(world: World, row: Row) -> tuple[bool, list[str]]:
     ]
 
 
-@pytest.mark.parametrize("state", ROWS)
-def test_what_is_advised_helps(world: World, state: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "way"), [(state, way) for state, row in ROWS.items() for way in row.ways]
+)
+def test_what_is_advised_helps(world: World, state: str, way: int) -> None:
     row = ROWS[state]
     source = world.folder("source")
     free = world.folder("free", owner=(1000, 1000))
@@ -175,8 +185,8 @@ def test_what_is_advised_helps(world: World, state: str) -> None:
         if row.follow is not None:
             _define(world, row.follow)
             world.reconcile()
-        else:  # of two ways the first, for setfacl(1) may not be there
-            _shell(world, hint.split("`")[1])
+        else:
+            _shell(world, hint.split("`")[1::2][way])
         assert _asked(world, row) == (True, [])
     finally:
         run("chattr", "-i", str(source / "hello"))

@@ -155,6 +155,13 @@ def test_accounts_in_their_own_volume_are_a_mistake_and_the_hint_helps(world: Wo
     world.reconcile()
 
 
+def test_a_volume_may_bring_the_machines_own_accounts(world: World) -> None:
+    (world / "passwd").write_text("root:x:0:0::/:\n")
+    world.volumes(accounts={"source": world / "passwd", "target": "/etc/passwd", "user": "root"})
+    checked = world.mountd("check")
+    assert (checked.status, "ok, 1 volume" in checked.err) == (0, True)
+
+
 @pytest.mark.parametrize("key", ["source", "accounts", "options"])
 def test_a_link_that_dangles_until_a_volume_is_mounted_orders_them(world: World, key: str) -> None:
     disk = world.folder("disk")

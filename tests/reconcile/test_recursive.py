@@ -282,6 +282,20 @@ def test_a_submount_that_someone_took_off_comes_back(world: World, kernel: Kerne
     assert points(world) == []
 
 
+def test_one_that_someone_took_off_in_place_comes_back(world: World) -> None:
+    tree(world)
+    target = volume(world, target=world / "source")
+    world.reconcile()
+    run("umount", "--recursive", str(target / "a"))
+    status = world.mountd("status")
+    assert status.status == 1
+    assert "source: is what this volume's mount shows" in " ".join(status.out.split())
+    world.reconcile()
+    assert owner(target / "a/b") == (1000, 1000)
+    assert not world.reconcile().document["changed"]
+    assert world.mountd("status").status == 0
+
+
 @BOTH
 @pytest.mark.parametrize("way", ["unmount", "replace"])
 def test_what_got_the_id_of_a_submount_that_is_gone_is_left_alone(

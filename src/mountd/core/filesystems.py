@@ -104,11 +104,11 @@ def _step(
 
 def _awaited(fs_type: str, actions: Collection[Action]) -> tuple[str, ...]:
     """What all volumes of a filesystem wait for, besides itself."""
-    waits = [[it for it in each.after if it != is_mounted(fs_type)] for each in actions]
+    waits = [[it for it in each.after if it != mounting(fs_type)] for each in actions]
     return tuple(dict.fromkeys(it for each in waits for it in each)) if all(waits) else ()
 
 
-def is_mounted(fs_type: str) -> str:
+def mounting(fs_type: str) -> str:
     """What is awaited where a volume's filesystem has yet to be mounted."""
     return f"{fs_type} is mounted"
 

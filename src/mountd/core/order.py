@@ -178,7 +178,7 @@ def put_off(action: Action, after: list[str]) -> Action:
         state="mounted" if action.old else "unmounted",
         mount=None,
         after=tuple(after),
-        drift=(),
+        drift=() if action.mount else action.drift,
         notes=tuple(notes),
         fault=None,
     )

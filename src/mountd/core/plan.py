@@ -7,7 +7,7 @@ from mountd.core.conflicts import intrusion, obstacle, refusal, strangers_on
 from mountd.core.desired import Desired, DesiredMount, Later, Unready
 from mountd.core.drift import differences, record_entry, submount_differences
 from mountd.core.exposure import judge
-from mountd.core.filesystems import is_mounted
+from mountd.core.filesystems import mounting
 from mountd.core.idmapping import Idmapping
 from mountd.core.leaving import (
     INTERRUPTED,
@@ -140,11 +140,16 @@ def _action(desired: Desired, scene: Scene) -> Action:
 def _put_off(desired: Unready | Later, scene: Scene) -> Action:
     """For a volume whose source can't be seen before something else is mounted, or is gone."""
     is_hidden = isinstance(desired, Later) and desired.over
-    what = absence(desired.target) if is_hidden else is_mounted(desired.volume.type or "")
+    what = absence(desired.target) if is_hidden else mounting(desired.volume.type or "")
     action = _stopped(desired, scene, None)
     if not is_hidden and action.old:  # a clone of what has yet to be mounted is another mount
         action = action._replace(verb="replace")
-    return put_off(action, [what])
+    action = put_off(action, [what])
+    if not is_hidden:
+        return action
+    source = desired.volume.source
+    hidden = Drift("source", f"{source} as it lies beneath", "what this volume's mount shows")
+    return action._replace(drift=(hidden,))
 
 
 def _upper_of_two(target: str, top: Top, scene: Scene) -> Managed | None:

@@ -4,8 +4,8 @@ import os
 from errno import EACCES
 
 from mountd.core.model import Fault
+from mountd.core.mounts import mount_at
 from mountd.core.served import has_server
-from mountd.core.targets import is_within
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.limits import hint_of, hint_on
@@ -48,10 +48,9 @@ def let_in(*places: str) -> str:
     """The hint to have root let into places that it may not look into."""
     if missing := missing_capabilities(["CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"]):
         return how_to_have(*missing)
-    mounts = observe().mounts.values()
+    mounts = observe().mounts
     for place in places:
-        above = (each for each in mounts if is_within(place, each.point))
-        mount = max(above, key=lambda it: len(it.point), default=None)
+        mount = mount_at(place, mounts)
         if mount and has_server(mount.fs_type):
             if user := user_behind(mount.id, alone=True):
                 return faults.private_fuse(mount.point, user)

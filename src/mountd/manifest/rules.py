@@ -71,7 +71,7 @@ def _place_problems(
             message = f"`{dotted(path)}` lies below its own target, which would cover it"
             yield merged.problem(path, message)
         elif source != target and any(is_within(each, target) for each in others):
-            yield _own_accounts(merged, name, own, source, target)
+            yield from _own_accounts(merged, name, own, source, target)
     for names in circles(needs(places)):
         yield _circle(merged, names)
 
@@ -93,15 +93,18 @@ def _other_places(merged: MergedDocuments, own: Mapping[str, Any]) -> Paths:
 
 def _own_accounts(
     merged: MergedDocuments, name: str, own: Mapping[str, Any], source: str, target: str
-) -> Problem:
-    path = ("volumes", name, "accounts" if "accounts" in own else "target")
+) -> Iterator[Problem]:
+    """Accounts that the volume itself would bring; those of `/` are there without it."""
     accounts = own.get("accounts", merged.defaults.get("accounts", "/"))
+    if accounts == "/":
+        return
+    path = ("volumes", name, "accounts" if "accounts" in own else "target")
     message = f"`{dotted(path)}`: the user would be looked up in what is yet to be mounted there"
     hint = None
     if is_within(normalised_path(accounts), target):
         inside = normalised_path(accounts)[len(target) :]
         hint = f'look it up in the source: `accounts = "{source.rstrip("/")}{inside}"`'
-    return merged.problem(path, message, hint)
+    yield merged.problem(path, message, hint)
 
 
 def _missing(merged: MergedDocuments, name: str, own: Mapping[str, Any]) -> Iterator[Problem]:

@@ -16,7 +16,6 @@ from mountd.core.mounts import (
     Observed,
     ObservedMount,
     Top,
-    forest_of,
     is_same,
     root_at,
 )
@@ -203,7 +202,7 @@ class Resolver:
             return kept, None, ()
         source = self._opener.open(volume, target)
         try:
-            if source.through and self._has_to_go(source, user):
+            if source.through and self._opener.hides_its_source(source, user):
                 source.fd.close()
                 return Later(volume, target, source.through), None, ()
             top = self.tops.get(target)
@@ -247,31 +246,6 @@ class Resolver:
             return None
         self._sources_left -= 1
         return source
-
-    def _has_to_go(self, source: Source, user: User | None) -> bool:
-        """Whether our own mount must go before the source can be read.
-
-        It must if it shows another folder than it covers; and, before Linux 6.15 with the record
-        lost, if its idmapping is unknown and the owner that it shows isn't the user.
-        """
-        found = source.found
-        if source.hides_another:
-            return True
-        if not source.mount.is_idmapped or source.idmap or self._observed.tells_idmaps:
-            return False
-        if user and (found.uid, user.gid in (None, found.gid)) == (user.uid, True):
-            return False
-        if source.through not in self._managed:
-            raise VolumeError(
-                mount_faults.foreign_mount(
-                    source.path,
-                    source.mount,
-                    forest_of(self._observed.mounts),
-                    self._managed,
-                    covers=False,
-                )
-            )
-        return True
 
     def _desired(
         self, volume: Volume, target: str, source: Source, user: User | None

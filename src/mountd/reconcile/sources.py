@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mountd.core.filesystems import Bases
 from mountd.core.idmapping import Idmapping
-from mountd.core.model import Filesystem, Kind, Volume
+from mountd.core.model import Filesystem, Kind, User, Volume
 from mountd.core.mounts import (
     AUTOMOUNT,
     TOO_DEEP,
@@ -169,6 +169,29 @@ class Sources:
             filesystem,
             asleep,
         )
+
+    def hides_its_source(self, source: Source, user: User | None) -> bool:
+        """Whether our own mount, in place, must go before the source can be read.
+
+        It must if it shows another folder than it covers, or has lost a submount that it would be
+        asked for; and, before Linux 6.15 with the record lost, if its idmapping is unknown and the
+        owner that it shows isn't the user.
+        """
+        found, mounts = source.found, self._observed.mounts
+        managed = self._managed.get(source.through or 0)
+        if source.hides_another or (managed and not mounts.keys() >= {*managed.submounts}):
+            return True
+        if not source.mount.is_idmapped or source.idmap or self._observed.tells_idmaps:
+            return False
+        if user and (found.uid, user.gid in (None, found.gid)) == (user.uid, True):
+            return False
+        if managed is None:
+            raise VolumeError(
+                mount_faults.foreign_mount(
+                    source.path, source.mount, forest_of(mounts), self._managed, covers=False
+                )
+            )
+        return True
 
     def _as_ours_has_it(self, volume: Volume, ours: Managed) -> Source:
         """The source as the mount at the target shows it."""

@@ -114,7 +114,7 @@ class Pass:
         for step in planned:
             filesystem = filesystems[step.volumes[0]] if step.volumes else None
             if filesystem and (fault := self._refused.get(filesystem)):
-                done.append(step._replace(state=fault.state, fault=fault))
+                done.append(step._replace(state=fault.state, notes=(), fault=fault))
             elif step.verb == "unmount":
                 done.append(went.pop(step.name, step._replace(verb="keep", notes=())))
             elif step.after and filesystem not in self._mounted:  # what was there is good enough
