@@ -4,7 +4,7 @@ import subprocess
 
 from automounter import automount
 from volumes import is_mounted
-from watcher import eventually, watch
+from watcher import do, eventually, watch
 from world import World
 
 
@@ -24,10 +24,10 @@ def test_a_share_that_has_idled_out_isnt_woken_by_the_watch(world: World) -> Non
             assert not auto.is_awake
             asked = auto.asked
             watcher.reload()
-            subprocess.run(["umount", world / "c"], check=True)
+            do(world, "umount c")
             eventually(lambda: is_mounted(world / "c"))
             assert auto.asked == asked
             assert is_mounted(world / "a")
-            subprocess.run(["umount", world / "a"], check=True)
+            do(world, "umount a")
             eventually(lambda: is_mounted(world / "a"))  # which takes the share again
             assert auto.asked == asked + 1

@@ -21,13 +21,14 @@ from watcher import (
     PATIENCE,
     Watcher,
     comes_to_say,
+    do,
     eventually,
     is_locked,
     lock_held,
     steadily,
     watch,
 )
-from world import World, mount_id, owner, run
+from world import World, mount_id, owner
 
 Save = Callable[[Path, str], None]
 
@@ -487,11 +488,11 @@ def test_the_last_good_manifest_is_kept_up(place: World, *, has_file: bool) -> N
         if not has_file:
             Path(place.manifest).unlink()
         eventually(lambda: "(the last good manifest is in force)" in watcher.status)
-        run("umount", str(place / "to/a"))
+        do(place, "umount to/a")
         comes_to_show(place, "a b")
         watcher.reload()
         assert shown(place) == "a b"
-        run("umount", str(place / "to/b"))
+        do(place, "umount to/b")
         comes_to_show(place, "a b")
         watcher.tells("drift: ", 2)
 

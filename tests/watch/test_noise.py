@@ -28,7 +28,7 @@ def test_who_covers_and_uncovers_targets_fills_no_journal(world: World) -> None:
         for _ in range(12):
             run("mount", "-t", "tmpfs", "tmpfs", str(world / "home"))
             time.sleep(0.15)
-            run("umount", str(world / "home"))
+            do(world, "umount home")
             time.sleep(0.15)
         do(world, "umount other")  # who keeps out of it is served all the same
         eventually(lambda: is_mounted(world / "other"))
@@ -37,7 +37,7 @@ def test_who_covers_and_uncovers_targets_fills_no_journal(world: World) -> None:
         assert len(lines) < 2 * (25 + seconds / 2) + 2 * 21 + 10
         run("mount", "-t", "tmpfs", "tmpfs", str(world / "home"))
         eventually(lambda: watcher.status.startswith("1 of 21 mounted; "))
-        run("umount", str(world / "home"))
+        do(world, "umount home")
         eventually(lambda: watcher.status == "21 volumes mounted")
         eventually(lambda: "left out: " in watcher.log)
         said = next(each for each in watcher.log.splitlines() if each.startswith("left out: "))
