@@ -142,6 +142,9 @@ def watch(
                     )
                     assert process.poll() is None, watcher.log
                 yield watcher
+            except BaseException:
+                print(log.read_text())  # pytest shows it
+                raise
             finally:
                 process.kill()
 

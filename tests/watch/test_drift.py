@@ -3,6 +3,7 @@
 import fcntl
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -134,11 +135,15 @@ def see_undone(world: World, undoing: str, kernel: Kernel | None = None) -> None
     with watch(world, kernel=kernel) as watcher:
         before = table(world)
         for kind in KINDS:
-            said = f"drift: {kind.replace('outer/', '')} at {world / kind}: "
-            count = watcher.log.count(said)
+            name = kind.replace("outer/", "")
+            # a pass that is in the middle of looking there says that as what keeps it
+            said = re.compile(
+                f"^(drift: {name} at {world / kind}|(failed|conflict): {name}): ", re.MULTILINE
+            )
+            log = watcher.log
             do(world, undoing.format(kind))
             if kernel is not DEBIAN_12:  # where an id may soon be another mount's
-                eventually(lambda: watcher.log.count(said) > count, said)  # noqa: B023
+                eventually(lambda: said.search(watcher.log, len(log)), said.pattern)  # noqa: B023
             elif "--move" in undoing:  # nor does anything tell there that what was moved is ours
                 do(world, "umount -R away away-file || :")
             eventually(lambda: table(world) == before, kind)

@@ -9,7 +9,7 @@ from mountd.core.actions import Outcome, Report
 from mountd.core.desired import DesiredMount
 from mountd.core.exposure import guarded
 from mountd.core.model import Fault, Flags
-from mountd.core.mounts import AUTOMOUNT, Base, Managed
+from mountd.core.mounts import AUTOMOUNT, Base, Managed, Observed
 from mountd.core.targets import Places, is_within
 from mountd.core.words.mount_faults import keeps_being_undone
 from mountd.kernel.files import st_dev
@@ -56,6 +56,8 @@ class Upkeep:
         self.news = News(journal)
         self._record: Record | None = None
         self._left: dict[str, _Left] = {}
+        self._undone: set[str] = set()
+        """Those that the latest pass of all itself met otherwise than they were left."""
         self._ours: set[int] = set()
         """Ids of mounts that are ours, and of some that were."""
         self._paths: set[str] = set()
@@ -233,9 +235,9 @@ class Upkeep:
     def _count_undone(self, outcomes: Iterable[Outcome]) -> None:
         """Count what was undone after the table was asked, and which the pass itself met."""
         for outcome in outcomes:
-            name, drift = outcome.action.volume, outcome.action.drift
-            left = self._left.get(name)
-            if left and not left.is_undone and drift and {it.field for it in drift} <= _BY_OTHERS:
+            name = outcome.action.volume
+            is_told = name in self._left and self._left[name].is_undone
+            if self._was_there(outcome) and outcome.action.drift and not is_told:
                 self._fights[name] = undone(self._fights.get(name, Fight()), monotonic())
 
     def _hold(self, name: str, fight: Fight) -> None:
@@ -260,7 +262,7 @@ class Upkeep:
                     self._patience,
                     lambda *_: None,
                     lambda it: self.news.outcome(it, is_repair=is_repair or self._was_there(it)),
-                    observe=self._table.follow if is_repair else self._table.read,
+                    observe=self._table.follow if is_repair else self._read,
                     held=self._held,
                 )
             finally:
@@ -269,8 +271,19 @@ class Upkeep:
     def _was_there(self, outcome: Outcome) -> bool:
         """Whether a pass of all met a drift before it could be repaired."""
         left, action = self._left.get(outcome.action.volume), outcome.action
-        is_undone = action.verb == "mount" or action.volume in self._altered
+        is_undone = action.volume in self._undone or action.volume in self._altered
+        is_undone |= action.verb == "mount"  # it may have gone since the table was read
         return is_undone and left is not None and left.target == action.target
+
+    def _read(self) -> Observed:
+        """The whole table; who is otherwise there than he was left was undone by others."""
+        observed = self._table.read()
+        self._undone = {
+            name
+            for name, (number, target, flags, _) in self._left.items()
+            if not (now := observed.mounts.get(number)) or (now.point, now.flags) != (target, flags)
+        }
+        return observed
 
     def _note_ours(self) -> None:
         record = self._record
@@ -316,10 +329,6 @@ class Upkeep:
             self._paths.update(
                 each for each in (action.source, action.target) if each.startswith("/")
             )
-
-
-_BY_OTHERS = {"mount", "flags"}
-"""What differs where somebody undid a mount; the others follow its source."""
 
 
 def _ways_to(mount: DesiredMount, state_dir: str) -> tuple[str, ...]:
