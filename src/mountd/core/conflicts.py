@@ -37,6 +37,8 @@ def _stranger(desired: Later, top: Top | None, scene: Scene) -> Fault | None:
 
 
 def _foreign(target: str, top: ObservedMount, scene: Scene) -> Fault:
+    if copied := scene.copies.get(top.id):
+        return mount_faults.copy_at(target, copied.volume, scene.point(copied))
     covers = bool(scene.mine(target))
     return mount_faults.foreign_mount(target, top, scene.forest, scene.known, covers=covers)
 

@@ -121,7 +121,7 @@ def departure(managed: Managed, scene: Scene) -> Action:
     if lower:
         carried = scene.carried_off(mount.point, managed, lower)
         return with_note(action._replace(carried=carried), INTERRUPTED)
-    carried = scene.carried(mount.point, managed.id)
+    carried = (*scene.carried(mount.point, managed.id), *scene.shown_on(managed))
     return action._replace(carried=carried, notes=(gap_of(carried),) if carried else ())
 
 

@@ -104,6 +104,9 @@ def _parse(line: str) -> Line:
     fs_type, _, fs_options = rest[end + 1 : end + 4]
     major, _, minor = device.partition(":")
     words = frozenset(options.split(","))
+    groups = {
+        name: int(group) for name, _, group in (tag.partition(":") for tag in rest[:end]) if group
+    }
     mount = ObservedMount(
         int(id_),
         int(parent),
@@ -115,6 +118,8 @@ def _parse(line: str) -> Line:
         fs_options.split(",", 1)[0] == "ro",
         None,
         "idmapped" in words,
+        groups.get("shared", 0),
+        groups.get("master", 0),
     )
     return Line(mount, frozenset(rest[:end]))
 

@@ -25,6 +25,10 @@ class ObservedMount(NamedTuple):
     idmap: Idmapping | None
     is_idmapped: bool = False
     """Every kernel that can idmap reports this; unlike `idmap` it is always right."""
+    peers: int = 0
+    """The number of its peer group, which it propagates to and receives from; 0 for none."""
+    master: int = 0
+    """The peer group that it is a slave of, which it only receives from."""
 
 
 TOO_DEEP = "(a path of more than 1 MiB)"

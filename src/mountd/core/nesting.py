@@ -24,15 +24,21 @@ def account_files(accounts: str, user: str | None) -> Paths:
     return f"{root}/etc/passwd", f"{root}/etc/group"
 
 
-def needs(places: Mapping[str, tuple[Paths, str]]) -> dict[str, Paths]:
+def needs(
+    places: Mapping[str, tuple[Paths, str]], shown: Mapping[str, Paths] = {}
+) -> dict[str, Paths]:
     """The volumes that each one comes after; `places` are sources and a target by volume.
 
     It needs those at or above whose target a source of it lies, and those above whose its own
-    target lies. Paths are normalised, and compared as text.
+    target lies; or another path at which that target is `shown`. Paths are normalised, and compared
+    as text.
     """
     volumes: dict[str, str] = {}
     for name, (_, target) in places.items():
         volumes.setdefault(target, name)
+    for name, (_, target) in places.items():
+        for path in shown.get(target, ()):
+            volumes.setdefault(path, name)
 
     targets = Places(volumes)
 

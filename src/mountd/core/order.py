@@ -39,7 +39,7 @@ def in_order(
         for each in desired
         if scene.claims[each.target] == each.volume.name
     }
-    needed = {name: each for name, each in needs(places).items() if each}
+    needed = {name: each for name, each in needs(places, scene.shown).items() if each}
     found = {each.volume: each for each in actions}
     at_once = {each.volume for each in actions if each.lazily or makes_room(each)}
     if scene.leaving:
@@ -134,9 +134,12 @@ def _after_others(
             return halted(action, faults.waits_for(name, fault), scene)
         if name in progress.done:
             continue
-        is_source = any(is_within(each, other.target) for each in sources)
+        shown = scene.shown.get(other.target, ())
+        is_source = any(is_within(each, at) for at in (other.target, *shown) for each in sources)
+        is_on_copy = any(is_within(action.target, at) for at in shown)  # so it won't come along
         if other.verb in BUILDS or other.after:
-            must_wait = is_source or action.verb != "keep" or other.beneath is not None
+            is_made_anew = is_on_copy or other.beneath is not None
+            must_wait = is_source or action.verb != "keep" or is_made_anew
         else:  # what is made of it has its flags, and what is made in it needs them
             is_unmade = action.fault is not None and action.fault.code == "read-only-filesystem"
             needs_flags = is_source or action.verb == "mount" or is_unmade
@@ -154,7 +157,7 @@ def _after_departures(action: Action, sources: Paths, target: str, scene: Scene)
     above = [*leaving.above(target)] if action.verb != "keep" else []
     for source in sources:
         above += leaving.from_(source)
-    gone = [absence(path) for path in dict.fromkeys(above)]
+    gone = [absence(scene.leaving_from.get(path, path)) for path in dict.fromkeys(above)]
     return put_off(action, gone) if gone else action
 
 

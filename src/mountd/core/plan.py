@@ -244,7 +244,10 @@ def _mount_action(desired: DesiredMount, scene: Scene) -> Action:
     if fault := obstacle(desired, scene, None):
         return _stopped(desired, scene, fault)._replace(drift=drift)
     action = _planned(desired, "mount", "unmounted", None, None, drift)
-    if carried := scene.carried(target):
+    carried = scene.carried(target)
+    for path in scene.shown.get(target, ()):
+        carried += scene.carried(path)  # else its copy there would hide them
+    if carried:
         if desired.is_in_place and desired.volume.recursive:
             return _stopped(desired, scene, mount_faults.volume_below_recursive(carried[0][0]))
         action = with_note(action._replace(carried=carried), gap_of(carried))

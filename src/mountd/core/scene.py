@@ -15,6 +15,7 @@ from mountd.core.mounts import (
     forest_of,
     parents_of,
 )
+from mountd.core.propagation import Propagation
 from mountd.core.targets import Places
 
 
@@ -29,14 +30,16 @@ class Scene(NamedTuple):
     """Recorded mounts that are still there, by their target."""
     by_id: dict[int, Managed]
     known: dict[int, Managed]
-    """The recorded mounts, and those that they include, by their ids."""
+    """The recorded mounts, those that they include, and copies of them, by their ids."""
     forest: Forest
     leaving: dict[str, Managed]
     """Mounts of ours that go in this pass, by where they are."""
     leaving_places: Places
-    """The same places."""
+    """The same places, and where else these show."""
+    leaving_from: dict[str, str]
+    """Where the mounts are that show there."""
     strangers: dict[str, list[ObservedMount]]
-    """Mounts below this target that aren't ours: a mount over the folder would bury them."""
+    """Mounts below this target that aren't ours: a mount over the folder would hide them."""
     ours: dict[str, list[tuple[str, Managed]]]
     """Mounts of ours below this target, or what leaves, that stay, and where they are."""
     covered: set[int]
@@ -53,6 +56,10 @@ class Scene(NamedTuple):
     """Mounts of ours that could not go, and why."""
     adoptable: Adoptable
     """Where mounts may be ours though the record, which was lost, doesn't name them."""
+    copies: Mapping[int, Managed]
+    """What propagation made of mounts of ours, by the ids of the copies."""
+    shown: Mapping[str, tuple[str, ...]]
+    """The other paths at which what is mounted at a target shows, or leaves from."""
 
     def mine(self, target: str) -> list[Managed]:
         """The manifest's recorded mounts for a target, wherever they are now."""
@@ -97,6 +104,14 @@ class Scene(NamedTuple):
                 found.setdefault(point, managed)
         return tuple(found.items())
 
+    def shown_on(self, managed: Managed) -> tuple[tuple[str, Managed], ...]:
+        """Our mounts whose copies lie on a mount of ours, which couldn't go alone."""
+        copies = self.copies.items()
+        found = {each.id: each for copy, each in copies if self.is_under(copy, managed.id)}
+        points = {self.point(each): each for each in found.values() if each.id not in self.going}
+        places = Places(points)
+        return tuple(each for each in points.items() if next(places.above(each[0]), None) is None)
+
     def carried_off(
         self, point: str, upper: Managed, lower: Managed
     ) -> tuple[tuple[str, Managed], ...]:
@@ -129,12 +144,16 @@ def scene_of(
     """The scene, where of the `alive` recorded mounts these are `leaving`."""
     going = {managed.id: observed.mounts[managed.id].point for managed in leaving}
     claims = claims_of(desired)
-    places = Places([*claims, *going.values()])
+    propagation = Propagation(observed.mounts)
+    shown = {path: propagation.shown_at(path) for path in (*claims, *going.values())}
+    elsewhere = {at: point for point in going.values() for at in shown[point]}
+    places = Places([*shown, *(path for paths in shown.values() for path in paths)])
     ours: dict[str, list[tuple[str, Managed]]] = {}
     by_target: dict[str, list[Managed]] = {}
     by_id = {managed.id: managed for managed in alive}
     within = {each: managed for managed in alive for each in managed.submounts}
     hidden = _hidden(by_id, observed)
+    copies = propagation.copies_of(within | by_id)
     for managed in sorted(
         alive, key=lambda each: (each.id in hidden, each.id)
     ):  # what is seen first
@@ -149,11 +168,12 @@ def scene_of(
         claims,
         by_target,
         by_id,
-        within | by_id,
+        within | by_id | copies,
         forest_of(observed.mounts),
         {going[managed.id]: managed for managed in leaving},
-        Places(going.values()),
-        _strangers(observed, by_id, within, Places(claims)),
+        Places([*going.values(), *elsewhere]),
+        elsewhere,
+        _strangers(observed, by_id | copies, within, Places(claims)),
         ours,
         {
             each.parent
@@ -166,6 +186,8 @@ def scene_of(
         {*going},
         stuck,
         adoptable,
+        copies,
+        shown,
     )
 
 
@@ -176,6 +198,8 @@ def near(
 
     That is what lies above or below them or at their own places.
     """
+    if Propagation(observed.mounts):  # they show in other places, too
+        return observed, [*record]
     paths = [each.target for each in desired]
     paths += [each.source for each in desired if isinstance(each, DesiredMount)]
     places = Places(paths)

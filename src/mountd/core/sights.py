@@ -8,6 +8,7 @@ from mountd.core.desired import Desired, DesiredMount, View
 from mountd.core.model import Fault
 from mountd.core.mounts import TOO_DEEP, Managed, Observed, ObservedMount, is_same
 from mountd.core.order import absence
+from mountd.core.propagation import Propagation
 from mountd.core.targets import Places, folders_above
 
 
@@ -118,6 +119,7 @@ def _ends(
 ) -> dict[int, str]:
     """After what a mount of ours is gone or as its volume means it: that counts by itself."""
     ends: dict[int, str] = {}
+    record = [*record]
     for managed in record:
         each, mount = by_target.get(managed.target), observed.mounts.get(managed.id)
         if not (isinstance(each, DesiredMount) and mount and managed.manifest == manifest):
@@ -127,7 +129,10 @@ def _ends(
     for managed in leaving:
         if mount := observed.mounts.get(managed.id):
             ends |= dict.fromkeys((managed.id, *managed.submounts), absence(mount.point))
-    return ends
+    propagation = Propagation(observed.mounts)
+    known = {it: each for each in record for it in (each.id, *each.submounts) if it in ends}
+    copies = propagation.copies_of(known)
+    return ends | {number: ends[managed.id] for number, managed in copies.items()}
 
 
 def root_of(mount: ObservedMount) -> str:

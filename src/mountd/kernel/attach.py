@@ -5,14 +5,16 @@ After move_mount(2) a target shows the whole new mount; whatever can fail came b
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from errno import EBUSY, ENOENT, ENOSPC, ENOTDIR
 from typing import NamedTuple
 
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Fault, Flags, Kind
-from mountd.core.mounts import forest_of
+from mountd.core.mounts import Managed, forest_of
+from mountd.core.propagation import Propagation
+from mountd.core.targets import is_within
 from mountd.core.words import faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import Tree, attributes, flag
@@ -114,25 +116,33 @@ def expect(old: int, spot: Spot) -> None:
         raise VolumeError(faults.moved_meanwhile(spot.whole_path))
 
 
-def see_no_strangers(old: int, known: set[int]) -> None:
+def see_no_strangers(old: int, known: Mapping[int, Managed]) -> None:
     """Below our mount `old` there must be nothing that isn't ours: it would go along with it."""
-    if strangers := [each for each in descendants_of(old) if each.id not in known]:
-        raise VolumeError(mount_faults.mount_below(strangers, forest_of(observe().mounts), {}))
+    if others := [each for each in descendants_of(old) if each.id not in known]:
+        mounts = observe().mounts
+        copies = Propagation(mounts).copies_of(known)
+        if strangers := [each for each in others if each.id not in copies]:
+            raise VolumeError(mount_faults.mount_below(strangers, forest_of(mounts), {}))
 
 
 def cover(
     tree: Tree, spot: Spot, flags: Flags, onto: tuple[int, int] | None, carried: list[Carried]
 ) -> None:
-    """Attach it over mounts of ours, which go on above it. They are away for a moment."""
+    """Attach it over mounts of ours, which go on above it. They are away for a moment.
+
+    So are others, on which a copy of it will lie as mounts propagate: they go on above that.
+    """
+    inside = [each for each in carried if is_within(each.point, spot.whole_path)]
     with ExitStack() as held:
-        places = _places_in(tree, spot.whole_path, carried, held)
+        places = _places_in(tree, spot.whole_path, inside, held)
         were = _take_off(carried, held)
         try:
             attach(tree, spot, flags, onto)
         except BaseException:
             _attach_all(carried, were)
             raise
-        _attach_all(carried, places)
+        _attach_all(inside, places)
+    put_back(each for each in carried if each not in inside)
 
 
 def uncover(

@@ -192,4 +192,6 @@ def _observed(found: MountStat) -> ObservedMount:
         if is_mapped
         else None,
         bool(found.attributes & MOUNT_ATTR_IDMAP),
+        found.peers,
+        found.master,
     )

@@ -36,6 +36,8 @@ class MountStat(NamedTuple):
     parent: int
     reusable_id: int
     attributes: int
+    peers: int
+    master: int
     sb_flags: int
     root: str
     point: str
@@ -80,8 +82,8 @@ def _answer(
 
 def _mount_stat(raw: bytes) -> MountStat:
     (
-        mask, major, minor, sb_flags, fs_type, id_, parent, reusable_id, attributes, root, point,
-        supported, uids, uids_at, gids, gids_at,
+        mask, major, minor, sb_flags, fs_type, id_, parent, reusable_id, attributes, peers, master,
+        root, point, supported, uids, uids_at, gids, gids_at,
     ) = _STATMOUNT.unpack_from(raw)  # fmt: skip
 
     untold = TOO_DEEP if len(raw) > _MOST_BYTES else ""
@@ -98,6 +100,8 @@ def _mount_stat(raw: bytes) -> MountStat:
         parent,
         reusable_id,
         attributes,
+        peers,
+        master,
         sb_flags,
         bounded(os.fsdecode(text(root))) if mask & STATMOUNT_MNT_ROOT else untold,
         bounded(os.fsdecode(text(point))) if mask & STATMOUNT_MNT_POINT else untold,
@@ -124,7 +128,7 @@ _STATMOUNT_ALL = (
     | STATMOUNT_MNT_GIDMAP
 )
 _STATMOUNT_CHANGING = STATMOUNT_SB_BASIC | STATMOUNT_MNT_BASIC | STATMOUNT_MNT_POINT
-_STATMOUNT = Struct("=8xQII8xIIQQI4xQ32xII32xQIIII")
+_STATMOUNT = Struct("=8xQII8xIIQQI4xQ8xQQ8xII32xQIIII")
 _STATMOUNT_STRINGS = 512
 
 

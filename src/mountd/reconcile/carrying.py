@@ -58,8 +58,8 @@ class Carrier:
     def see_no_strangers(self, old: Managed) -> None:
         """Raise VolumeError where a mount that isn't ours lies on this one."""
         managed = self._record.managed
-        known = {*managed, *(each for one in managed.values() for each in one.submounts)}
-        tree.see_no_strangers(old.id, known)
+        submounts = {each: one for one in managed.values() for each in one.submounts}
+        tree.see_no_strangers(old.id, submounts | managed)
 
     def settle(self, carried: Sequence[Carried]) -> None:
         """Remember clones that replaced originals, and drop what is gone from the record."""

@@ -152,6 +152,14 @@ def foreign_mount(
     )
 
 
+def copy_at(target: str, volume: str, at: str) -> Fault:
+    message = (
+        f"the mount of volume `{volume}` at {at} shows at {target} too: mounts propagate there"
+    )
+    hint = "choose another target, or leave one of the two volumes out"
+    return Fault("conflict", "foreign-mount", message, hint)
+
+
 def another_went(target: str) -> Fault:
     message = (
         f"somebody mounted something over {target} just when this volume's mount was to go, and"
