@@ -1,5 +1,6 @@
 """A detached clone of a source: idmapped, flagged and verified before anyone can see it."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from errno import EINVAL
@@ -48,6 +49,11 @@ class Tree(NamedTuple):
     fd: Fd
     id: int
     submounts: tuple[int, ...] = ()
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the folder that it shows was removed since: then it can't be attached."""
+        return os.readlink(f"/proc/self/fd/{self.fd.number}") == "/ (deleted)"
 
 
 def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:

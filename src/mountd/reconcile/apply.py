@@ -16,7 +16,7 @@ from mountd.core.drift import record_entry
 from mountd.core.model import Fault
 from mountd.core.mounts import Managed, Observed
 from mountd.core.plan import needs_gap_in_place
-from mountd.core.words import idmap_faults, mount_faults
+from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel import attach as tree
 from mountd.kernel.cause import fault_of
@@ -231,6 +231,15 @@ class Applier:
         return built
 
     def _attach(self, action: Action, built: Tree) -> None:
+        assert action.mount
+        try:
+            self._attach_at(action, built)
+        except FileNotFoundError as error:  # both were there when they were opened
+            if built.is_removed:
+                raise VolumeError(faults.no_source(action.mount.source)) from error
+            raise VolumeError(faults.moved_meanwhile(action.target)) from error
+
+    def _attach_at(self, action: Action, built: Tree) -> None:
         assert action.mount
         if action.old:
             self._replace(action, action.old, action.mount, built)

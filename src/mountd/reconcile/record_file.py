@@ -32,7 +32,7 @@ MAIN = "record.json"
 OTHERS = re.compile(r"record-(\d{1,20})\.json(\..+)?", re.ASCII)
 ANY_OTHER = ""
 """Stands for each manifest that has no pass of its own since the record was lost."""
-_ODD_JSON = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError)
+_ODD_JSON = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 
 
 class Place(NamedTuple):
@@ -143,7 +143,7 @@ def _read(folder: Fd, name: str) -> "tuple[str, Stamp]":
         if found.st_size > MOST_BYTES:
             raise ValueError("it is too large")
         with open(file.number, "rb", closefd=False) as stream:
-            return stream.read(MOST_BYTES).decode(), stamp_of(found)
+            return stream.read(found.st_size).decode(), stamp_of(found)
 
 
 def rename_in(folder: int, old: str, new: str) -> None:

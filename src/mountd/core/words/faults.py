@@ -147,7 +147,7 @@ def forbidden_target(path: str, why: str) -> Fault:
 
 
 def moved_meanwhile(path: str) -> Fault:
-    hint = "a folder above it was renamed just now; the next pass looks anew"
+    hint = "it or a folder above it was renamed or removed just now; the next pass looks anew"
     return Fault("failed", "unsafe-path", f"{path} led elsewhere while it was being mounted", hint)
 
 
