@@ -257,6 +257,7 @@ def test_namespaces_made_by_many_threads_at_once_leave_no_process() -> None:
         os.waitpid(-1, os.WNOHANG | wclone)
 
 
+@pytest.mark.fault(11, "the child that makes a user namespace")
 @pytest.mark.parametrize("call", ["open", "write", "kill", "waitpid"])
 def test_killed_while_it_makes_a_namespace_mountd_leaves_no_process(call: str) -> None:
     program = (

@@ -570,6 +570,7 @@ def test_modes_owners_and_acls_at_random_are_told_as_they_turn_out(
             compared(machine, path, user)
 
 
+@pytest.mark.fault(25, "explain names it")
 def test_the_filesystem_and_the_sources_own_mount_are_told_apart(machine: World) -> None:
     run("rm", "-r", str(machine / "source"))
     (machine / "source").mkdir()

@@ -59,6 +59,7 @@ def test_a_number_that_can_not_be_read_is_left_out() -> None:
     assert two == "raise the sysctl a.b, which is 3, or pids.max, which is 4"
 
 
+@pytest.mark.fault(1, "from the first descriptor on")
 @pytest.mark.parametrize("files", [5, 6, 7, 8, 9])
 def test_descriptors_that_run_out_are_told_with_the_limit_in_force(
     world: World, files: int

@@ -129,6 +129,7 @@ def test_a_filesystem_that_refuses_is_named_with_a_way_out(
     assert fault.hint and hint in fault.hint
 
 
+@pytest.mark.fault(30, "none that allows idmapped mounts")
 def test_a_fuse_server_that_does_not_grant_it_is_what_refuses(world: World, place: str) -> None:
     (world / "below").mkdir()
     wait = f"until mountpoint -q {place}; do kill -0 $! || exit; done"
@@ -220,6 +221,8 @@ def _ask(*around: str, path: str, fs_type: str = "tmpfs", root: str = "/") -> An
 AS_USER = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--inh-caps=-all")
 
 
+@pytest.mark.fault(45, "told apart from all else")
+@pytest.mark.fault(46, "ENOSYS and EPERM")
 @pytest.mark.parametrize(
     ("around", "code", "message"),
     [
@@ -311,6 +314,7 @@ def test_calls_are_found_by_trying_them(
 PID_1 = ("unshare", "--pid", "--mount", "--fork", "sh", "-c")
 
 
+@pytest.mark.fault(5, "in a folder, and in a mount")
 @pytest.mark.parametrize(
     ("is_mount", "around"),
     [(False, ("sh", "-c")), (True, PID_1)],
@@ -330,6 +334,7 @@ def test_a_chroot_is_told_from_a_missing_capability(
     assert found.message == "no user namespace can be made for the idmapping inside a chroot"
 
 
+@pytest.mark.fault(4, "none, and as many as there may be")
 @pytest.mark.parametrize(
     ("limit", "said"), [(0, "is 0"), (1, "no more user namespaces")], ids=["none", "reached"]
 )

@@ -40,6 +40,7 @@ def freed(world: World) -> Iterator[None]:
         silence(world).unlink(missing_ok=True)
 
 
+@pytest.mark.fault(28, "after each number of answers")
 @pytest.mark.parametrize("answers", [0, 4, 8, 10, 11, 12, 13, 14, 16])
 def test_a_server_that_falls_silent_at_any_time_costs_its_own_volume(
     world: World, answers: int

@@ -292,6 +292,7 @@ def reconciled(world: World, around: list[str]) -> Result:
     return world.run([*around, *command])
 
 
+@pytest.mark.fault(47, "those that making a target needs")
 @pytest.mark.parametrize(
     ("capabilities", "owners"),
     [(["setuid"], (1000, 0)), (["setgid"], (0, 20)), (["setuid", "setgid"], (501, 20))],

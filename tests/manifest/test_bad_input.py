@@ -221,6 +221,9 @@ PLACES: Mapping[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.fault(9, "files of 50 MB, and without end")
+@pytest.mark.fault(18, "as the manifest")
+@pytest.mark.fault(19, "each kind of them")
 @pytest.mark.parametrize(("make", "words"), PLACES.values(), ids=PLACES)
 def test_what_is_no_manifest_is_told_and_changes_nothing(
     world: World, make: Callable[[Path], object], words: str
@@ -244,6 +247,7 @@ def test_what_is_no_manifest_is_told_and_changes_nothing(
     assert snapshot(world) == before
 
 
+@pytest.mark.fault(19, "mode 0")
 @pytest.mark.parametrize("hidden", ["/mnt/conf/mountd.toml", "/mnt/conf"])
 def test_a_manifest_that_a_user_may_not_read(world: World, hidden: str) -> None:
     (world / "conf").mkdir()
@@ -255,6 +259,7 @@ def test_a_manifest_that_a_user_may_not_read(world: World, hidden: str) -> None:
         assert result.status == 78
         told = "error: you may not read it\nhint: run mountd as root\n"
         assert result.err == f"{world.manifest}: {told}"
+    world.reconcile()
 
 
 def test_a_terminal_is_sent_nothing_that_it_would_obey(world: World) -> None:

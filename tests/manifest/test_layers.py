@@ -265,6 +265,7 @@ def test_an_error_points_into_its_own_file_and_nothing_changes(
     assert not os.path.exists(f"{machine.state}/record.json")
 
 
+@pytest.mark.fault(18, "as a drop-in")
 def test_a_fifo_as_drop_in_is_told_and_not_waited_for(machine: Machine) -> None:
     machine.put({ETC: "version = 1"})
     os.mkdir(f"{ETC}.d")

@@ -181,6 +181,7 @@ def test_a_wrong_manifest_at_the_start_is_an_end(unit: Unit) -> None:
     assert f"{_MANIFEST}:2:1: error: " in "".join(each["MESSAGE"] for each in unit.told())
 
 
+@pytest.mark.fault(44, "directives of a unit")
 @pytest.mark.parametrize(
     "line",
     [
@@ -435,6 +436,7 @@ def test_a_credential_alone_is_mounted_at_boot(machines: Machines) -> None:
         assert 0 < ready <= sessions, "a user could come before the mounts"
 
 
+@pytest.mark.fault(48, "poweroff")
 def test_at_shutdown_nothing_is_put_back(machines: Machines) -> None:
     with machines.booted() as machine:
         for name in ("work", "more"):
@@ -526,6 +528,7 @@ def test_the_catalogue_has_an_entry(machine: Container, event: str) -> None:
 # confinement
 
 
+@pytest.mark.fault(47, "those that the unit keeps")
 def test_its_capabilities_suffice(unit: Unit) -> None:
     """Each is needed here: for sources in others' folders, targets there, maps, and who is busy."""
     machine = unit.machine
@@ -583,6 +586,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(machine: Container) -> None:
     assert (result.status, result.out + result.err) == (0, "")
 
 
+@pytest.mark.fault(46, "systemd's own")
 def test_where_systemd_filters_the_newer_calls_it_works_by_mountinfo(machines: Machines) -> None:
     with machines.booted(is_filtered=True) as machine:
         for name in ("work", "more"):

@@ -329,6 +329,7 @@ def make_odd(path: Path, kind: str) -> None:
             os.truncate(path, 1 << 40)
 
 
+@pytest.mark.fault(18, "as passwd and group")
 @pytest.mark.parametrize("name", ["passwd", "group"])
 @pytest.mark.parametrize("kind", ["a FIFO", "a folder", "larger"])
 def test_what_is_no_readable_file_fails_its_volume_alone(
@@ -385,6 +386,7 @@ WRITABLE = [
 ]
 
 
+@pytest.mark.fault(21, "passwd and group")
 @pytest.mark.parametrize(("name", "user", "mode", "of"), WRITABLE)
 def test_an_account_file_of_this_machine_that_others_can_write_is_not_believed(
     world: World, name: str, user: str, mode: int, of: int
@@ -483,6 +485,7 @@ HUGE: Mapping[str, bytes] = {
 }
 
 
+@pytest.mark.fault(9, "accounts without end")
 @pytest.mark.parametrize("content", HUGE.values(), ids=HUGE)
 def test_a_file_of_accounts_that_is_too_large_is_its_volumes_trouble_alone(
     world: World, content: bytes

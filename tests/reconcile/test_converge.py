@@ -126,6 +126,7 @@ def test_an_unbindable_source_is_named_as_such(world: World) -> None:
     assert "unbindable" in work["error"]["message"]
 
 
+@pytest.mark.fault(1, "what passes leave open, and which children")
 def test_no_descriptor_and_no_child_is_left_behind(world: World) -> None:
     """In one process, as `watch` will: the same descriptors are open before and after."""
     world.folder("source")

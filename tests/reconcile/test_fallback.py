@@ -389,6 +389,7 @@ def without(world: World, capabilities: str, *words: str) -> Result:
     return world.run([*around, MOUNTD, *words, *options])
 
 
+@pytest.mark.fault(47, "those that a map needs")
 @pytest.mark.parametrize(
     ("capabilities", "said"),
     [
@@ -414,6 +415,7 @@ def test_a_missing_capability_is_a_fallback_until_it_is_there(
     assert owner(target) == (1000, 1000)
 
 
+@pytest.mark.fault(46, "EPERM, and lifted")
 def test_a_filter_that_is_lifted_is_no_reason_any_more(world: World) -> None:
     world.folder("source")
     target = volume(world)
@@ -423,6 +425,7 @@ def test_a_filter_that_is_lifted_is_no_reason_any_more(world: World) -> None:
     assert owner(target) == (1000, 1000)
 
 
+@pytest.mark.fault(47, "CAP_SYS_ADMIN")
 def test_without_cap_sys_admin_nothing_begins_and_a_dry_run_says_what_it_cannot_know(
     world: World,
 ) -> None:
@@ -476,6 +479,7 @@ _INSIDE = """
 """
 
 
+@pytest.mark.fault(4, "none from the start")
 @pytest.mark.parametrize("fallback", ["plain", "fail"])
 def test_no_user_namespace_left_is_a_failure_that_may_pass_and_no_fallback(
     world: World, fallback: str

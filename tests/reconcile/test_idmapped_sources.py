@@ -279,6 +279,7 @@ def save(path: Path, text: str) -> None:
     new.rename(path)
 
 
+@pytest.mark.fault(24, "again and again, idmapped")
 @BOTH
 def test_a_file_saved_by_rename_is_drift_and_followed(world: World, kernel: Kernel | None) -> None:
     file = world / "file"

@@ -299,6 +299,7 @@ def _reconfigure(path: Path, word: str) -> None:
             assert libc.syscall(431, picked.number, command, key, None, 0) == 0
 
 
+@pytest.mark.fault(25, "it decides on the idmapping")
 @KERNELS
 @pytest.mark.parametrize("place", ["tmpfs"])
 def test_a_raw_filesystem_that_turns_read_only_needs_no_idmapping_and_back(

@@ -49,16 +49,19 @@ class Undisturbed(NamedTuple):
 pytestmark = pytest.mark.usefixtures("namespace")
 
 
+@pytest.mark.fault(10, "before each changing call of each kind")
 @pytest.mark.parametrize("call", _CALLS)
 def test_a_pass_killed_before_this_call_is_made_good_by_the_next(call: str) -> None:
     _kill_at_each(call, is_shared=False)
 
 
+@pytest.mark.fault(10, "the same in a shared tree")
 @pytest.mark.parametrize("call", ["move_mount", "umount2"])
 def test_it_is_where_mounts_propagate_too(call: str) -> None:
     _kill_at_each(call, is_shared=True)
 
 
+@pytest.mark.fault(10, "that there are no other such calls")
 def test_these_are_all_the_changing_calls_of_a_pass() -> None:
     assert _undisturbed().others == set()  # what strace can't name is statmount and listmount
 

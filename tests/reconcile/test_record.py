@@ -134,6 +134,7 @@ def test_without_its_record_a_mount_is_adopted_untouched_and_recorded_again(moun
     assert record_of(mounted) == before
 
 
+@pytest.mark.fault(15, "each kind of damage, owner and mode")
 @pytest.mark.parametrize("damage", _DAMAGES)
 def test_a_damaged_record_is_as_lost_and_kept_aside(mounted: World, damage: str) -> None:
     before, mount = record_of(mounted), mount_id(mounted / "work")
@@ -147,6 +148,7 @@ def test_a_damaged_record_is_as_lost_and_kept_aside(mounted: World, damage: str)
     assert (aside.st_ino, aside.st_mode) == (damaged.st_ino, damaged.st_mode)
 
 
+@pytest.mark.fault(15, "damaged twice")
 @pytest.mark.parametrize("damage", ["garbage", "a folder"])
 @pytest.mark.parametrize("earlier", ["garbage", "a folder"])
 def test_a_record_damaged_once_more_is_as_lost(mounted: World, earlier: str, damage: str) -> None:
@@ -170,6 +172,7 @@ _LOSSES = {
 }
 
 
+@pytest.mark.fault(14, "what would leave")
 @pytest.mark.parametrize("loss", _LOSSES)
 def test_a_record_that_is_lost_or_void_unmounts_nothing(mounted: World, loss: str) -> None:
     mount = mount_id(mounted / "work")
@@ -181,6 +184,7 @@ def test_a_record_that_is_lost_or_void_unmounts_nothing(mounted: World, loss: st
     assert mount_id(mounted / "work") == mount
 
 
+@pytest.mark.fault(14, "what differs")
 @pytest.mark.parametrize("loss", _LOSSES)
 def test_without_a_record_a_mount_that_differs_is_a_conflict(mounted: World, loss: str) -> None:
     mount = mount_id(mounted / "work")
@@ -192,6 +196,7 @@ def test_without_a_record_a_mount_that_differs_is_a_conflict(mounted: World, los
     assert (mount_id(mounted / "work"), owner(mounted / "work")) == (mount, (1000, 1000))
 
 
+@pytest.mark.fault(14, "what is as desired")
 @pytest.mark.parametrize("loss", ["of another boot", "of another namespace"])
 def test_a_void_record_is_written_anew_from_what_is_adopted(mounted: World, loss: str) -> None:
     before = json.loads(_file(mounted).read_text())
@@ -272,6 +277,7 @@ def _start(world: World, *words: str, before: tuple[str, ...] = ()) -> subproces
     return subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=pipe)
 
 
+@pytest.mark.fault(12, "eight at once")
 def test_eight_runs_at_once_leave_one_mount_at_each_target(world: World) -> None:
     world.folder("source")
     names = ("a", "b", "c")
@@ -284,6 +290,7 @@ def test_eight_runs_at_once_leave_one_mount_at_each_target(world: World) -> None
     assert {each["id"] for each in record_of(world)} == {mount_id(world / each) for each in names}
 
 
+@pytest.mark.fault(13, "held by another")
 @pytest.mark.parametrize("command", [("reconcile",), ("unmount", "--all")])
 def test_while_another_pass_holds_the_lock_a_run_ends_with_75_and_names_it(
     mounted: World, command: tuple[str, ...]
@@ -324,6 +331,7 @@ def _stopped_with_the_lock(world: World) -> Iterator[Callable[[], tuple[int, str
                 os.kill(int(child), signal.SIGKILL)
 
 
+@pytest.mark.fault(12, "one stands still")
 def test_a_run_keeps_any_other_out_until_it_ends(mounted: World) -> None:
     mounted.write("version = 1")
     with _stopped_with_the_lock(mounted) as go_on:
@@ -333,6 +341,7 @@ def test_a_run_keeps_any_other_out_until_it_ends(mounted: World) -> None:
     assert _count_at(mounted, "work") == 0
 
 
+@pytest.mark.fault(13, "removed between opening and locking")
 def test_a_lock_whose_file_was_taken_away_meanwhile_is_not_a_lock(mounted: World) -> None:
     mounted.write("version = 1")
     with _stopped_with_the_lock(mounted) as go_on:
@@ -343,6 +352,7 @@ def test_a_lock_whose_file_was_taken_away_meanwhile_is_not_a_lock(mounted: World
     assert _count_at(mounted, "work") == 1
 
 
+@pytest.mark.fault(13, "removed while held")
 def test_a_lock_file_that_was_taken_away_is_made_again(mounted: World) -> None:
     with _lock(mounted):
         Path(mounted.state, "lock").unlink()
@@ -372,6 +382,8 @@ _FULL: dict[str, tuple[str, str, Callable[[Path], None]]] = {
 }
 
 
+@pytest.mark.fault(7, "neither room nor inodes left")
+@pytest.mark.fault(8, "read-only, with a record or without")
 @pytest.mark.parametrize("state", _FULL)
 @pytest.mark.parametrize("is_there", [True, False])
 def test_where_the_record_can_not_be_written_nothing_is_changed(
@@ -404,6 +416,7 @@ def test_where_the_record_can_not_be_written_nothing_is_changed(
     assert (_file(world).read_bytes() if _file(world).exists() else None) == before
 
 
+@pytest.mark.fault(8, "RLIMIT_FSIZE")
 def test_a_limit_on_the_size_of_files_stops_a_pass_before_it_changes_anything(
     world: World,
 ) -> None:
@@ -447,6 +460,7 @@ def _is_read_only(state: Path) -> None:
     run("mount", "-t", "tmpfs", "-o", "mode=755,ro", "tmpfs", str(state))
 
 
+@pytest.mark.fault(7, "not an inode for the lock")
 @pytest.mark.parametrize(
     "is_unusable",
     [_is_a_file, _is_another_users, _is_writable_by_all, _is_a_users_link, _is_full],
@@ -462,6 +476,7 @@ def test_with_a_state_directory_of_no_use_nothing_is_mounted_and_the_reason_said
     assert not (world / "work").exists()
 
 
+@pytest.mark.fault(8, "read-only from the start")
 def test_with_a_new_state_directory_that_is_read_only_nothing_is_mounted(world: World) -> None:
     world.folder("source")
     world.volumes(work=_work(world))
@@ -481,6 +496,7 @@ def test_a_missing_state_directory_is_made_for_root_alone_to_write(world: World)
     assert (found.st_uid, found.st_mode & 0o777) == (0, 0o755)
 
 
+@pytest.mark.fault(8, "read-only, and the record lost")
 def test_a_lost_record_that_can_not_be_written_again_is_told(world: World) -> None:
     """Else an edit would meet a mount that nobody knows to be ours."""
     world.folder("source")

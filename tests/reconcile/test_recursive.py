@@ -296,6 +296,7 @@ def test_one_that_someone_took_off_in_place_comes_back(world: World) -> None:
     assert world.mountd("status").status == 0
 
 
+@pytest.mark.fault(17, "a submount's")
 @BOTH
 @pytest.mark.parametrize("way", ["unmount", "replace"])
 def test_what_got_the_id_of_a_submount_that_is_gone_is_left_alone(

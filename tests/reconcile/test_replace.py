@@ -126,6 +126,7 @@ def test_a_reader_sees_no_gap_in_edits_by_the_command(
         assert process.end() == BOTH
 
 
+@pytest.mark.fault(36, "a replacement")
 def test_open_files_and_working_folders_go_on_in_the_old_mount(world: World) -> None:
     target = one_volume(world)
     world.reconcile()
@@ -142,6 +143,7 @@ def test_open_files_and_working_folders_go_on_in_the_old_mount(world: World) -> 
     assert points(world) == [str(target)]
 
 
+@pytest.mark.fault(23, "after it was mounted")
 @pytest.mark.parametrize("parent", ["world", "shared_world"])
 def test_another_folder_behind_the_same_path_is_drift_and_followed(
     parent: str, request: pytest.FixtureRequest
@@ -161,6 +163,7 @@ def test_another_folder_behind_the_same_path_is_drift_and_followed(
     assert points(world) == [str(target)]
 
 
+@pytest.mark.fault(24, "once")
 def test_a_file_is_a_volume_and_one_renamed_over_it_is_followed(world: World) -> None:
     source, target = world / "file", world / "etc/file"
     source.write_text("first\n")
@@ -252,6 +255,7 @@ def fill_with_mounts(folder: Path) -> None:
         bound(tree)
 
 
+@pytest.mark.fault(3, "a namespace that is full, and what is lifted again")
 def test_no_mount_to_be_had_leaves_the_old_one_and_names_the_limit(world: World) -> None:
     target = one_volume(world)
     world.reconcile()
@@ -260,7 +264,9 @@ def test_no_mount_to_be_had_leaves_the_old_one_and_names_the_limit(world: World)
     one_volume(world, "1001:1001")
     work = world.reconcile(status=1).volume("work")
     assert work["reason"] == "limit"
-    assert "fs.mount-max" in work["error"]["hint"]
+    most = Path("/proc/sys/fs/mount-max").read_text().strip()
+    assert work["error"]["hint"] == f"raise the sysctl fs.mount-max, which is {most}"
+    assert "No space" not in work["error"]["message"], "that is what ENOSPC says elsewhere"
     assert (mount_id(target), owner(target)) == (before, (1000, 1000))
     run("umount", "--lazy", str(world / "fill"))
     assert world.reconcile().volume("work")["action"] == "replace"
@@ -278,16 +284,21 @@ cat >/mnt/mountd.toml <<EOF
 source = "/mnt/source"
 target = "/mnt/work"
 user = "1000:1000"
+[volumes.kept]
+source = "/mnt/source"
+target = "/mnt/kept"
+user = "1002:1002"
 EOF
 run() {{ {MOUNTD} reconcile --json --manifest /mnt/mountd.toml --state-dir /mnt/state; }}
 run >/dev/null
 sed -i s/1000:1000/1001:1001/ /mnt/mountd.toml
 echo 0 >/proc/sys/user/max_user_namespaces
 run 2>/dev/null || echo $?
-stat -c %u:%g /mnt/work
+stat -c %u:%g /mnt/work /mnt/kept
 """
 
 
+@pytest.mark.fault(4, "none from now on, with mounts that are there")
 @pytest.mark.usefixtures("namespace")
 def test_no_user_namespace_to_be_had_leaves_the_old_mount_and_names_the_limit() -> None:
     run("mount", "-t", "proc", "proc", "/proc")  # a container's manager may have made it read-only
@@ -296,11 +307,12 @@ def test_no_user_namespace_to_be_had_leaves_the_old_mount_and_names_the_limit() 
     with running("unshare", "-U", "-m", "--propagation", "private", *shell) as child:
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{child.pid}/{name}").write_text("0 0 4294967295")
-        *lines, status, seen = child.communicate("go\n")[0].splitlines()
-    work = document_of("\n".join(lines))["volumes"][0]
+        *lines, status, seen, kept = child.communicate("go\n")[0].splitlines()
+    work, other = document_of("\n".join(lines))["volumes"]
     assert work["reason"] == "limit"
     assert "user.max_user_namespaces" in work["error"]["hint"]
     assert (status, seen) == ("1", "1000:1000")
+    assert (other["action"], kept) == ("keep", "1002:1002")
 
 
 def mount_foreign(point: Path) -> None:
@@ -309,6 +321,7 @@ def mount_foreign(point: Path) -> None:
     (point / "foreign").touch()
 
 
+@pytest.mark.fault(37, "a tmpfs")
 def test_what_was_mounted_on_the_target_before_is_left_alone(world: World) -> None:
     target = one_volume(world)
     mount_foreign(target)
@@ -319,6 +332,7 @@ def test_what_was_mounted_on_the_target_before_is_left_alone(world: World) -> No
     assert (target / "foreign").exists()
 
 
+@pytest.mark.fault(38, "between two passes")
 @pytest.mark.parametrize("user", ["1000:1000", "1001:1001"])
 def test_what_covers_our_mount_is_left_alone_and_so_is_ours(world: World, user: str) -> None:
     target = one_volume(world)
@@ -337,6 +351,7 @@ def test_what_covers_our_mount_is_left_alone_and_so_is_ours(world: World, user: 
     assert owner(target)[0] == int(user.partition(":")[0])
 
 
+@pytest.mark.fault(39, "before the first mount")
 def test_a_mount_below_the_target_is_not_buried(world: World) -> None:
     target = one_volume(world)
     mount_foreign(target / "sub")
@@ -347,6 +362,7 @@ def test_a_mount_below_the_target_is_not_buried(world: World) -> None:
     assert (target / "sub/foreign").exists()
 
 
+@pytest.mark.fault(39, "below one of ours")
 @pytest.mark.parametrize("parent", ["world", "shared_world"])
 def test_a_foreign_mount_below_a_managed_one_outlives_an_edit(
     parent: str, request: pytest.FixtureRequest

@@ -115,6 +115,7 @@ def linked(world: World, case: tuple[int, tuple[int, int], int]) -> Path:
     return folder
 
 
+@pytest.mark.fault(32, "a link of somebody's")
 @pytest.mark.parametrize("case", (UNSAFE | STICKY).values(), ids=UNSAFE | STICKY)
 def test_a_link_that_someone_else_could_have_made_is_refused_and_named(
     world: World, case: tuple[int, tuple[int, int], int]
@@ -215,6 +216,7 @@ class Swapper:
         assert os.WIFSIGNALED(ending), "it could not swap"
 
 
+@pytest.mark.fault(32, "swapped all the time")
 def test_a_folder_swapped_for_a_link_leads_nowhere_else(world: World) -> None:
     """Wherever in a run the swap falls, a target is the user's own folder or it is refused."""
     world.folder("source")
@@ -377,6 +379,7 @@ UNWRITABLE: Mapping[str, Callable[[World], str]] = {
 }
 
 
+@pytest.mark.fault(21, "owner, mode, ACL; of it and of folders above")
 @pytest.mark.parametrize("loosen", WRITABLE.values(), ids=WRITABLE)
 def test_a_manifest_that_someone_else_could_write_is_not_acted_on(
     world: World, loosen: Callable[[World], str]
@@ -451,6 +454,7 @@ def test_accounts_that_someone_else_could_write_fail_their_volume(world: World, 
 # Making what is missing.
 
 
+@pytest.mark.fault(31, "missing, with folders above")
 @pytest.mark.parametrize("umask", _UMASKS, ids=oct)
 def test_what_is_made_belongs_to_the_owner_of_the_nearest_folder(world: World, umask: int) -> None:
     world.folder("source")
@@ -695,6 +699,7 @@ def test_a_source_is_a_folder_or_a_file(world: World) -> None:
         assert not (world / f"{name}-target").exists()
 
 
+@pytest.mark.fault(35, "both ways, and a file above")
 def test_a_folder_is_not_mounted_onto_a_file_nor_the_reverse(world: World) -> None:
     world.folder("source")
     (world / "folder").mkdir()
@@ -722,6 +727,7 @@ def server(world: World) -> Iterator[Server]:
     server.die()
 
 
+@pytest.mark.fault(28, "at and below it, from the start")
 def test_what_hangs_costs_its_own_volume_only(world: World, server: Server) -> None:
     server.fall_silent()
     world.folder("source")
@@ -757,6 +763,7 @@ def test_a_server_that_shows_another_owner_through_the_idmapping_is_found_out(
     assert owner(world / "a") == (1000, 1000)
 
 
+@pytest.mark.fault(28, "in the middle of a pass")
 def test_a_server_that_falls_silent_while_its_volume_is_made_costs_that_alone(
     world: World, server: Server
 ) -> None:
@@ -773,6 +780,7 @@ def test_a_server_that_falls_silent_while_its_volume_is_made_costs_that_alone(
     assert targets(world) == {"/mnt/fuse", "/mnt/b"}
 
 
+@pytest.mark.fault(28, "after it was mounted")
 def test_a_volume_whose_server_falls_silent_keeps_its_mount_and_can_be_unmounted(
     world: World, server: Server
 ) -> None:
@@ -807,6 +815,7 @@ def test_a_silent_server_over_a_folder_above_a_target_hangs_nothing(world: World
     assert world.reconcile().volume("a")["action"] == "keep"
 
 
+@pytest.mark.fault(29, "killed")
 def test_a_source_whose_server_is_dead_is_told_in_a_sentence(world: World, server: Server) -> None:
     server.die()
     world.folder("source")
@@ -818,7 +827,7 @@ def test_a_source_whose_server_is_dead_is_told_in_a_sentence(world: World, serve
     assert result.volume("dead")["state"] == "failed"
     error = result.volume("dead")["error"]
     assert "/mnt/fuse" in error["message"]
-    assert error["hint"], "what is there to do about it?"
+    assert error["hint"].startswith("the server behind it is gone: unmount it, and start")
     assert targets(world) == {"/mnt/fuse", "/mnt/b"}
 
 

@@ -194,6 +194,7 @@ STOPS: dict[str, tuple[Callable[[World], None], str, str]] = {
 }
 
 
+@pytest.mark.fault(31, "in what can't be written")
 @pytest.mark.parametrize("what", STOPS)
 def test_what_stops_the_making_is_known_before(world: World, what: str) -> None:
     stop, reason, says = STOPS[what]

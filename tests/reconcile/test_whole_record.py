@@ -155,6 +155,7 @@ def test_a_pass_in_another_namespace_has_a_record_of_its_own(mounted: World) -> 
         assert not _reconcile_there(mounted, there).document["changed"]
 
 
+@pytest.mark.fault(43, "copies in another namespace")
 def test_what_comes_there_by_propagation_is_no_strangers(shared_world: World) -> None:
     world = shared_world
     world.folder("source-a")

@@ -68,6 +68,7 @@ def test_in_the_mount_namespace_of_pid_1_nothing_is_confined(service: Service) -
     assert service.find_confinement("--propagation=unchanged") is None
 
 
+@pytest.mark.fault(44, "how a watch finds out")
 def test_the_usual_directives_are_named_and_what_says_which_are_set(service: Service) -> None:
     found = service.find_confinement(*_APART)
     assert found
@@ -83,6 +84,7 @@ def test_outside_any_service_the_hint_leads_out(world: World, group: Path) -> No
     assert "nsenter" in found.hint
 
 
+@pytest.mark.fault(44, "where pid 1's is hidden")
 @pytest.mark.parametrize(
     ("propagation", "env", "is_confined"),
     [

@@ -104,6 +104,8 @@ UNDOINGS = {
 }
 
 
+@pytest.mark.fault(16, "taken off, also lazily")
+@pytest.mark.fault(40, "each of them, for each kind of volume")
 @pytest.mark.parametrize("undoing", UNDOINGS)
 def test_whatever_is_done_to_a_mount_of_any_kind_is_undone(world: World, undoing: str) -> None:
     make_kinds(world)
@@ -117,6 +119,7 @@ def test_whatever_is_done_to_a_mount_of_any_kind_is_undone(world: World, undoing
     see_undone(world, UNDOINGS[undoing])
 
 
+@pytest.mark.fault(43, "drift in it")
 @pytest.mark.parametrize("undoing", ["unmounted", "remounted read-only"])
 def test_it_is_where_mounts_propagate_too(shared_world: World, undoing: str) -> None:
     make_kinds(shared_world)
@@ -152,6 +155,7 @@ def see_undone(world: World, undoing: str, kernel: Kernel | None = None) -> None
         assert "someone keeps" not in watcher.log
 
 
+@pytest.mark.fault(50, "calls that change nothing")
 @pytest.mark.parametrize("undoing", ["umount", "mount --make-shared", "mount_setattr"])
 def test_what_is_no_drift_is_left_as_it_is(world: World, undoing: str) -> None:
     """Nothing that is compared is altered by them, but for the first, which is as a control."""
@@ -183,6 +187,7 @@ def test_flags_altered_through_a_descriptor_are_put_back(world: World) -> None:
         assert mount_id(world / "work") == found
 
 
+@pytest.mark.fault(41, "under a watch")
 def test_a_writer_in_the_way_of_read_only_is_told_once_and_waited_for(world: World) -> None:
     make_plain(world, "work", "other", read_only=True, idmap="always")
     with watch(world) as watcher:
@@ -214,6 +219,7 @@ def stopped(watcher: Watcher) -> Iterator[None]:
         watcher.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.fault(34, "in another mount namespace")
 def test_a_target_removed_in_another_mount_namespace_is_made_again(world: World) -> None:
     make_plain(world, "work")
     with watch(world):
@@ -222,6 +228,8 @@ def test_a_target_removed_in_another_mount_namespace_is_made_again(world: World)
         assert len(table(world)) == 1
 
 
+@pytest.mark.fault(16, "under a parent that was detached")
+@pytest.mark.fault(42, "lazily")
 def test_what_lay_on_a_filesystem_that_is_gone_is_made_on_what_is_there_now(world: World) -> None:
     (world / "above").mkdir()
     run("mount", "-t", "tmpfs", "tmpfs", str(world / "above"))
@@ -233,6 +241,7 @@ def test_what_lay_on_a_filesystem_that_is_gone_is_made_on_what_is_there_now(worl
         eventually(lambda: watcher.status == "2 volumes mounted")
 
 
+@pytest.mark.fault(33, "and a reload")
 def test_a_mount_in_a_folder_that_was_renamed_is_back_at_its_place_after_a_reload(
     world: World,
 ) -> None:
@@ -244,6 +253,7 @@ def test_a_mount_in_a_folder_that_was_renamed_is_back_at_its_place_after_a_reloa
         assert [point for point, *_ in table(world)] == ["/mnt/above/work"]
 
 
+@pytest.mark.fault(50, "two hundred at once")
 def test_two_hundred_volumes_that_go_at_once_are_back(world: World) -> None:
     names = [f"v{number}" for number in range(200)]
     make_plain(world, *names)
@@ -271,6 +281,7 @@ def test_a_raw_mount_that_was_taken_off_is_there_again_after_the_next_pass(world
         see_usable(world / "typed")
 
 
+@pytest.mark.fault(38, "under a watch")
 @pytest.mark.parametrize("kernel", [None, DEBIAN_12], ids=["ours", "debian-12"])
 def test_a_cover_is_told_once_left_alone_and_when_it_goes_that_is_told(
     world: World, kernel: Kernel | None
@@ -332,6 +343,7 @@ def test_where_nothing_happens_there_is_no_pass(world: World) -> None:
         assert settled(watcher, passes) <= 1
 
 
+@pytest.mark.fault(50, "of others'")
 def test_mounts_elsewhere_cause_no_pass(world: World) -> None:
     make_plain(world, "work")
     do(world, "mkdir elsewhere; mkdir -p source/deep")
@@ -345,6 +357,7 @@ def test_mounts_elsewhere_cause_no_pass(world: World) -> None:
         eventually(lambda: passes() > before)
 
 
+@pytest.mark.fault(50, "of its own")
 def test_its_own_mounts_cause_no_pass(world: World) -> None:
     make_plain(world, "work", "more")
     with watch(world) as watcher, counted_passes(world) as passes:
@@ -357,6 +370,7 @@ def test_its_own_mounts_cause_no_pass(world: World) -> None:
         assert settled(watcher, passes) == before + 2
 
 
+@pytest.mark.fault(40, "again and again")
 def test_a_fight_is_told_once_and_backs_off_alone(world: World) -> None:
     make_plain(world, "work", "other")
     with watch(world) as watcher:
@@ -486,6 +500,7 @@ def test_passes_by_hand_are_no_fight_and_are_not_undone(world: World) -> None:
         assert watcher.status == "2 volumes mounted"
 
 
+@pytest.mark.fault(10, "a watch in a storm")
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_any_moment_of_a_storm_it_converges_when_started_again(
     shared_world: World, seed: int

@@ -167,6 +167,7 @@ def test_the_last_of_fifty_quick_saves_wins(place: World, save: Save) -> None:
         assert "error" not in watcher.log
 
 
+@pytest.mark.fault(20, "open for writing, under a watch")
 def test_a_file_that_is_being_written_is_not_acted_on(place: World) -> None:
     with watched(place, "a", "b") as watcher:
         before = watcher.log
@@ -180,6 +181,7 @@ def test_a_file_that_is_being_written_is_not_acted_on(place: World) -> None:
         comes_to_show(place, "a c")
 
 
+@pytest.mark.fault(20, "and a reload is asked for")
 def test_a_reload_waits_for_what_is_being_written(place: World) -> None:
     with watched(place, "a", "b") as watcher:
         count = watcher.hear().count("READY=1")
@@ -191,6 +193,7 @@ def test_a_reload_waits_for_what_is_being_written(place: World) -> None:
         assert shown(place) == "c"
 
 
+@pytest.mark.fault(20, "saved all the time")
 def test_saves_that_never_end_cost_no_volume_its_mount(place: World) -> None:
     with watched(place, "a") as watcher:
         mount = mount_id(place / "to/a")
@@ -380,6 +383,8 @@ def _dangling(file: Path) -> None:
     file.symlink_to("nowhere")
 
 
+@pytest.mark.fault(18, "under a watch")
+@pytest.mark.fault(19, "under a watch")
 @pytest.mark.parametrize(
     "make",
     [_fifo, _folder, _loop, _too_large, _strangers, _for_all_to_write, _no_text, _dangling],
@@ -419,6 +424,7 @@ def _take_back(path: Path) -> None:
     os.chown(path, 0, 0)
 
 
+@pytest.mark.fault(21, "under a watch")
 @pytest.mark.parametrize("name", ["mountd.toml", ""], ids=["file", "folder"])
 @pytest.mark.parametrize(
     ("spoil", "mend"),

@@ -84,6 +84,7 @@ def test_a_folder_that_a_server_has_anew_is_followed(world: World) -> None:
             eventually((world / "hung1/new").exists)
 
 
+@pytest.mark.fault(28, "stopped under a watch, and continued")
 def test_a_server_that_stops_costs_its_volumes_alone(world: World) -> None:
     with serving(world) as server:
         write(world, *MANY, good=2)
@@ -140,6 +141,7 @@ def test_one_that_hangs_at_the_start_is_waited_for_by_its_volume_alone(
             run("umount", str(target))
 
 
+@pytest.mark.fault(29, "killed under a watch")
 def test_a_server_that_dies_costs_its_volume_alone_until_there_is_another(world: World) -> None:
     with serving(world) as server:
         write(world, "hung0")

@@ -44,6 +44,7 @@ until(lambda: places.has_edit)
 """
 
 
+@pytest.mark.fault(6, "neither instances nor watches, and again some")
 @pytest.mark.parametrize("knob", ["max_inotify_instances", "max_inotify_watches"])
 def test_edits_are_seen_without_inotify_and_that_is_said_until_it_is_there_again(
     tmp_path: Path, knob: str
@@ -87,6 +88,7 @@ def test_a_manifest_and_a_state_directory_below_a_name_that_is_not_utf_8(world: 
         assert watcher.stop() == 0
 
 
+@pytest.mark.fault(1, "with mounts that are there already")
 def test_too_few_descriptors_damage_no_record_and_are_told(world: World) -> None:
     make_plain(world, "a", "b")
     assert world.reconcile().status == 0
