@@ -12,6 +12,7 @@ from watcher import do, eventually, watch
 from world import MOUNTD, World
 
 
+@pytest.mark.fault(11, "a pass that is killed while a child of its waits for a silent server")
 @pytest.mark.fault(13, "the holder is killed while a child of its waits for a silent server")
 def test_a_child_that_outlives_its_pass_holds_no_lock(world: World) -> None:
     make_plain(world, "work")
