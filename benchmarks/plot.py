@@ -42,10 +42,14 @@ def picture(tables: Sequence[Table]) -> str:
         drawn.append(_line(places, colour, 2.5))
         drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
         x, y = places[-1]
+        label = name.replace("`", "")
+        if points[-1][0] < max(xs):  # right of it the others go on
+            drawn.append(_text(x - 6, y - 8, label, "end", colour))
+            continue
         while any(abs(y - other) < 16 for other in taken):  # no name lies on another
             y += 1
         taken.append(y)
-        drawn.append(_text(x + 10, y + 4, name.replace("`", ""), "start", colour))
+        drawn.append(_text(x + 10, y + 4, label, "start", colour))
     body = "\n".join(drawn)
     box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" style="{_STYLE}"'
     ground = f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>'
