@@ -37,7 +37,8 @@ def picture(tables: Sequence[Table]) -> str:
     drawn.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "volumes", "middle"))
     drawn.append(_text(8, 22, "ms, whole command", "start"))
     taken: list[float] = []
-    for (name, points), colour in zip(lines.items(), _COLOURS, strict=False):
+    coloured = zip(lines.items(), _COLOURS, strict=False)
+    for (name, points), colour in sorted(coloured, key=lambda each: -each[0][1][-1][1]):
         places = [place(*each) for each in points]
         drawn.append(_line(places, colour, 2.5))
         drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
