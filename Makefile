@@ -21,8 +21,7 @@ test: .venv/bin/mountd
 	.venv/bin/python tests/lowest.py --quiet --numprocesses 5 --dist loadfile
 
 bench: .venv/bin/mountd
-	.venv/bin/python tests/bench/bench.py
-	.venv/bin/python tests/bench/watch.py
+	PYTHONPATH=tests .venv/bin/python -m benchmarks
 
 deb:
 	@.ci/packages deb

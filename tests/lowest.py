@@ -35,7 +35,7 @@ _PACKAGES = (
 )
 _ELSEWHERE = {"container", "guest", "jsonschema_rs", "pexpect", "rich", "shipped"}
 """Whoever imports one of these is run by `.venv` alone."""
-_BESIDE = "not the_demo_runs"  # which runs what `.venv` has
+_BESIDE = "not the_demo_runs and not the_benchmarks_run"  # by what `.venv` has, and a compiler
 _FEWER = "--hypothesis-profile=fewer"  # what is looked for here doesn't hang on an example
 _ENTER = """
 root=$1 archive=$2 deb=$3 project=$4; shift 4

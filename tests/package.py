@@ -93,7 +93,7 @@ def _copy_to(place: Path, version: str) -> None:
     """Copy all that a package may be made of, and no more."""
 
     def others(folder: str, names: list[str]) -> list[str]:
-        other = ["tests", "dist", "build"] if Path(folder) == PROJECT else []
+        other = ["tests", "benchmarks", "dist", "build"] if Path(folder) == PROJECT else []
         return [each for each in names if each in ("__pycache__", *other) or each[0] == "."]
 
     shutil.copytree(PROJECT, place, ignore=others)

@@ -1,5 +1,6 @@
 """The unit as a distribution installs it, on a real systemd: one that has booted in a container."""
 
+import json
 import os
 import re
 import shutil
@@ -319,13 +320,13 @@ def test_what_covers_a_volume_is_left_and_told_once(unit: Unit) -> None:
 def test_who_keeps_undoing_a_mount_is_told_once_and_waited_for(unit: Unit) -> None:
     unit.start(volume("work"))
 
-    def undo() -> list[dict[str, Any]]:
+    def undo() -> bool:
         unit.machine.call("umount", "/opt/work")
-        return unit.told("undone")
+        return unit.status.startswith("0 of 1 mounted; work: ")
 
-    (record,) = until(undo)
+    until(undo)
+    (record,) = unit.told("undone")
     assert (record["PRIORITY"], record["MOUNTD_TARGET"]) == ("4", "/opt/work")
-    assert unit.status.startswith("0 of 1 mounted; work: ")
     unit.machine.run("systemctl", "reload", "mountd")
     assert unit.is_mounted("work")
     assert len(unit.told("undone")) == 1
@@ -584,6 +585,23 @@ def test_systemd_finds_nothing_wrong_with_the_unit(machine: Container) -> None:
     path = "/usr/lib/systemd/system/mountd.service"
     result = machine.call("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", path)
     assert (result.status, result.out + result.err) == (0, "")
+
+
+def test_the_unit_says_why_of_all_that_systemd_finds_exposed(machine: Container) -> None:
+    unit = (machine / "/usr/lib/systemd/system/mountd.service").read_text()
+    found = machine.run("systemd-analyze", "security", "--json=short", "mountd.service")
+    exposed = [each["name"] for each in json.loads(found) if each["exposure"]]
+    reasons = "".join(line for line in unit.splitlines() if line.startswith("#"))
+    absent = "|".join(re.findall(r"([\w.]+)=", reasons)).replace("...", r"\w+")
+    for name in exposed:
+        setting, _, allowed = name.partition("=~")
+        if allowed:
+            assert f"\n{setting}=" in unit, name
+            assert allowed in reasons or not allowed.startswith("@"), name
+        for each in () if allowed else name.split("/"):
+            assert re.fullmatch(absent, each.rstrip("=")), name
+    for capability in re.findall(r"\bCAP_(\w+)", unit):
+        assert capability in reasons
 
 
 @pytest.mark.fault(46, "systemd's own")
