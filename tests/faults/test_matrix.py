@@ -35,7 +35,9 @@ FAULTS = {
     8: Fault("/run is read-only, or files may not grow", "nothing is changed; the record stays"),
     9: Fault("no memory left", "each read has a bound; the next pass goes on where it ended"),
     10: Fault("kill -9 anywhere", "the next pass converges"),
-    11: Fault("a child outlives the process", "it has no mount, lock or descriptor of ours"),
+    11: Fault(
+        "a child outlives the process", "it holds no lock, and no descriptor but those it needs"
+    ),
     12: Fault("two passes at once", "one after the other; one mount at each target"),
     13: Fault("a lock that is held, removed, or inherited", "one holder, who is named; 75"),
     14: Fault("a record of another boot", "what is as desired is adopted, all else is foreign"),
