@@ -262,7 +262,7 @@ def _planned(
     volume = mount.volume
     return Action(
         volume.name, mount.source, mount.target, volume.required, verb, state, has, mount, old,
-        drift=drift, notes=mount.notes,
+        drift=drift, notes=(*mount.choice.notes, *mount.notes),
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mountd.core.actions import Action
-from mountd.core.choice import with_raw_ids
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Fault, Ids
 from mountd.core.mounts import Observed
@@ -50,7 +49,7 @@ class Builder:
             except VolumeError as error:
                 if error.fault.code != "idmap-untrue" or wanted.volume.fallback == "fail":
                     raise
-                wanted = with_raw_ids(wanted, wanted.idmap, error.fault)
+                wanted = wanted.with_raw_ids(error.fault)
                 return Built(self._true(source, wanted), wanted)
 
     def let_go(self, volume: str) -> None:
@@ -86,8 +85,8 @@ def _see_owner(tree: Tree, wanted: DesiredMount) -> None:
     try:
         found = statx(tree.fd, flags=AT_STATX_FORCE_SYNC)
         shown = Ids(found.uid, found.gid)
-        if shown != wanted.shown:
-            raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))
+        if shown != wanted.choice.shown:
+            raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.choice.shown, shown))
     except BaseException:
         tree.fd.close()
         raise

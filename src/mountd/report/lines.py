@@ -147,7 +147,7 @@ def _fallback(action: Action) -> list[str]:
 
 def _ids(mount: DesiredMount) -> str:
     """`uid 501→1000, gid 20→1000 (node)`: whom the owner appears as."""
-    if not (mount.idmap and mount.user) or mount.inherited:
+    if not (mount.choice.idmap and mount.user):
         return in_words(mount.idmap)
     sides = [
         f"{word} {owner}→{user}"
