@@ -2,15 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mountd.core.actions import Action
+from mountd.core.actions import Action, Carried
 from mountd.core.desired import Desired, DesiredMount, Later
 from mountd.core.mounts import Managed, Observed, is_same, parents_of
-from mountd.core.order import (
-    BUILDS,
-    absence,
-    after_stacks,
-    stacks_of,
-)
+from mountd.core.order import absence, after_stacks, stacks_of
 from mountd.core.scene import Scene, claims_of, scene_of
 from mountd.core.targets import Places
 
@@ -41,7 +36,7 @@ def first_and_last(
     """Those before the volumes' actions, and those behind them."""
     reused = {each.old.id for each in actions if each.verb and each.old and not each.after}
     reused |= {each.beneath.id for each in actions if each.lazily and each.beneath}
-    covered = {action.target for action in actions if action.verb in BUILDS}
+    covered = {action.target for action in actions if action.builds}
     waiting = {action.volume for action in actions if action.after}
     awaited = {after for action in actions for after in action.after}
     urgent = {point for point in scene.leaving if absence(point) in awaited}
@@ -73,15 +68,10 @@ def first_and_last(
 INTERRUPTED = "a replacement was interrupted: what is on top is the old mount"
 
 
-def gap_of(carried: tuple[tuple[str, Managed], ...]) -> str:
+def gap_of(carried: Carried) -> str:
     """A note that these of ours are away for a moment."""
     points = ", ".join(point for point, _ in carried[:3]) + ", …" * (len(carried) > 3)
     return f"gap: {points} is away for a moment"
-
-
-def with_note(action: Action, note: str) -> Action:
-    """The action, with one more thing to know of it."""
-    return action._replace(notes=(*action.notes, note))
 
 
 def leaving_of(
@@ -113,14 +103,14 @@ def departure(managed: Managed, scene: Scene) -> Action:
     """What left the manifest counts as required."""
     mount, lower = scene.observed.mounts[managed.id], scene.beneath(managed)
     action = Action(
-        managed.volume, managed.source, mount.point, True, "unmount", "mounted", mount.idmap,
+        managed.volume, managed.source, mount.point, True, "unmount", mount.idmap,
         old=managed, beneath=lower, lazily=managed.id in scene.judgement.exposed,
     )  # fmt: skip
     if managed.id in scene.hidden:
         return action._replace(after=(absence(mount.point),))
     if lower:
         carried = scene.carried_off(mount.point, managed, lower)
-        return with_note(action._replace(carried=carried), INTERRUPTED)
+        return action._replace(carried=carried).with_note(INTERRUPTED)
     carried = scene.carried(mount.point, managed.id)
     return action._replace(carried=carried, notes=(gap_of(carried),) if carried else ())
 

@@ -13,9 +13,6 @@ from mountd.core.scene import Scene
 from mountd.core.targets import is_within
 from mountd.core.words import faults
 
-BUILDS = ("mount", "replace")
-"""The actions that put a new mount somewhere."""
-
 
 class Progress(NamedTuple):
     """What earlier rounds of a pass came to: volumes that are done, and mounts that can't go."""
@@ -41,7 +38,7 @@ def in_order(
     }
     needed = {name: each for name, each in needs(places).items() if each}
     found = {each.volume: each for each in actions}
-    at_once = {each.volume for each in actions if each.lazily or makes_room(each)}
+    at_once = {each.volume for each in actions if each.lazily or each.makes_room}
     if scene.leaving:
         for name, (sources, target) in places.items():
             if name not in progress.done and name not in at_once:
@@ -62,16 +59,11 @@ def in_order(
     return [after_stacks(found[each.volume], stacks) for each in actions]
 
 
-def makes_room(action: Action) -> bool:
-    """Whether it takes the upper one of two of ours off, as the interrupted replacement would."""
-    return action.beneath is not None and not action.lazily and not action.after
-
-
 def stacks_of(actions: Iterable[Action], scene: Scene) -> dict[str, str]:
     """Where two of ours become one in this round, and what to call what is awaited there."""
     found = {scene.point(upper): upper for upper in scene.hidden.values()}
     stacks = {point: absence(point) for point, upper in found.items() if upper.id in scene.going}
-    return stacks | {each.target: each.volume for each in actions if makes_room(each)}
+    return stacks | {each.target: each.volume for each in actions if each.makes_room}
 
 
 def after_stacks(action: Action, stacks: Mapping[str, str]) -> Action:
@@ -79,7 +71,7 @@ def after_stacks(action: Action, stacks: Mapping[str, str]) -> Action:
 
     They would have to come along, or be covered, and only the upper one can be reached.
     """
-    if action.verb in (None, "keep", "adjust") or action.lazily:
+    if action.lazily or not (action.builds or action.is_departure):
         return action
     below = [name for point, name in stacks.items() if point.startswith(f"{action.target}/")]
     if not below:
@@ -104,17 +96,16 @@ def halted(action: Action, fault: Fault, scene: Scene) -> Action:
 
     What lets somebody become root doesn't stay, whatever else is in the volume's way.
     """
-    action = action._replace(verb=None, mount=None, after=(), fault=fault)
+    action = action.blocked(fault)
     is_first = scene.claims[action.target] == action.volume
     if not (is_first and (exposed := scene.exposed_at(action.target))):
-        return action._replace(state=fault.state)
+        return action
     old, *below = exposed
-    carried = scene.carried(action.target, old.id)
-    fault = scene.judgement.exposed[old.id]
     return action._replace(
-        verb="unmount", state=fault.state, old=old, beneath=next(iter(below), None),
-        carried=carried, notes=("what is mounted there comes off, also if someone is inside",),
-        fault=fault, lazily=True,
+        verb="unmount", old=old, beneath=next(iter(below), None),
+        carried=scene.carried(action.target, old.id),
+        notes=("what is mounted there comes off, also if someone is inside",),
+        fault=scene.judgement.exposed[old.id], lazily=True,
     )  # fmt: skip
 
 
@@ -135,7 +126,7 @@ def _after_others(
         if name in progress.done:
             continue
         is_source = any(is_within(each, other.target) for each in sources)
-        if other.verb in BUILDS or other.after:
+        if other.builds or other.after:
             must_wait = is_source or action.verb != "keep" or other.beneath is not None
         else:  # what is made of it has its flags, and what is made in it needs them
             is_unmade = action.fault is not None and action.fault.code == "read-only-filesystem"
@@ -175,7 +166,6 @@ def put_off(action: Action, after: list[str]) -> Action:
     verb: Verb = "keep" if action.old else "mount"
     return action._replace(
         verb="replace" if action.verb == "replace" else verb,
-        state="mounted" if action.old else "unmounted",
         mount=None,
         after=tuple(after),
         drift=() if action.mount else action.drift,
@@ -193,13 +183,12 @@ def see_progress(actions: list[Action]) -> list[Action]:
 
 def never(action: Action) -> Action:
     """The action, whose turn doesn't come in this pass."""
-    fault = faults.never_ready(action.after)
-    return action._replace(verb=None, state=fault.state, after=(), fault=fault)
+    return action.blocked(faults.never_ready(action.after))
 
 
 def is_half_done(outcome: Outcome) -> bool:
     """Whether it only made room: another plan has to tell what this volume means now."""
-    return outcome.action.verb == "replace" and makes_room(outcome.action) and not outcome.fault
+    return outcome.action.verb == "replace" and outcome.action.makes_room and not outcome.fault
 
 
 def as_one(begun: Outcome | None, outcome: Outcome) -> Outcome:
@@ -231,7 +220,4 @@ def unseen(actions: Iterable[Action]) -> list[str]:
 
 def adopts(actions: Iterable[Action], known: Container[int]) -> bool:
     """Whether a plan takes mounts for ours that are not `known` by the record."""
-    return any(
-        each.verb in ("keep", "adjust", "replace") and each.old and each.old.id not in known
-        for each in actions
-    )
+    return any(each.old and each.old.id not in known for each in actions)

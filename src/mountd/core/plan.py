@@ -16,17 +16,10 @@ from mountd.core.leaving import (
     leaving_of,
     parted,
     stuck_and_beneath,
-    with_note,
 )
-from mountd.core.model import Fault, State
+from mountd.core.model import Fault
 from mountd.core.mounts import Managed, Observed, ObservedMount, Top
-from mountd.core.order import (
-    Progress,
-    absence,
-    halted,
-    in_order,
-    put_off,
-)
+from mountd.core.order import Progress, absence, halted, in_order, put_off
 from mountd.core.scene import Scene, near, scene_of, submounts_of
 from mountd.core.words import mount_faults
 
@@ -170,19 +163,16 @@ def _unstacked(desired: Desired, upper: Managed, scene: Scene) -> Action:
     if strangers := strangers_on(desired.target, upper.id, scene):
         fault = mount_faults.mount_below(strangers, scene.forest, scene.known)
         return _stopped(desired, scene, fault)
-    why = desired.fault if isinstance(desired, Unready) else None
-    action = _stopped(desired, scene, None)._replace(
+    return _stopped(desired, scene, None)._replace(
         verb="replace",
-        state=why.state if why else "mounted",
-        fault=why,
+        fault=desired.fault if isinstance(desired, Unready) else None,
         mount=desired if isinstance(desired, DesiredMount) else None,
         old=upper,
         idmap=mount.idmap if scene.observed.tells_idmaps else upper.idmap,
         beneath=lower,
         carried=scene.carried_off(desired.target, upper, lower) if lower else (),
-        notes=(),
+        notes=(INTERRUPTED,),
     )
-    return with_note(action, INTERRUPTED)
 
 
 def _is_own_source(desired: DesiredMount, top: Top, scene: Scene) -> bool:
@@ -203,24 +193,22 @@ def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scen
         drift += (*submount_differences(desired, old, observed.mounts),)
     if fault := intrusion(desired, top, mount, scene, is_equal=not drift, is_known=bool(old)):
         return _stopped(desired, scene, fault)
-    fields = {each.field for each in drift}
-    verb: Verb = "adjust" if fields else "keep"
-    if fields & {"source", "idmap", "mount"} or (fields and desired.submounts):
-        verb = "replace"  # flags too, where each submount has some as its own source has
-    if verb != "replace":  # in the record from now on, and under its present name
-        submounts = old.submounts if old else submounts_of(desired, top.id, observed)
-        old = record_entry(desired, top.id, scene.manifest, submounts)
-    elif fault := obstacle(desired, scene, top.id):
-        return _stopped(desired, scene, fault)._replace(drift=drift)
     has = mount.idmap if observed.tells_idmaps or not old else old.idmap
-    action = _planned(desired, verb, "mounted", has, old, drift)
-    if verb == "replace":
-        assert old
-        action = action._replace(carried=scene.carried(target, old.id))
-        if change := action.owner_change:
-            action = with_note(action, change)
-        if not observed.can_go_beneath or needs_gap_in_place(desired, observed):
-            action = with_note(action, f"gap: for a moment {target} shows what lies under it")
+    fields = {each.field for each in drift}
+    # each submount's flags follow from those of its own source: one mount_setattr can't set them
+    is_replaced = fields & {"source", "idmap", "mount"} or (fields and desired.submounts)
+    if not is_replaced:
+        submounts = old.submounts if old else submounts_of(desired, top.id, observed)
+        entry = record_entry(desired, top.id, scene.manifest, submounts)  # under its present name
+        return _planned(desired, "adjust" if fields else "keep", has, entry, drift)
+    if fault := obstacle(desired, scene, top.id):
+        return _stopped(desired, scene, fault)._replace(drift=drift)
+    carried = scene.carried(target, top.id)
+    action = _planned(desired, "replace", has, old, drift)._replace(carried=carried)
+    if change := action.owner_change:
+        action = action.with_note(change)
+    if not observed.can_go_beneath or needs_gap_in_place(desired, observed):
+        action = action.with_note(f"gap: for a moment {target} shows what lies under it")
     return action
 
 
@@ -243,25 +231,24 @@ def _mount_action(desired: DesiredMount, scene: Scene) -> Action:
         drift = (Drift("mount", target, points[0] if points else "nothing"),)
     if fault := obstacle(desired, scene, None):
         return _stopped(desired, scene, fault)._replace(drift=drift)
-    action = _planned(desired, "mount", "unmounted", None, None, drift)
+    action = _planned(desired, "mount", None, None, drift)
     if carried := scene.carried(target):
         if desired.is_in_place and desired.volume.recursive:
             return _stopped(desired, scene, mount_faults.volume_below_recursive(carried[0][0]))
-        action = with_note(action._replace(carried=carried), gap_of(carried))
+        action = action._replace(carried=carried).with_note(gap_of(carried))
     return action
 
 
 def _planned(
     mount: DesiredMount,
     verb: Verb,
-    state: State,
     has: Idmapping | None,
     old: Managed | None,
     drift: tuple[Drift, ...],
 ) -> Action:
     volume = mount.volume
     return Action(
-        volume.name, mount.source, mount.target, volume.required, verb, state, has, mount, old,
+        volume.name, mount.source, mount.target, volume.required, verb, has, mount, old,
         drift=drift, notes=(*mount.choice.notes, *mount.notes),
     )  # fmt: skip
 
@@ -271,7 +258,7 @@ def _stopped(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
     old = next(iter(scene.mine(desired.target)), None)
     mount = scene.observed.mounts[old.id] if old else None
     action = Action(
-        volume.name, volume.source, desired.target, volume.required, None, "unmounted",
+        volume.name, volume.source, desired.target, volume.required, None,
         mount.idmap if mount else None, old=old,
         notes=("what is mounted there stays",) if old else (),
     )  # fmt: skip

@@ -66,7 +66,7 @@ class Applier:
         self._builder = Builder(self._namespaces, sources)
         if fault := self._prepare(actions):
             yield from (
-                _left(each) if self._is_on_record(each) else _stopped(each, fault)
+                Outcome.untouched(each) if self._is_on_record(each) else _stopped(each, fault)
                 for each in actions
             )
             return
@@ -87,9 +87,9 @@ class Applier:
             if action.verb == "keep" and action.old:
                 self._record.add(action.old)
         others = [each for each in actions if not self._is_built_first(each)]
-        if len(others) < len(actions) and not any(map(_changes, others)):
+        if len(others) < len(actions) and not any(each.done for each in others):
             return None  # nothing to write yet: what is built is recorded before it is attached
-        return write_record(self._record, always=any(map(_changes, actions)))
+        return write_record(self._record, always=any(each.done for each in actions))
 
     def _is_on_record(self, action: Action) -> bool:
         """Whether nothing is to be done about this one, not even in the record."""
@@ -98,7 +98,7 @@ class Applier:
 
     def _is_built_first(self, action: Action) -> bool:
         """Whether a new mount is built beforehand (none to finish an interrupted replacement)."""
-        if action.verb not in ("mount", "replace") or action.beneath or not action.mount:
+        if not action.builds or action.beneath or not action.mount:
             return False
         return not needs_gap_in_place(action.mount, self._observed)
 
@@ -121,7 +121,7 @@ class Applier:
             fault = result if isinstance(result, Fault) else unrecorded
             if isinstance(result, Built):
                 with result.tree.fd:
-                    fault = fault or self._attempt(action, partial(self._attach, built=result.tree))
+                    fault = fault or self._attempt(action, partial(self._attach, built=result))
                 if result.mount.volume.recursive and not fault:
                     self._record_submounts(result.tree.id)
                 if fault:
@@ -139,7 +139,7 @@ class Applier:
         """Do an action that builds nothing beforehand, or finishes what another pass began."""
         self._patience.go_on()
         match action.verb:
-            case "replace" | "unmount" if action.beneath and not action.lazily:
+            case "replace" | "unmount" if action.makes_room:
                 fault = self._attempt(action, self._finish)
                 if fault and action.verb == "unmount":
                     self._stuck.append(action.target)
@@ -157,7 +157,7 @@ class Applier:
                 if fault:
                     self._stuck.append(action.target)
             case _:
-                return _left(action)
+                return Outcome.untouched(action)
         if fault:
             return _stopped(action, fault)
         return Outcome(action, "unmounted" if action.verb == "unmount" else "mounted")
@@ -230,36 +230,33 @@ class Applier:
         self._record.add(record_entry(built.mount, built.tree.id, self._manifest, submounts))
         return built
 
-    def _attach(self, action: Action, built: Tree) -> None:
-        assert action.mount
+    def _attach(self, action: Action, built: Built) -> None:
+        new, mount = built
         if action.old:
-            self._replace(action, action.old, action.mount, built)
-        elif action.carried:
-            self._cover(action, action.mount, built)
-        else:
-            with made(action.target, action.mount.kind, action.mount.makes) as found:
-                tree.attach(built, found, action.mount.flags, _own_source(action.mount))
-
-    def _cover(self, action: Action, mount: DesiredMount, built: Tree) -> None:
-        """Mount over other volumes' mounts, which go on above it."""
+            self._replace(action, action.old, built)
+            return
         with made(action.target, mount.kind, mount.makes) as found, ExitStack() as held:
             carried = self._carrier.take_along(action.carried, held)
-            try:
-                tree.cover(built, found, mount.flags, _own_source(mount), carried)
+            if not carried:
+                tree.attach(new, found, mount.flags, _own_source(mount))
+                return
+            try:  # other volumes' mounts go on above it
+                tree.cover(new, found, mount.flags, _own_source(mount), carried)
             finally:
                 self._carrier.settle(carried)
 
-    def _replace(self, action: Action, old: Managed, mount: DesiredMount, built: Tree) -> None:
+    def _replace(self, action: Action, old: Managed, built: Built) -> None:
+        new, mount = built
         with spot(action.target) as found, ExitStack() as held:
             carried = self._carrier.take_along(action.carried, held)
             try:
                 self._carrier.see_no_strangers(old)
                 tree.expect(old.id, found)
                 if self._observed.can_go_beneath:
-                    tree.replace(built, found, old.id, mount.flags, carried)
+                    tree.replace(new, found, old.id, mount.flags, carried)
                 else:
                     spare = self._carrier.spare(action.target, old, held)
-                    tree.swap(lambda: built, found, spare, mount.flags, carried)
+                    tree.swap(lambda: new, found, spare, mount.flags, carried)
                     self._record.remove(*spare.ids.values())
             except BaseException:
                 self._carrier.forget_unless_mounted(old.id, *ids_of(carried))
@@ -306,15 +303,6 @@ def _own_source(mount: DesiredMount) -> tuple[int, int] | None:
 def _place(action: Action) -> tuple[str, ...]:
     """What hangs with it: the volume, as it is known also when it is looked at."""
     return place_of_volume(action.mount.volume) if action.mount else (action.target,)
-
-
-def _changes(action: Action) -> bool:
-    return action.verb not in (None, "keep")
-
-
-def _left(action: Action) -> Outcome:
-    """What nothing is done about: it is as it was, or can't be helped now."""
-    return Outcome(action, action.state, action.fault)
 
 
 def _stopped(action: Action, fault: Fault) -> Outcome:

@@ -110,7 +110,7 @@ def foresee(
                 if action.verb == "adjust" and action.old:
                     with spot(action.target) as found_at:
                         try_flags(found_at, action.old.id, wanted)
-                elif action.verb in ("mount", "replace"):
+                elif action.builds:
                     built = builder.build(wanted)
                     with built.tree.fd as root:
                         comes_to = _with_points(built.mount, root, action)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 
-from mountd.core.actions import DONE, Action, Drift, FilesystemAction, Outcome
+from mountd.core.actions import Action, Drift, FilesystemAction, Outcome
 from mountd.core.model import Fault, State
 from mountd.core.words.printable import printable_lines, with_hint
 from mountd.report.console import tell
@@ -86,8 +86,7 @@ class Journal:
             if fault.step:
                 fields |= {"MOUNTD_STEP": fault.step, "MOUNTD_OBJECT": fault.object}
             self.tell(lines_of(action.volume, fault), fault.state, _PRIORITIES[fault.state], fields)
-        if action.verb in DONE and fault == action.fault:
-            event = DONE[action.verb]
+        if (event := action.done) and fault == action.fault:
             place = "from" if action.verb == "unmount" else "at"
             change = f": {action.owner_change}" if action.owner_change else ""
             message = f"{event}: {action.volume} {place} {action.target}{change}"
@@ -109,9 +108,8 @@ class Journal:
     def losses(self, filesystems: Iterable[FilesystemAction]) -> None:
         """A record for each filesystem that took files with it."""
         for step in filesystems:
-            if step.verb in DONE and step.is_change and step.notes:
-                event = DONE[step.verb]
-                fields = {"MOUNTD_SOURCE": step.source, "MOUNTD_ACTION": step.verb}
+            if (event := step.done) and step.notes:
+                fields = {"MOUNTD_SOURCE": step.source, "MOUNTD_ACTION": step.verb or ""}
                 self.tell(f"{event}: {step}: {'; '.join(step.notes)}", event, NOTICE, fields)
 
     def drift(self, action: Action) -> None:

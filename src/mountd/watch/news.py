@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import NamedTuple
 
-from mountd.core.actions import DONE, Outcome
+from mountd.core.actions import Outcome
 from mountd.core.model import Fault
 from mountd.core.words.commands import mountd
 from mountd.report.journal import WARNING, Journal
@@ -41,7 +41,7 @@ class News:
         action, fault = outcome.action, outcome.fault
         before = self._told.get((action.volume, action.target), _Told())
         refused = action.refused.fault if action.refused and not fault else None
-        is_done = action.verb in DONE and not fault
+        is_done = action.done is not None and not fault
         records: list[Callable[[], None]] = []
         if is_repair and is_done and action.verb != "unmount":
             records.append(lambda: self._journal.drift(action))

@@ -243,8 +243,7 @@ class Upkeep:
     def _hold(self, name: str, fight: Fight) -> None:
         before = self.outcomes[name]
         fault = self._held[name] = keeps_being_undone(before.action.target)
-        action = before.action._replace(verb=None, state=fault.state, fault=fault)
-        self.outcomes[name] = Outcome(action, fault.state, fault)
+        self.outcomes[name] = Outcome.untouched(before.action.blocked(fault))
         self._left.pop(name, None)
         self.news.undone(self.outcomes[name], is_first=fight.waits == 1)
 
