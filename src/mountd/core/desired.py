@@ -95,8 +95,8 @@ class Unready(NamedTuple):
 class Later(NamedTuple):
     """A volume that can't be looked at yet.
 
-    Its filesystem has to be mounted first, which only a dry run meets; or, in place, our own mount
-    `over` its source has to go, which hides it.
+    Its filesystem has to be mounted first, which only a dry run meets; or our own mount `over` an
+    in-place source hides it, and has to go.
     """
 
     volume: Volume

@@ -15,7 +15,7 @@ from mountd.core.words import faults
 
 
 class Progress(NamedTuple):
-    """What earlier rounds of a pass came to: volumes that are done, and mounts that can't go."""
+    """What earlier rounds of a pass did: volumes that are done, and mounts that could not go."""
 
     done: Mapping[str, Fault | None] = {}
     stuck: Mapping[int, Fault] = {}
@@ -30,7 +30,7 @@ class Progress(NamedTuple):
 def in_order(
     actions: list[Action], desired: Sequence[Desired], scene: Scene, progress: Progress
 ) -> list[Action]:
-    """The actions; those marked `after` have to wait for another's, or for what leaves."""
+    """The actions, each marked with the volumes and departures that it has to wait for."""
     places = {
         each.volume.name: (sources_of(each), each.target)
         for each in desired
@@ -60,16 +60,16 @@ def in_order(
 
 
 def stacks_of(actions: Iterable[Action], scene: Scene) -> dict[str, str]:
-    """Where two of ours become one in this round, and what to call what is awaited there."""
+    """Where the upper one of two of ours goes in this round, and the words for waiting on that."""
     found = {scene.point(upper): upper for upper in scene.hidden.values()}
     stacks = {point: absence(point) for point, upper in found.items() if upper.id in scene.going}
     return stacks | {each.target: each.volume for each in actions if each.makes_room}
 
 
 def after_stacks(action: Action, stacks: Mapping[str, str]) -> Action:
-    """The action, which has to wait where two of ours lie on one another below it.
+    """Put the action off if two of our mounts lie on one another below its target.
 
-    They would have to come along, or be covered, and only the upper one can be reached.
+    Both would have to come along, or be covered, but only the upper one can be reached.
     """
     if action.lazily or not (action.builds or action.is_departure):
         return action
@@ -82,7 +82,7 @@ def after_stacks(action: Action, stacks: Mapping[str, str]) -> Action:
 
 
 def sources_of(desired: Desired) -> Paths:
-    """What a volume is made of: paths as the manifest has them, and without links where known."""
+    """The paths a volume is made of, as the manifest has them and, where known, without links."""
     volume = desired.volume
     found = (*account_files(volume.accounts, volume.user), *desired.reads)
     if volume.type:
@@ -92,10 +92,7 @@ def sources_of(desired: Desired) -> Paths:
 
 
 def halted(action: Action, fault: Fault, scene: Scene) -> Action:
-    """The action of a volume for which nothing can be done now, but to close what it leaves open.
-
-    What lets somebody become root doesn't stay, whatever else is in the volume's way.
-    """
+    """Block the action; but a mount that lets somebody become root is taken off all the same."""
     action = action.blocked(fault)
     is_first = scene.claims[action.target] == action.volume
     if not (is_first and (exposed := scene.exposed_at(action.target))):
@@ -121,14 +118,14 @@ def _after_others(
     for name, other in others.items():
         fault = other.fault or progress.done.get(name)
         is_gone = other.lazily or not scene.shows_ours(other.target)
-        if fault and is_gone:  # else what it has is good enough
+        if fault and is_gone:  # else the mount that it has is good enough
             return halted(action, faults.waits_for(name, fault), scene)
         if name in progress.done:
             continue
         is_source = any(is_within(each, other.target) for each in sources)
         if other.builds or other.after:
             must_wait = is_source or action.verb != "keep" or other.beneath is not None
-        else:  # what is made of it has its flags, and what is made in it needs them
+        else:  # a clone of it inherits its flags, and a target in it can need them
             is_unmade = action.fault is not None and action.fault.code == "read-only-filesystem"
             needs_flags = is_source or action.verb == "mount" or is_unmade
             must_wait = other.verb == "adjust" and needs_flags
@@ -140,7 +137,7 @@ def _after_others(
 
 
 def _after_departures(action: Action, sources: Paths, target: str, scene: Scene) -> Action:
-    """The action, where mounts that leave have to be gone before it."""
+    """Put the action off until the mounts are gone that leave from above its paths."""
     leaving = scene.leaving_places
     above = [*leaving.above(target)] if action.verb != "keep" else []
     for source in sources:
@@ -150,7 +147,7 @@ def _after_departures(action: Action, sources: Paths, target: str, scene: Scene)
 
 
 def absence(point: str) -> str:
-    """What is awaited where a mount leaves."""
+    """The words for waiting until a mount is gone."""
     return f"{point} is taken off"
 
 
@@ -175,24 +172,24 @@ def put_off(action: Action, after: list[str]) -> Action:
 
 
 def see_progress(actions: list[Action]) -> list[Action]:
-    """The actions, of which at least one can be carried out now: else none ever could."""
+    """The actions; if each of them waits, none could ever begin, so all are blocked."""
     if any(not each.after for each in actions):
         return actions
     return [never(each) for each in actions]
 
 
 def never(action: Action) -> Action:
-    """The action, whose turn doesn't come in this pass."""
+    """The action, blocked because its turn doesn't come in this pass."""
     return action.blocked(faults.never_ready(action.after))
 
 
 def is_half_done(outcome: Outcome) -> bool:
-    """Whether it only made room: another plan has to tell what this volume means now."""
+    """Whether it only made room: the next plan decides what to do for this volume."""
     return outcome.action.verb == "replace" and outcome.action.makes_room and not outcome.fault
 
 
 def as_one(begun: Outcome | None, outcome: Outcome) -> Outcome:
-    """What became of a volume in two rounds, of which the second may have had nothing to do."""
+    """One outcome for a volume that took two rounds, if the second had nothing left to do."""
     if not begun or outcome.action.verb != "keep":
         return outcome
     notes = (*outcome.action.notes, *begun.action.notes)
@@ -200,7 +197,7 @@ def as_one(begun: Outcome | None, outcome: Outcome) -> Outcome:
 
 
 def is_told(outcome: Outcome, others: Iterable[Outcome]) -> bool:
-    """Whether one of the others is of the same place, and has the same fault."""
+    """Whether another outcome reports the same fault of the same volume and target."""
     place = outcome.action.volume, outcome.action.target
     return outcome.fault is not None and any(
         (each.action.volume, each.action.target, each.fault) == (*place, outcome.fault)
@@ -209,7 +206,7 @@ def is_told(outcome: Outcome, others: Iterable[Outcome]) -> bool:
 
 
 def unseen(actions: Iterable[Action]) -> list[str]:
-    """Targets of which a plan can't tell yet whether what is mounted there is the volume's own."""
+    """Targets where it isn't known yet whether the mount there is the volume's own."""
     return [
         each.target
         for each in actions
@@ -219,5 +216,5 @@ def unseen(actions: Iterable[Action]) -> list[str]:
 
 
 def adopts(actions: Iterable[Action], known: Container[int]) -> bool:
-    """Whether a plan takes mounts for ours that are not `known` by the record."""
+    """Whether a plan treats mounts as ours that are not `known` by the record."""
     return any(each.old and each.old.id not in known for each in actions)

@@ -36,8 +36,8 @@ def plan(
     """The actions that make `observed` what is desired: volumes in their order, then what leaves.
 
     Only mounts that the record names for `manifest` are ever taken off. A mount that leaves from
-    below or above a target that gets a new mount goes first. What has an `after` can't be carried
-    out now: once the other actions have been, another plan tells.
+    below or above a target that gets a new mount goes first. Actions with
+    an `after` aren't carried out in this round; the next round plans them again.
     """
     record = [*record]
     actions = _plan(desired, observed, record, manifest, progress, waits=True)
@@ -55,7 +55,7 @@ def _plan(
     *,
     waits: bool,
 ) -> list[Action]:
-    """The plan; whether swaps that may be made once something else is gone wait for that."""
+    """The plan; `waits`: swaps that will be safe once another mount is gone wait for that."""
     everywhere = record, observed
     if progress.is_part:
         observed, record = near(desired, observed, record)
@@ -125,17 +125,17 @@ def _action(desired: Desired, scene: Scene) -> Action:
     if top is None or _is_own_source(desired, top, scene):
         return _mount_action(desired, scene)
     mount = scene.observed.mounts.get(top.id)
-    if mount is None:  # it came between two looks: the next pass sees it whole
+    if mount is None:  # it came between two reads of the table; the next pass has all of it
         return _stopped(desired, scene, mount_faults.just_mounted(target))
     return _action_on_mount(desired, top, mount, scene)
 
 
 def _put_off(desired: Unready | Later, scene: Scene) -> Action:
-    """For a volume whose source can't be seen before something else is mounted, or is gone."""
+    """The action of a volume whose source can't be read until another mount is there, or gone."""
     is_hidden = isinstance(desired, Later) and desired.over
     what = absence(desired.target) if is_hidden else mounting(desired.volume.type or "")
     action = _stopped(desired, scene, None)
-    if not is_hidden and action.old:  # a clone of what has yet to be mounted is another mount
+    if not is_hidden and action.old:  # the filesystem is mounted anew, so its clone is too
         action = action._replace(verb="replace")
     action = put_off(action, [what])
     if not is_hidden:
@@ -158,7 +158,7 @@ def _upper_of_two(target: str, top: Top, scene: Scene) -> Managed | None:
 
 
 def _unstacked(desired: Desired, upper: Managed, scene: Scene) -> Action:
-    """The rest of an interrupted replacement goes first, whatever the volume means now."""
+    """Finish an interrupted replacement first, whatever the volume means now."""
     lower, mount = scene.beneath(upper), scene.observed.mounts[upper.id]
     if strangers := strangers_on(desired.target, upper.id, scene):
         fault = mount_faults.mount_below(strangers, scene.forest, scene.known)
@@ -183,7 +183,7 @@ def _is_own_source(desired: DesiredMount, top: Top, scene: Scene) -> bool:
 
 
 def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scene: Scene) -> Action:
-    """For a volume at whose target something is mounted."""
+    """The action of a volume at whose target something is mounted."""
     target, observed = desired.target, scene.observed
     mine = {each.id: each for each in scene.mine(target)}
     stray = scene.leaving.get(target)
@@ -266,7 +266,7 @@ def _stopped(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
 
 
 def _done(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
-    """Nothing more, unless what was mounted in an earlier round is exposed by a later one's."""
+    """Nothing more is done, unless a later round's mounts expose what an earlier one mounted."""
     action = _stopped(desired, scene, None)
     exposed = scene.exposed_at(desired.target)
     is_exposed = fault is None and scene.claims[desired.target] == desired.volume.name

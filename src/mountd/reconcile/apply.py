@@ -76,9 +76,7 @@ class Applier:
                 yield from self._put_up(list(group))
             else:
                 yield from map(self._carry_out, group)
-        write_record(
-            self._record
-        )  # forgets what went; if that fails, the next pass sees that it is gone
+        write_record(self._record)  # without what went; if that fails, the next pass notices
 
     def _prepare(self, actions: Sequence[Action]) -> Fault | None:
         """Record what is kept. Where the record can't be written, nothing may be changed."""
@@ -106,7 +104,7 @@ class Applier:
         """Mount or replace: build, record, attach; as many at once as there may be descriptors.
 
         All are built before the first is attached: open_tree(2) looks at each mount that lies on
-        the source's own, and often these are the targets. Else a pass were quadratic.
+        the source's own, and often these are the targets, so that a pass would be quadratic.
         """
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         at_once = limit // 2
@@ -126,7 +124,7 @@ class Applier:
                     self._record_submounts(result.tree.id)
                 if fault:
                     self._carrier.forget_unless_mounted(result.tree.id)
-                action = action._replace(mount=result.mount)  # noqa: PLW2901 - what it came to
+                action = action._replace(mount=result.mount)  # noqa: PLW2901 - as it was built
             if fault:
                 self._failed[action.volume] = fault
             yield _stopped(action, fault) if fault else Outcome(action, "mounted")
@@ -176,7 +174,7 @@ class Applier:
                 self._carrier.settle(carried)
 
     def _see_nothing_stuck_below(self, target: str) -> None:
-        """Raise VolumeError where a mount below could not be taken off: it would be buried."""
+        """Raise VolumeError if a mount below could not be taken off: it would be hidden."""
         for point in self._stuck:
             if point.startswith(f"{target}/"):
                 raise VolumeError(mount_faults.busy_below(target, point))
@@ -188,7 +186,7 @@ class Applier:
         self._record.add(action.old)
 
     def _take_off(self, action: Action, why: Fault) -> Fault:
-        """Take off what the volume has at its target; what is wrong then, which was `why`."""
+        """Take off what the volume has at its target. Returns `why`, or that its mount stays."""
         for old in filter(None, (action.old, action.beneath)):
             if trouble := self._attempt(action._replace(old=old), self._unmount):
                 self._stuck.append(action.target)
@@ -212,7 +210,7 @@ class Applier:
         self._record.remove(old.id)
 
     def _attempt(self, action: Action, step: Callable[[Action], _T]) -> _T | Fault:
-        """Do a step of an action; what stops it becomes a sentence about this volume."""
+        """Do a step of an action; an error becomes a fault of this volume."""
         try:
             with self._errands.of(_place(action)):
                 return step(action)
@@ -289,7 +287,7 @@ class Applier:
                 self._carrier.forget_unless_mounted(old.id, *ids_of([*carried, spare]))
 
     def _record_submounts(self, mount: int) -> None:
-        """All that came with it, also what was covered as it was built."""
+        """Record all submounts that came with it, covered ones too."""
         below = {each.id for each in descendants_of(mount)}
         managed = self._record.managed[mount]
         self._record.add(managed._replace(submounts=tuple(below - {*self._record.managed})))
@@ -301,7 +299,7 @@ def _own_source(mount: DesiredMount) -> tuple[int, int] | None:
 
 
 def _place(action: Action) -> tuple[str, ...]:
-    """What hangs with it: the volume, as it is known also when it is looked at."""
+    """Key of its errands; a volume's lookups have the same."""
     return place_of_volume(action.mount.volume) if action.mount else (action.target,)
 
 

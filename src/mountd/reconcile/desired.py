@@ -34,7 +34,7 @@ from mountd.reconcile.targets import Target, Targets
 
 
 class _Answer(NamedTuple):
-    """What a volume means, its source, and what was seen on the way: perhaps by another process."""
+    """What a volume means, its source, and what else was found out, perhaps by another process."""
 
     desired: Desired
     source: Fd | None = None
@@ -93,19 +93,19 @@ class Resolver:
             source.close()
 
     def keep_sources(self, volumes: Container[str]) -> None:
-        """Close all others: what a descriptor is on can't be taken off."""
+        """Close all others: an open descriptor keeps its mount busy."""
         for name in [*self.sources]:
             if name not in volumes:
                 self.sources.pop(name).close()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Who but root could have written the accounts that were looked up."""
+        """Sentences on account files that others than root could have written."""
         return tuple(self._warnings)
 
     @property
     def observed(self) -> Observed:
-        """The mounts, with what is on top at the targets, as far as they came or went meanwhile."""
+        """The mounts, with what is on top at the targets, and what came or went meanwhile."""
         observed = self._observed._replace(tops=self.tops)
         if not (self._gone or self._came):
             return observed
@@ -125,7 +125,7 @@ class Resolver:
         return found
 
     def _gone_from(self, target: str) -> tuple[int, ...]:
-        """Somebody took a mount off just now, or another covers a folder above it."""
+        """The mounts at a target that somebody took off just now, or covered from above."""
         there = [each.id for each in self._observed.mounts.values() if each.point == target]
         return tuple(each for each in there if not is_mounted(each))
 
@@ -190,7 +190,7 @@ class Resolver:
     def _meant(
         self, volume: Volume, place: Target
     ) -> tuple[Desired, Fd | None, tuple[ObservedMount, ...]]:
-        """What it means, its source, and the mounts that came up as that was looked at."""
+        """What the volume means, its source, and the mounts that appeared as it was opened."""
         target = place.path
         user = self._accounts.user_of(volume)
         if place.why_not:
@@ -217,7 +217,7 @@ class Resolver:
             raise
 
     def _kept_asleep(self, volume: Volume, place: Target, user: User | None) -> DesiredMount | None:
-        """What a volume means that is mounted just so, from automounts that may go on sleeping."""
+        """What a volume means that is as desired, made of automounts that may go on sleeping."""
         top = self.tops.get(place.path)
         ours = self._managed.get(top.id) if top else None
         there = self._observed.mounts.get(ours.id) if ours else None
@@ -230,7 +230,7 @@ class Resolver:
             with source.fd:
                 mount = self._desired(volume, place, source, user)
         except VolumeError:
-            return None  # once they are awake it will be seen what is true of it
+            return None  # the usual way, which wakes them, finds out
         tells_idmaps = self._observed.tells_idmaps
         return None if differences(mount, there, top, ours, tells_idmaps=tells_idmaps) else mount
 
@@ -294,7 +294,7 @@ class Resolver:
         return mount._replace(notes=tuple(notes)) if notes else mount
 
     def _why_refused(self, mount: DesiredMount, source: Fd, own: ObservedMount) -> Fault | None:
-        """Why the mount can't have its idmapping; what is on record isn't tried again."""
+        """Why the mount can't have its idmapping; a lasting refusal on record isn't tried again."""
         top = self.tops.get(mount.target)
         if top and (top.device, top.inode) == (mount.device, mount.inode):
             managed = self._managed.get(top.id)

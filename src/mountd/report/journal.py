@@ -44,12 +44,12 @@ Send = Callable[[dict[str, str], bool], None]
 
 
 class Journal:
-    """Where a pass, or one after the other, tells what it changed and what it couldn't."""
+    """Where passes report what they changed, and what they couldn't."""
 
     def __init__(self, pass_id: str, *, quiet: bool = False, never_waits: bool = False) -> None:
         """`quiet`: on a terminal or in a pipe, say only what went wrong.
 
-        `never_waits`: a pipe or terminal that doesn't take it stops nobody; journald never does.
+        `never_waits`: a pipe or terminal that isn't read stops nobody; journald never does.
         """
         self.pass_id = pass_id
         self._journal_send = _journal_send()
@@ -58,7 +58,7 @@ class Journal:
         self._outlet = Outlet(self._tell_dropped) if never_waits else None
 
     def finish(self, patience: float = 0.5) -> None:
-        """Have what was told arrive, but don't wait long for who doesn't take it."""
+        """Wait until all is sent, but not long for a reader that doesn't take it."""
         if self._outlet:
             self._outlet.finish(patience=patience)
 

@@ -33,7 +33,9 @@ def render_plan(
     doing = _count(changes, "action") if changes else "nothing to do"
     head = f"mountd: {_count(volumes, 'volume')}, {doing}"
     if not is_long and all(action.verb == "keep" for action in actions):
-        actions = [action for action in actions if action.refused]  # that is said every time
+        actions = [
+            action for action in actions if action.refused
+        ]  # raw ids are reported every time
     rows: list[tuple[str, str, str, list[str]]] = [
         (each.verb or each.state, each.type, each.source, _filesystem_details(each))
         for each in filesystems
@@ -54,7 +56,7 @@ def render_plan(
 
 
 def render_summary(result: Report, page: Page) -> str:
-    """What came of it, in a sentence."""
+    """A sentence that sums the pass up."""
     counts: Counter[str] = Counter()
     for each in result.outcomes:
         if each.fault:
@@ -151,7 +153,7 @@ def _ids(mount: DesiredMount) -> str:
 
 
 def _owner_to_user(action: Action) -> str:
-    """`501:20→1000:1000`: as whom the mount that there is, or else would be, shows the owner."""
+    """`501:20→1000:1000`: the owner, and as whom the mount shows it that is there or planned."""
     if not (known := action.old or action.mount):
         return ""
     idmap = action.idmap if action.old else known.idmap
