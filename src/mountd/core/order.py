@@ -217,4 +217,4 @@ def unseen(actions: Iterable[Action]) -> list[str]:
 
 def adopts(actions: Iterable[Action], known: Container[int]) -> bool:
     """Whether a plan treats mounts as ours that are not `known` by the record."""
-    return any(each.old and each.old.id not in known for each in actions)
+    return any(each.verb and each.old and each.old.id not in known for each in actions)
