@@ -228,6 +228,7 @@ class Resolver:
             if source is None:
                 return None
             with source.fd:
+                source = source._replace(asleep=())  # what is mounted was made when they weren't
                 mount = self._desired(volume, place, source, user)
         except VolumeError:
             return None  # the usual way, which wakes them, finds out
