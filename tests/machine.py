@@ -10,8 +10,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from mountd.core.actions import Action, Outcome
-from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
-from mountd.core.desired import Desired, DesiredMount, Later, Unready
+from mountd.core.choice import Root, choose, shown_owner, stored_owner
+from mountd.core.desired import Desired, DesiredMount, Later, Unready, View
 from mountd.core.drift import record_entry
 from mountd.core.idmapping import IDENTITY, Idmapping
 from mountd.core.model import Fault, Flags, Ids, User, Volume
@@ -159,7 +159,7 @@ class Machine:
         user = None if volume.user is None else User(int(volume.user), int(volume.user))
         is_read_only = own.flags.read_only if volume.read_only is None else volume.read_only
         root = Root(stored, seen, 0o40700, source_idmap, is_read_only)
-        ours = chosen_idmap(volume, root, user, EVERY_ID)
+        choice = choose(volume, root, user, EVERY_ID)._replace(notes=())
         flags = own.flags._replace(read_only=is_read_only, nosuid=True, nodev=True)
         submounts = self._submounts(reached, source) if volume.recursive else ()
         mount = DesiredMount(
@@ -170,23 +170,18 @@ class Machine:
             fs_type=own.fs_type,
             device=reached.device,
             inode=self._inode(reached.device, root_at(reached, source)),
-            owner=stored,
             user=user,
             seen=seen,
-            shown=shown_owner(stored, ours) if ours else seen,
-            idmap=ours or source_idmap,
-            inherited=ours is None,
+            choice=choice,
             flags=flags,
+            views=(View(own.device, root_at(reached, source), is_read_only),),
             source_idmap=source_idmap,
             through_idmap=idmap,
             through=through,
-            superblock=own.device,
-            root=root_at(reached, source),
-            submounts=submounts,
-            submount_flags=(flags,) * len(submounts),
+            submounts=dict.fromkeys(submounts, flags),
         )
-        is_refused = ours and own.is_idmapped and not self.kernel.can_remap
-        return with_raw_ids(mount, ours, NOT_COMPOSED) if is_refused else mount
+        is_refused = choice.idmap and own.is_idmapped and not self.kernel.can_remap
+        return mount.with_raw_ids(NOT_COMPOSED) if is_refused else mount
 
     # what others do
 
@@ -502,7 +497,7 @@ class Machine:
         root = root_at(reached, source)
         found = reached.device, self._inode(reached.device, root)
         assert found == (wanted.device, wanted.inode), "it would be made of something else"
-        idmap = own.idmap if wanted.inherited else wanted.idmap
+        idmap = wanted.choice.idmap or own.idmap
         top = self._made(0, point, wanted.fs_type, reached.device, root, idmap, wanted.flags)
         tree = [top]
         for path in self._submounts(reached, source) if wanted.volume.recursive else ():

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from world import Result, World, acting_as, owner, run
 
-from mountd.core.choice import Root, chosen_idmap, shown_owner, stored_owner, with_raw_ids
-from mountd.core.desired import DesiredMount
+from mountd.core.choice import Choice, Root, chosen_idmap, shown_owner, stored_owner
 from mountd.core.idmapping import IDENTITY, Extent, Extents, Idmapping, seen_as, swap
-from mountd.core.model import Fault, Flags, Ids, Refused, User, Volume
+from mountd.core.model import Fault, Ids, Refused, User, Volume
 
 SWAPPED = (1000, 1000)
 EXTENTS = "{ uids = [{ stored = 501, seen = 7, count = 1 }, { stored = 0, seen = 0, count = 1 }] }"
@@ -513,14 +512,8 @@ def test_what_a_map_leaves_out_is_shown_as_the_overflow_id() -> None:
 def test_raw_ids_are_those_of_the_sources_own_mount_and_say_what_was_wanted(
     source: Idmapping | None,
 ) -> None:
-    flags = Flags(read_only=False, nosuid=True, nodev=True, noexec=False, atime="relatime")
     seen, wanted = shown_owner(STORED, source), both(501, 1000)
-    mount = DesiredMount(
-        volume_of(), "/s", "/t", "folder", "overlay", 1, 2, STORED, User(1000, 1000), seen,
-        Ids(1000, 1000), wanted, inherited=False, flags=flags, source_idmap=source,
-    )  # fmt: skip
+    choice = Choice(wanted, "swap", STORED, Ids(1000, 1000), ("a note",))
     fault = Fault("failed", "filesystem-refuses", "it refuses")
-    plain = with_raw_ids(mount, wanted, fault)
-    assert (plain.idmap, plain.shown, plain.inherited) == (source, seen, True)
-    assert plain.refused == Refused(wanted, fault)
-    assert plain._replace(idmap=wanted, shown=mount.shown, inherited=False, refused=None) == mount
+    plain = choice.with_raw_ids(seen, fault)
+    assert plain == Choice(None, "swap", STORED, seen, ("a note",), Refused(wanted, fault))

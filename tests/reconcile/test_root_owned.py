@@ -16,7 +16,7 @@ from watcher import eventually, watch
 from world import Result, World, disks, owner, record_of, run, running
 
 from mountd.core.actions import Judgement
-from mountd.core.choice import shown_owner
+from mountd.core.choice import Choice, shown_owner
 from mountd.core.desired import Desired, DesiredMount, Unready, View
 from mountd.core.exposure import asked, judge
 from mountd.core.idmapping import Idmapping, swap
@@ -482,11 +482,16 @@ def meant(
     stored = volume.owner or Ids(owner, owner)
     seen = shown_owner(stored, through)
     return DesiredMount(
-        volume, source, volume.target, "folder", "ext4", 7, 1, stored, User(user, user), seen,
-        Ids(user, user), both(seen.uid, user), inherited=False,
-        flags=NOSUID if volume.nosuid else SUID, source_idmap=through,
-        superblock=views[0].device, root=views[0].root, views=views,
+        volume, source, volume.target, "folder", "ext4", 7, 1, User(user, user), seen,
+        Choice(both(seen.uid, user), "swap", stored, Ids(user, user), ()),
+        NOSUID if volume.nosuid else SUID, views, through,
     )  # fmt: skip
+
+
+def chosen(**keys: Any) -> DesiredMount:
+    """The same, where something else was chosen."""
+    mount = meant()
+    return mount._replace(choice=mount.choice._replace(**keys))
 
 
 def there(
@@ -550,8 +555,8 @@ BELOW = View(8, "/", is_read_only=False)
         (meant(views=(RO,)), False),
         (meant(views=(RO, BELOW)), True),
         (meant(views=(View(8, "/src", is_read_only=False),)), False),
-        (meant()._replace(inherited=True, idmap=None), False),
-        (meant()._replace(rule="extents"), False),
+        (chosen(idmap=None), False),
+        (chosen(rule="extents"), False),
     ],
 )
 def test_a_swap_with_root_is_refused_unless_nobody_can_write_or_the_manifest_vouches(

@@ -81,7 +81,7 @@ def _give_up(action: Action, error: OSError) -> list[Doubt]:
 
 def _unseen(staying: Sequence[Action]) -> Iterator[str]:
     mounts = [each.mount for each in staying if each.mount]
-    if missing_capabilities(["CAP_SYS_ADMIN"]) and any(_wants_idmap(each) for each in mounts):
+    if missing_capabilities(["CAP_SYS_ADMIN"]) and any(each.choice.idmap for each in mounts):
         yield (
             "whether the filesystems take the idmappings was not tried: that needs CAP_SYS_ADMIN; "
             + how_to_have("CAP_SYS_ADMIN")
@@ -91,10 +91,6 @@ def _unseen(staying: Sequence[Action]) -> Iterator[str]:
             "whether the users reach their targets was not looked at: only root may ask that; "
             + how_to_have("CAP_SETUID", "CAP_SETGID")
         )
-
-
-def _wants_idmap(mount: DesiredMount) -> bool:
-    return mount.idmap is not None and not mount.inherited
 
 
 class _Doubter:

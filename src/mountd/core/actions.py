@@ -1,7 +1,7 @@
 """The steps of a plan, and what became of them."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import Idmapping
@@ -9,14 +9,15 @@ from mountd.core.model import Fault, Refused, State
 from mountd.core.mounts import Managed
 
 Verb = Literal["mount", "replace", "adjust", "unmount", "keep"]
-DONE: dict[Verb, str] = {
+_DONE: dict[Verb | None, str] = {
     "mount": "mounted",
     "replace": "replaced",
     "adjust": "adjusted",
     "unmount": "unmounted",
 }
-"""The actions that change a mount, once they are done."""
 Field = Literal["mount", "source", "idmap", "flags"]
+Carried = tuple[tuple[str, Managed], ...]
+"""Our mounts right below a target, by where they are, which come along when it changes."""
 
 
 class Drift(NamedTuple):
@@ -28,37 +29,58 @@ class Drift(NamedTuple):
 
 
 class Action(NamedTuple):
-    """One step of a plan. `verb` None: nothing can be done for this volume now, as `fault` says.
-
-    `state` is the volume's before the pass, and `idmap` what its mount has now. `mount` is what is
-    wanted; `old` is the managed mount that the step replaces, adjusts, takes off, or keeps: then it
-    is as the record shall have it. `beneath` it lies ours too, where a replacement was interrupted:
-    then the step is to take `old` off, whoever is inside, and another plan tells what comes next.
-    `carried` are our mounts right below the target, by where they are, which come along. `after`:
-    what must be in place, or gone, before this volume can be looked at. `lazily`: it comes off
-    whoever is inside, for it lets somebody become root.
-    """
+    """One step of a plan, about a volume or about a mount that leaves."""
 
     volume: str
     source: str
     target: str
     required: bool
     verb: Verb | None
-    state: State
+    """None: nothing can be done now, as `fault` says."""
     idmap: Idmapping | None = None
+    """What its mount has now."""
     mount: DesiredMount | None = None
+    """What the volume means, where that is known and can be had."""
     old: Managed | None = None
+    """The managed mount that there is; to be adjusted or kept, it is as it shall be recorded."""
     beneath: Managed | None = None
-    carried: tuple[tuple[str, Managed], ...] = ()
+    """Another of ours right under `old`, as an interrupted replacement leaves it.
+
+    Then only `old` is taken off, whoever is inside, and the next plan decides what follows.
+    """
+    carried: Carried = ()
     after: tuple[str, ...] = ()
+    """What must be in place, or gone, before it is known what there is to do."""
     drift: tuple[Drift, ...] = ()
     notes: tuple[str, ...] = ()
     fault: Fault | None = None
+    """Why the volume is not as desired, whatever this step does."""
     lazily: bool = False
+    """It is taken off whoever is inside, because it lets somebody become root."""
+
+    @property
+    def state(self) -> State:
+        """The volume's, before this step."""
+        return self.fault.state if self.fault else "mounted" if self.old else "unmounted"
+
+    @property
+    def done(self) -> str | None:
+        """What is said of it once it is done; None where it changes no mount."""
+        return _DONE.get(self.verb)
+
+    @property
+    def builds(self) -> bool:
+        """Whether it puts a new mount at the target, now or later."""
+        return self.verb in ("mount", "replace")
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether it only takes the upper one of two of ours off."""
+        return self.beneath is not None and not self.lazily and not self.after
 
     @property
     def is_departure(self) -> bool:
-        """Whether a mount leaves from where no volume means one; a volume's own has a fault."""
+        """Whether a mount leaves a place that no volume means; a volume's own has a fault."""
         return self.verb == "unmount" and self.fault is None
 
     @property
@@ -74,6 +96,14 @@ class Action(NamedTuple):
         """Why the mount has, or will have, raw ids."""
         mount = self.mount or self.old
         return mount.refused if mount and not self.fault and self.verb != "unmount" else None
+
+    def with_note(self, note: str) -> Self:
+        """The action, with one more thing that a person should know."""
+        return self._replace(notes=(*self.notes, note))
+
+    def blocked(self, fault: Fault) -> Self:
+        """The action when nothing can be done now, and why."""
+        return self._replace(verb=None, mount=None, after=(), fault=fault)
 
 
 class FilesystemAction(NamedTuple):
@@ -99,9 +129,9 @@ class FilesystemAction(NamedTuple):
     """What must be in place before it, because its volumes wait for that."""
 
     @property
-    def is_change(self) -> bool:
-        """Whether a mount was changed, or in a dry run would be."""
-        return self.verb in DONE and self.fault is None
+    def done(self) -> str | None:
+        """What is said of it once it is done; None where no mount is changed."""
+        return _DONE.get(self.verb) if self.fault is None else None
 
     def __str__(self) -> str:
         return f"the {self.type} of {self.source}" if self.type else "a filesystem"
@@ -130,11 +160,17 @@ class Outcome(NamedTuple):
     state: State
     fault: Fault | None = None
 
+    @classmethod
+    def untouched(cls, action: Action) -> Self:
+        """Of one about which nothing is done: the volume is as it was."""
+        return cls(action, action.state, action.fault)
+
     @property
     def is_change(self) -> bool:
         """Whether a mount was changed, or in a dry run would be."""
         action, fault = self.action, self.fault
-        return action.verb in DONE and (fault is None or (action.lazily and fault == action.fault))
+        is_done = fault is None or (action.lazily and fault == action.fault)
+        return is_done and action.done is not None
 
     @property
     def is_failure(self) -> bool:
@@ -161,6 +197,6 @@ class Report(NamedTuple):
     @property
     def has_changes(self) -> bool:
         """Whether anything was changed, or in a dry run would be."""
-        if any(each.is_change for each in self.filesystems):
-            return True
-        return any(each.is_change for each in self.outcomes)
+        return any(each.done for each in self.filesystems) or any(
+            each.is_change for each in self.outcomes
+        )

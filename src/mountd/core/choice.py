@@ -3,9 +3,8 @@
 import stat
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
-from mountd.core.desired import DesiredMount, Rule
 from mountd.core.idmapping import (
     IDENTITY,
     OVERFLOW_ID,
@@ -24,6 +23,8 @@ from mountd.core.model import Fault, Ids, Refused, User, Volume
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 
+Rule = Literal["extents", "never", "no-user", "is-user", "may-read", "swap"]
+"""Why a mount has the idmapping that it has, or none of ours."""
 ROOT = 0
 LEFT_OUT = "ids that the extents leave out are seen as 65534 and can't be written"
 
@@ -56,8 +57,12 @@ class Choice(NamedTuple):
     """The owner that the mount must show."""
     notes: tuple[str, ...]
     """What a person should know of it."""
-    refused: Fault | None
+    refused: Refused | None = None
     """Why the mount can't have what it needs, though the manifest is right."""
+
+    def with_raw_ids(self, seen: Ids, fault: Fault) -> Self:
+        """What `fallback = "plain"` means, where the idmapping is refused."""
+        return self._replace(idmap=None, shown=seen, refused=Refused(self.idmap, fault))
 
 
 def choose(volume: Volume, root: Root, user: User | None, known: Idmapping) -> Choice:
@@ -69,7 +74,7 @@ def choose(volume: Volume, root: Root, user: User | None, known: Idmapping) -> C
     try:
         idmap = chosen_idmap(volume, root, user, known)
     except ValueError:  # inside a user namespace
-        refused = _unknown(volume.owner or root.seen, user, known)
+        refused = Refused(None, _unknown(volume.owner or root.seen, user, known))
     if idmap and (impossible := _why_impossible(idmap, known)):
         raise VolumeError(impossible)
     owner = volume.owner or root.stored
@@ -194,13 +199,3 @@ def shown_owner(stored: Ids, idmap: Idmapping | None) -> Ids:
 def stored_owner(seen: Ids, idmap: Idmapping | None) -> Ids:
     """Whose a root is as stored that a mount with this idmapping shows as `seen`'s."""
     return shown_owner(seen, Idmapping(inverse(idmap.uids), inverse(idmap.gids)) if idmap else None)
-
-
-def with_raw_ids(mount: DesiredMount, wanted: Idmapping | None, fault: Fault) -> DesiredMount:
-    """The mount that `fallback = "plain"` means, where the idmapping `wanted` is refused."""
-    return mount._replace(
-        idmap=mount.source_idmap,
-        inherited=True,
-        shown=mount.seen,
-        refused=Refused(wanted, fault),
-    )

@@ -1,12 +1,11 @@
 """What a volume means on this machine now: a mount, or why there can be none yet."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Self
 
+from mountd.core.choice import Choice
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Flags, Ids, Kind, Refused, User, Volume
-
-Rule = Literal["extents", "never", "no-user", "is-user", "may-read", "swap"]
-"""Why a mount has the idmapping that it has, or none of ours."""
 
 
 class View(NamedTuple):
@@ -29,18 +28,14 @@ class DesiredMount(NamedTuple):
     device: int
     inode: int
     """Of the source's root."""
-    owner: Ids
-    """Who owns it as stored."""
     user: User | None
     seen: Ids
     """The owner that the source's own mount shows."""
-    shown: Ids
-    """The owner that the new mount must show."""
-    idmap: Idmapping | None
-    """What the new mount must have."""
-    inherited: bool
-    """Whether `idmap` is the source's own and none of ours."""
+    choice: Choice
+    """Its idmapping, with all that follows from it."""
     flags: Flags
+    views: tuple[View, ...]
+    """What the new mount shows, and then each that comes with it from below the source."""
     source_idmap: Idmapping | None = None
     """What the source's own mount has."""
     through_idmap: Idmapping | None = None
@@ -49,31 +44,42 @@ class DesiredMount(NamedTuple):
     """The id of our own mount, if the source was reached through it."""
     filesystem: str = ""
     """The name of the raw mount that it is a clone of, for a volume with a `type`."""
-    superblock: int = 0
-    root: str = ""
-    """Of the new mount, as mountinfo will have them."""
-    submounts: tuple[str, ...] = ()
-    """The paths of the mounts below a recursive volume's source, from there."""
-    submount_flags: tuple[Flags, ...] = ()
-    """What the clone of each must have."""
+    submounts: Mapping[str, Flags] = {}
+    """The flags of the mounts that come from below a recursive source, by the path from there."""
+    automounts: tuple[str, ...] = ()
+    """Those of these paths at which an automount is, which takes no idmapping."""
     makes: tuple[str, ...] = ()
     """What has to be made: the target, after the folders above it that are missing."""
-    automounts: tuple[str, ...] = ()
-    """Those of them at which an automount is, which takes no idmapping."""
-    refused: Refused | None = None
     notes: tuple[str, ...] = ()
-    rule: Rule = "swap"
-    views: tuple[View, ...] = ()
-    """What the new mount shows, and each that comes with it from below the source."""
+    """What a person should know besides what the choice says."""
     shared: str = ""
-    """A note on accounts that could become each other through it."""
+    """The one of these notes that is about accounts which could become each other through it."""
     reads: tuple[str, ...] = ()
     """Paths that it depends on besides its source, as far as they lead, without links."""
+
+    @property
+    def idmap(self) -> Idmapping | None:
+        """What the new mount must have: ours, or else what the source's own mount has."""
+        return self.choice.idmap or self.source_idmap
+
+    @property
+    def owner(self) -> Ids:
+        """Who owns the source as stored."""
+        return self.choice.owner
+
+    @property
+    def refused(self) -> Refused | None:
+        """Why it has raw ids."""
+        return self.choice.refused
 
     @property
     def is_in_place(self) -> bool:
         """Whether it is mounted on its own source."""
         return self.volume.type is None and self.source == self.target
+
+    def with_raw_ids(self, fault: Fault) -> Self:
+        """The mount that `fallback = "plain"` means, where its idmapping is refused."""
+        return self._replace(choice=self.choice.with_raw_ids(self.seen, fault))
 
 
 class Unready(NamedTuple):
@@ -89,8 +95,8 @@ class Unready(NamedTuple):
 class Later(NamedTuple):
     """A volume that can't be looked at yet.
 
-    Its filesystem has to be mounted first, which only a dry run meets; or, in place, our own mount
-    `over` its source has to go, which hides it.
+    Its filesystem has to be mounted first, which only a dry run meets; or our own mount `over` an
+    in-place source hides it, and has to go.
     """
 
     volume: Volume

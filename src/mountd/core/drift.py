@@ -28,8 +28,8 @@ def differences(
         idmap = mount.idmap if tells_idmaps else known.idmap if known else None
         if idmap != wanted.idmap:
             found.append(Drift("idmap", in_words(wanted.idmap), in_words(idmap)))
-    elif top.owner != wanted.shown:
-        found.append(Drift("idmap", f"owner seen as {wanted.shown}", f"as {top.owner}"))
+    elif top.owner != wanted.choice.shown:
+        found.append(Drift("idmap", f"owner seen as {wanted.choice.shown}", f"as {top.owner}"))
     if mount.flags != wanted.flags:
         found.append(Drift("flags", str(wanted.flags), str(mount.flags)))
     return tuple(found)
@@ -50,13 +50,11 @@ def submount_differences(
         missing = [f"{inside}{path}" for path in wanted.submounts if inside + path not in points]
         for point in missing[:gone] or ["a submount"]:
             yield Drift("mount", point, "nothing")
-    flags = dict(zip(wanted.submounts, wanted.submount_flags, strict=True))
-    for path in wanted.automounts:  # it may be asleep, so that its own flags are those that show
-        flags.pop(path, None)
     for each in there:
         path = each.point.removeprefix(inside)
-        if each.flags != flags.get(path, each.flags):
-            yield Drift("flags", f"{path}: {flags[path]}", f"{path}: {each.flags}")
+        flags = wanted.submounts.get(path, each.flags)
+        if each.flags != flags and path not in wanted.automounts:  # asleep, it shows its own flags
+            yield Drift("flags", f"{path}: {flags}", f"{path}: {each.flags}")
 
 
 def record_entry(
@@ -74,6 +72,6 @@ def record_entry(
         mount.filesystem,
         submounts,
         mount.refused,
-        mount.superblock,
-        mount.root,
+        mount.views[0].device,
+        mount.views[0].root,
     )

@@ -125,7 +125,7 @@ def _stakes(claimed: Mapping[str, Desired]) -> dict[str, _Stake]:
     for name, mount in claimed.items():
         if not isinstance(mount, DesiredMount):
             continue
-        if mount.inherited:
+        if mount.choice.idmap is None:
             if mount.source_idmap and _swaps_root(mount.source_idmap) and _is_writable(mount):
                 inherited.append(mount)
         elif stake := _stake(mount):
@@ -146,7 +146,7 @@ def _stake(mount: DesiredMount) -> _Stake | None:
 
 
 def _swap(mount: DesiredMount) -> _Stake | None:
-    if mount.inherited or mount.rule != "swap" or mount.user is None:
+    if mount.choice.idmap is None or mount.choice.rule != "swap" or mount.user is None:
         return None
     owner, user = (mount.volume.owner or mount.seen).uid, mount.user.uid
     if owner == user:

@@ -2,15 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mountd.core.actions import Action
+from mountd.core.actions import Action, Carried
 from mountd.core.desired import Desired, DesiredMount, Later
 from mountd.core.mounts import Managed, Observed, is_same, parents_of
-from mountd.core.order import (
-    BUILDS,
-    absence,
-    after_stacks,
-    stacks_of,
-)
+from mountd.core.order import absence, after_stacks, stacks_of
 from mountd.core.scene import Scene, claims_of, scene_of
 from mountd.core.targets import Places
 
@@ -18,8 +13,8 @@ from mountd.core.targets import Places
 def departures(record: Iterable[Managed], observed: Observed, chosen: set[int]) -> list[Action]:
     """The actions that take the chosen of the recorded mounts off, the deepest first.
 
-    Where two of ours lie on one another, at such a place or below it, the upper one goes first;
-    what has an `after` takes another plan.
+    Where two of our mounts lie on one another, there or below, the upper one goes first; actions
+    with an `after` have to be planned again.
     """
     alive, _ = parted(record, observed)
     hidden = scene_of((), observed, alive, (), set(), "").hidden
@@ -38,10 +33,10 @@ def departures(record: Iterable[Managed], observed: Observed, chosen: set[int]) 
 def first_and_last(
     actions: list[Action], leaving: list[Managed], scene: Scene
 ) -> tuple[list[Action], list[Action]]:
-    """Those before the volumes' actions, and those behind them."""
+    """The departures to carry out before the volumes' actions, and those after them."""
     reused = {each.old.id for each in actions if each.verb and each.old and not each.after}
     reused |= {each.beneath.id for each in actions if each.lazily and each.beneath}
-    covered = {action.target for action in actions if action.verb in BUILDS}
+    covered = {action.target for action in actions if action.builds}
     waiting = {action.volume for action in actions if action.after}
     awaited = {after for action in actions for after in action.after}
     urgent = {point for point in scene.leaving if absence(point) in awaited}
@@ -60,10 +55,12 @@ def first_and_last(
         elif point in urgent or next(disturbed.above(point), None) is not None:
             first.append(action)
         else:
-            if managed.volume in waiting and not action.beneath:  # first it gets its new place
+            if (
+                managed.volume in waiting and not action.beneath
+            ):  # its volume is mounted elsewhere first
                 held.setdefault(managed.id, []).append(managed.volume)
             after = tuple(dict.fromkeys(held.get(managed.id, ())))
-            if after:  # and what it lies on can't leave before either
+            if after:  # and the mounts that it lies on have to wait as well
                 for parent in parents_of(managed.id, scene.observed.mounts):
                     held.setdefault(parent.id, []).extend(after)
             last.append(action._replace(after=after))
@@ -73,23 +70,18 @@ def first_and_last(
 INTERRUPTED = "a replacement was interrupted: what is on top is the old mount"
 
 
-def gap_of(carried: tuple[tuple[str, Managed], ...]) -> str:
-    """A note that these of ours are away for a moment."""
+def gap_of(carried: Carried) -> str:
+    """A note that these mounts are away for a moment."""
     points = ", ".join(point for point, _ in carried[:3]) + ", …" * (len(carried) > 3)
     return f"gap: {points} is away for a moment"
-
-
-def with_note(action: Action, note: str) -> Action:
-    """The action, with one more thing to know of it."""
-    return action._replace(notes=(*action.notes, note))
 
 
 def leaving_of(
     desired: Sequence[Desired], alive: list[Managed], observed: Observed, manifest: str
 ) -> Iterator[Managed]:
-    """What came from this manifest and isn't in it any more, or isn't where it should be.
+    """The mounts of this manifest that no volume means any more, or that are in a wrong place.
 
-    A volume that means no mount now keeps the one it has; of two on one another, the lower one.
+    A volume whose mount isn't known now keeps the one it has, and of two stacked ones the lower.
     """
     targets = claims_of(desired)
     unready = {each.volume.name for each in desired if not isinstance(each, DesiredMount)}
@@ -110,17 +102,17 @@ def leaving_of(
 
 
 def departure(managed: Managed, scene: Scene) -> Action:
-    """What left the manifest counts as required."""
+    """The action that takes a mount off. What left the manifest counts as required."""
     mount, lower = scene.observed.mounts[managed.id], scene.beneath(managed)
     action = Action(
-        managed.volume, managed.source, mount.point, True, "unmount", "mounted", mount.idmap,
+        managed.volume, managed.source, mount.point, True, "unmount", mount.idmap,
         old=managed, beneath=lower, lazily=managed.id in scene.judgement.exposed,
     )  # fmt: skip
     if managed.id in scene.hidden:
         return action._replace(after=(absence(mount.point),))
     if lower:
         carried = scene.carried_off(mount.point, managed, lower)
-        return with_note(action._replace(carried=carried), INTERRUPTED)
+        return action._replace(carried=carried).with_note(INTERRUPTED)
     carried = (*scene.carried(mount.point, managed.id), *scene.shown_on(managed))
     return action._replace(carried=carried, notes=(gap_of(carried),) if carried else ())
 
@@ -148,6 +140,6 @@ def parted(record: Iterable[Managed], observed: Observed) -> tuple[list[Managed]
 
 
 def _deepest(alive: Sequence[Managed], observed: Observed) -> list[Managed]:
-    """By target, those below another before it, and of two that are stacked the upper before."""
+    """Sorted so that deeper targets come first, and of two stacked mounts the upper one."""
     parents = {observed.mounts[managed.id].parent for managed in alive}
     return sorted(alive, key=lambda it: (-it.target.count("/"), it.target, it.id in parents, it.id))

@@ -13,12 +13,9 @@ from mountd.core.scene import Scene
 from mountd.core.targets import is_within
 from mountd.core.words import faults
 
-BUILDS = ("mount", "replace")
-"""The actions that put a new mount somewhere."""
-
 
 class Progress(NamedTuple):
-    """What earlier rounds of a pass came to: volumes that are done, and mounts that can't go."""
+    """What earlier rounds of a pass did: volumes that are done, and mounts that could not go."""
 
     done: Mapping[str, Fault | None] = {}
     stuck: Mapping[int, Fault] = {}
@@ -33,7 +30,7 @@ class Progress(NamedTuple):
 def in_order(
     actions: list[Action], desired: Sequence[Desired], scene: Scene, progress: Progress
 ) -> list[Action]:
-    """The actions; those marked `after` have to wait for another's, or for what leaves."""
+    """The actions, each marked with the volumes and departures that it has to wait for."""
     places = {
         each.volume.name: (sources_of(each), each.target)
         for each in desired
@@ -41,7 +38,7 @@ def in_order(
     }
     needed = {name: each for name, each in needs(places, scene.shown).items() if each}
     found = {each.volume: each for each in actions}
-    at_once = {each.volume for each in actions if each.lazily or makes_room(each)}
+    at_once = {each.volume for each in actions if each.lazily or each.makes_room}
     if scene.leaving:
         for name, (sources, target) in places.items():
             if name not in progress.done and name not in at_once:
@@ -62,24 +59,19 @@ def in_order(
     return [after_stacks(found[each.volume], stacks) for each in actions]
 
 
-def makes_room(action: Action) -> bool:
-    """Whether it takes the upper one of two of ours off, as the interrupted replacement would."""
-    return action.beneath is not None and not action.lazily and not action.after
-
-
 def stacks_of(actions: Iterable[Action], scene: Scene) -> dict[str, str]:
-    """Where two of ours become one in this round, and what to call what is awaited there."""
+    """Where the upper one of two of ours goes in this round, and the words for waiting on that."""
     found = {scene.point(upper): upper for upper in scene.hidden.values()}
     stacks = {point: absence(point) for point, upper in found.items() if upper.id in scene.going}
-    return stacks | {each.target: each.volume for each in actions if makes_room(each)}
+    return stacks | {each.target: each.volume for each in actions if each.makes_room}
 
 
 def after_stacks(action: Action, stacks: Mapping[str, str]) -> Action:
-    """The action, which has to wait where two of ours lie on one another below it.
+    """Put the action off if two of our mounts lie on one another below its target.
 
-    They would have to come along, or be covered, and only the upper one can be reached.
+    Both would have to come along, or be covered, but only the upper one can be reached.
     """
-    if action.verb in (None, "keep", "adjust") or action.lazily:
+    if action.lazily or not (action.builds or action.is_departure):
         return action
     below = [name for point, name in stacks.items() if point.startswith(f"{action.target}/")]
     if not below:
@@ -90,7 +82,7 @@ def after_stacks(action: Action, stacks: Mapping[str, str]) -> Action:
 
 
 def sources_of(desired: Desired) -> Paths:
-    """What a volume is made of: paths as the manifest has them, and without links where known."""
+    """The paths a volume is made of, as the manifest has them and, where known, without links."""
     volume = desired.volume
     found = (*account_files(volume.accounts, volume.user), *desired.reads)
     if volume.type:
@@ -100,21 +92,17 @@ def sources_of(desired: Desired) -> Paths:
 
 
 def halted(action: Action, fault: Fault, scene: Scene) -> Action:
-    """The action of a volume for which nothing can be done now, but to close what it leaves open.
-
-    What lets somebody become root doesn't stay, whatever else is in the volume's way.
-    """
-    action = action._replace(verb=None, mount=None, after=(), fault=fault)
+    """Block the action; but a mount that lets somebody become root is taken off all the same."""
+    action = action.blocked(fault)
     is_first = scene.claims[action.target] == action.volume
     if not (is_first and (exposed := scene.exposed_at(action.target))):
-        return action._replace(state=fault.state)
+        return action
     old, *below = exposed
-    carried = scene.carried(action.target, old.id)
-    fault = scene.judgement.exposed[old.id]
     return action._replace(
-        verb="unmount", state=fault.state, old=old, beneath=next(iter(below), None),
-        carried=carried, notes=("what is mounted there comes off, also if someone is inside",),
-        fault=fault, lazily=True,
+        verb="unmount", old=old, beneath=next(iter(below), None),
+        carried=scene.carried(action.target, old.id),
+        notes=("what is mounted there comes off, also if someone is inside",),
+        fault=scene.judgement.exposed[old.id], lazily=True,
     )  # fmt: skip
 
 
@@ -130,17 +118,17 @@ def _after_others(
     for name, other in others.items():
         fault = other.fault or progress.done.get(name)
         is_gone = other.lazily or not scene.shows_ours(other.target)
-        if fault and is_gone:  # else what it has is good enough
+        if fault and is_gone:  # else the mount that it has is good enough
             return halted(action, faults.waits_for(name, fault), scene)
         if name in progress.done:
             continue
         shown = scene.shown.get(other.target, ())
         is_source = any(is_within(each, at) for at in (other.target, *shown) for each in sources)
         is_on_copy = any(is_within(action.target, at) for at in shown)  # so it won't come along
-        if other.verb in BUILDS or other.after:
+        if other.builds or other.after:
             is_made_anew = is_on_copy or other.beneath is not None
             must_wait = is_source or action.verb != "keep" or is_made_anew
-        else:  # what is made of it has its flags, and what is made in it needs them
+        else:  # a clone of it inherits its flags, and a target in it can need them
             is_unmade = action.fault is not None and action.fault.code == "read-only-filesystem"
             needs_flags = is_source or action.verb == "mount" or is_unmade
             must_wait = other.verb == "adjust" and needs_flags
@@ -152,7 +140,7 @@ def _after_others(
 
 
 def _after_departures(action: Action, sources: Paths, target: str, scene: Scene) -> Action:
-    """The action, where mounts that leave have to be gone before it."""
+    """Put the action off until the mounts are gone that leave from above its paths."""
     leaving = scene.leaving_places
     above = [*leaving.above(target)] if action.verb != "keep" else []
     for source in sources:
@@ -162,7 +150,7 @@ def _after_departures(action: Action, sources: Paths, target: str, scene: Scene)
 
 
 def absence(point: str) -> str:
-    """What is awaited where a mount leaves."""
+    """The words for waiting until a mount is gone."""
     return f"{point} is taken off"
 
 
@@ -178,7 +166,6 @@ def put_off(action: Action, after: list[str]) -> Action:
     verb: Verb = "keep" if action.old else "mount"
     return action._replace(
         verb="replace" if action.verb == "replace" else verb,
-        state="mounted" if action.old else "unmounted",
         mount=None,
         after=tuple(after),
         drift=() if action.mount else action.drift,
@@ -188,25 +175,24 @@ def put_off(action: Action, after: list[str]) -> Action:
 
 
 def see_progress(actions: list[Action]) -> list[Action]:
-    """The actions, of which at least one can be carried out now: else none ever could."""
+    """The actions; if each of them waits, none could ever begin, so all are blocked."""
     if any(not each.after for each in actions):
         return actions
     return [never(each) for each in actions]
 
 
 def never(action: Action) -> Action:
-    """The action, whose turn doesn't come in this pass."""
-    fault = faults.never_ready(action.after)
-    return action._replace(verb=None, state=fault.state, after=(), fault=fault)
+    """The action, blocked because its turn doesn't come in this pass."""
+    return action.blocked(faults.never_ready(action.after))
 
 
 def is_half_done(outcome: Outcome) -> bool:
-    """Whether it only made room: another plan has to tell what this volume means now."""
-    return outcome.action.verb == "replace" and makes_room(outcome.action) and not outcome.fault
+    """Whether it only made room: the next plan decides what to do for this volume."""
+    return outcome.action.verb == "replace" and outcome.action.makes_room and not outcome.fault
 
 
 def as_one(begun: Outcome | None, outcome: Outcome) -> Outcome:
-    """What became of a volume in two rounds, of which the second may have had nothing to do."""
+    """One outcome for a volume that took two rounds, if the second had nothing left to do."""
     if not begun or outcome.action.verb != "keep":
         return outcome
     notes = (*outcome.action.notes, *begun.action.notes)
@@ -214,7 +200,7 @@ def as_one(begun: Outcome | None, outcome: Outcome) -> Outcome:
 
 
 def is_told(outcome: Outcome, others: Iterable[Outcome]) -> bool:
-    """Whether one of the others is of the same place, and has the same fault."""
+    """Whether another outcome reports the same fault of the same volume and target."""
     place = outcome.action.volume, outcome.action.target
     return outcome.fault is not None and any(
         (each.action.volume, each.action.target, each.fault) == (*place, outcome.fault)
@@ -223,7 +209,7 @@ def is_told(outcome: Outcome, others: Iterable[Outcome]) -> bool:
 
 
 def unseen(actions: Iterable[Action]) -> list[str]:
-    """Targets of which a plan can't tell yet whether what is mounted there is the volume's own."""
+    """Targets where it isn't known yet whether the mount there is the volume's own."""
     return [
         each.target
         for each in actions
@@ -233,8 +219,5 @@ def unseen(actions: Iterable[Action]) -> list[str]:
 
 
 def adopts(actions: Iterable[Action], known: Container[int]) -> bool:
-    """Whether a plan takes mounts for ours that are not `known` by the record."""
-    return any(
-        each.verb in ("keep", "adjust", "replace") and each.old and each.old.id not in known
-        for each in actions
-    )
+    """Whether a plan treats mounts as ours that are not `known` by the record."""
+    return any(each.verb and each.old and each.old.id not in known for each in actions)

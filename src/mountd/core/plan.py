@@ -16,17 +16,10 @@ from mountd.core.leaving import (
     leaving_of,
     parted,
     stuck_and_beneath,
-    with_note,
 )
-from mountd.core.model import Fault, State
+from mountd.core.model import Fault
 from mountd.core.mounts import Managed, Observed, ObservedMount, Top
-from mountd.core.order import (
-    Progress,
-    absence,
-    halted,
-    in_order,
-    put_off,
-)
+from mountd.core.order import Progress, absence, halted, in_order, put_off
 from mountd.core.scene import Scene, near, scene_of, submounts_of
 from mountd.core.words import mount_faults
 
@@ -43,8 +36,8 @@ def plan(
     """The actions that make `observed` what is desired: volumes in their order, then what leaves.
 
     Only mounts that the record names for `manifest` are ever taken off. A mount that leaves from
-    below or above a target that gets a new mount goes first. What has an `after` can't be carried
-    out now: once the other actions have been, another plan tells.
+    below or above a target that gets a new mount goes first. Actions with
+    an `after` aren't carried out in this round; the next round plans them again.
     """
     record = [*record]
     actions = _plan(desired, observed, record, manifest, progress, waits=True)
@@ -62,7 +55,7 @@ def _plan(
     *,
     waits: bool,
 ) -> list[Action]:
-    """The plan; whether swaps that may be made once something else is gone wait for that."""
+    """The plan; `waits`: swaps that will be safe once another mount is gone wait for that."""
     everywhere = record, observed
     if progress.is_part:
         observed, record = near(desired, observed, record)
@@ -132,17 +125,17 @@ def _action(desired: Desired, scene: Scene) -> Action:
     if top is None or _is_own_source(desired, top, scene):
         return _mount_action(desired, scene)
     mount = scene.observed.mounts.get(top.id)
-    if mount is None:  # it came between two looks: the next pass sees it whole
+    if mount is None:  # it came between two reads of the table; the next pass has all of it
         return _stopped(desired, scene, mount_faults.just_mounted(target))
     return _action_on_mount(desired, top, mount, scene)
 
 
 def _put_off(desired: Unready | Later, scene: Scene) -> Action:
-    """For a volume whose source can't be seen before something else is mounted, or is gone."""
+    """The action of a volume whose source can't be read until another mount is there, or gone."""
     is_hidden = isinstance(desired, Later) and desired.over
     what = absence(desired.target) if is_hidden else mounting(desired.volume.type or "")
     action = _stopped(desired, scene, None)
-    if not is_hidden and action.old:  # a clone of what has yet to be mounted is another mount
+    if not is_hidden and action.old:  # the filesystem is mounted anew, so its clone is too
         action = action._replace(verb="replace")
     action = put_off(action, [what])
     if not is_hidden:
@@ -165,24 +158,21 @@ def _upper_of_two(target: str, top: Top, scene: Scene) -> Managed | None:
 
 
 def _unstacked(desired: Desired, upper: Managed, scene: Scene) -> Action:
-    """The rest of an interrupted replacement goes first, whatever the volume means now."""
+    """Finish an interrupted replacement first, whatever the volume means now."""
     lower, mount = scene.beneath(upper), scene.observed.mounts[upper.id]
     if strangers := strangers_on(desired.target, upper.id, scene):
         fault = mount_faults.mount_below(strangers, scene.forest, scene.known)
         return _stopped(desired, scene, fault)
-    why = desired.fault if isinstance(desired, Unready) else None
-    action = _stopped(desired, scene, None)._replace(
+    return _stopped(desired, scene, None)._replace(
         verb="replace",
-        state=why.state if why else "mounted",
-        fault=why,
+        fault=desired.fault if isinstance(desired, Unready) else None,
         mount=desired if isinstance(desired, DesiredMount) else None,
         old=upper,
         idmap=mount.idmap if scene.observed.tells_idmaps else upper.idmap,
         beneath=lower,
         carried=scene.carried_off(desired.target, upper, lower) if lower else (),
-        notes=(),
+        notes=(INTERRUPTED,),
     )
-    return with_note(action, INTERRUPTED)
 
 
 def _is_own_source(desired: DesiredMount, top: Top, scene: Scene) -> bool:
@@ -193,7 +183,7 @@ def _is_own_source(desired: DesiredMount, top: Top, scene: Scene) -> bool:
 
 
 def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scene: Scene) -> Action:
-    """For a volume at whose target something is mounted."""
+    """The action of a volume at whose target something is mounted."""
     target, observed = desired.target, scene.observed
     mine = {each.id: each for each in scene.mine(target)}
     stray = scene.leaving.get(target)
@@ -203,24 +193,22 @@ def _action_on_mount(desired: DesiredMount, top: Top, mount: ObservedMount, scen
         drift += (*submount_differences(desired, old, observed.mounts),)
     if fault := intrusion(desired, top, mount, scene, is_equal=not drift, is_known=bool(old)):
         return _stopped(desired, scene, fault)
-    fields = {each.field for each in drift}
-    verb: Verb = "adjust" if fields else "keep"
-    if fields & {"source", "idmap", "mount"} or (fields and desired.submounts):
-        verb = "replace"  # flags too, where each submount has some as its own source has
-    if verb != "replace":  # in the record from now on, and under its present name
-        submounts = old.submounts if old else submounts_of(desired, top.id, observed)
-        old = record_entry(desired, top.id, scene.manifest, submounts)
-    elif fault := obstacle(desired, scene, top.id):
-        return _stopped(desired, scene, fault)._replace(drift=drift)
     has = mount.idmap if observed.tells_idmaps or not old else old.idmap
-    action = _planned(desired, verb, "mounted", has, old, drift)
-    if verb == "replace":
-        assert old
-        action = action._replace(carried=scene.carried(target, old.id))
-        if change := action.owner_change:
-            action = with_note(action, change)
-        if not observed.can_go_beneath or needs_gap_in_place(desired, observed):
-            action = with_note(action, f"gap: for a moment {target} shows what lies under it")
+    fields = {each.field for each in drift}
+    # each submount's flags follow from those of its own source: one mount_setattr can't set them
+    is_replaced = fields & {"source", "idmap", "mount"} or (fields and desired.submounts)
+    if not is_replaced:
+        submounts = old.submounts if old else submounts_of(desired, top.id, observed)
+        entry = record_entry(desired, top.id, scene.manifest, submounts)  # under its present name
+        return _planned(desired, "adjust" if fields else "keep", has, entry, drift)
+    if fault := obstacle(desired, scene, top.id):
+        return _stopped(desired, scene, fault)._replace(drift=drift)
+    carried = scene.carried(target, top.id)
+    action = _planned(desired, "replace", has, old, drift)._replace(carried=carried)
+    if change := action.owner_change:
+        action = action.with_note(change)
+    if not observed.can_go_beneath or needs_gap_in_place(desired, observed):
+        action = action.with_note(f"gap: for a moment {target} shows what lies under it")
     return action
 
 
@@ -243,29 +231,28 @@ def _mount_action(desired: DesiredMount, scene: Scene) -> Action:
         drift = (Drift("mount", target, points[0] if points else "nothing"),)
     if fault := obstacle(desired, scene, None):
         return _stopped(desired, scene, fault)._replace(drift=drift)
-    action = _planned(desired, "mount", "unmounted", None, None, drift)
+    action = _planned(desired, "mount", None, None, drift)
     carried = scene.carried(target)
     for path in scene.shown.get(target, ()):
         carried += scene.carried(path)  # else its copy there would hide them
     if carried:
         if desired.is_in_place and desired.volume.recursive:
             return _stopped(desired, scene, mount_faults.volume_below_recursive(carried[0][0]))
-        action = with_note(action._replace(carried=carried), gap_of(carried))
+        action = action._replace(carried=carried).with_note(gap_of(carried))
     return action
 
 
 def _planned(
     mount: DesiredMount,
     verb: Verb,
-    state: State,
     has: Idmapping | None,
     old: Managed | None,
     drift: tuple[Drift, ...],
 ) -> Action:
     volume = mount.volume
     return Action(
-        volume.name, mount.source, mount.target, volume.required, verb, state, has, mount, old,
-        drift=drift, notes=mount.notes,
+        volume.name, mount.source, mount.target, volume.required, verb, has, mount, old,
+        drift=drift, notes=(*mount.choice.notes, *mount.notes),
     )  # fmt: skip
 
 
@@ -274,7 +261,7 @@ def _stopped(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
     old = next(iter(scene.mine(desired.target)), None)
     mount = scene.observed.mounts[old.id] if old else None
     action = Action(
-        volume.name, volume.source, desired.target, volume.required, None, "unmounted",
+        volume.name, volume.source, desired.target, volume.required, None,
         mount.idmap if mount else None, old=old,
         notes=("what is mounted there stays",) if old else (),
     )  # fmt: skip
@@ -282,7 +269,7 @@ def _stopped(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
 
 
 def _done(desired: Desired, scene: Scene, fault: Fault | None) -> Action:
-    """Nothing more, unless what was mounted in an earlier round is exposed by a later one's."""
+    """Nothing more is done, unless a later round's mounts expose what an earlier one mounted."""
     action = _stopped(desired, scene, None)
     exposed = scene.exposed_at(desired.target)
     is_exposed = fault is None and scene.claims[desired.target] == desired.volume.name

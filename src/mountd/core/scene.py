@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from mountd.core.actions import NO_JUDGEMENT, Judgement
+from mountd.core.actions import NO_JUDGEMENT, Carried, Judgement
 from mountd.core.desired import Desired, DesiredMount
 from mountd.core.model import Fault
 from mountd.core.mounts import (
@@ -91,7 +91,7 @@ class Scene(NamedTuple):
         under = self.observed.mounts[managed.id].parent
         return self.by_id[under] if self.hidden.get(under) == managed else None
 
-    def carried(self, path: str, under: int | None = None) -> tuple[tuple[str, Managed], ...]:
+    def carried(self, path: str, under: int | None = None) -> Carried:
         """Our topmost mounts below a path; deeper ones come with them.
 
         If `under` is given, only those that lie on that mount.
@@ -104,7 +104,7 @@ class Scene(NamedTuple):
                 found.setdefault(point, managed)
         return tuple(found.items())
 
-    def shown_on(self, managed: Managed) -> tuple[tuple[str, Managed], ...]:
+    def shown_on(self, managed: Managed) -> Carried:
         """Our mounts whose copies lie on a mount of ours, which couldn't go alone."""
         copies = self.copies.items()
         found = {each.id: each for copy, each in copies if self.is_under(copy, managed.id)}
@@ -112,9 +112,7 @@ class Scene(NamedTuple):
         places = Places(points)
         return tuple(each for each in points.items() if next(places.above(each[0]), None) is None)
 
-    def carried_off(
-        self, point: str, upper: Managed, lower: Managed
-    ) -> tuple[tuple[str, Managed], ...]:
+    def carried_off(self, point: str, upper: Managed, lower: Managed) -> Carried:
         """Our mounts on the upper of two that haven't been put on the lower one yet."""
         there = {
             place

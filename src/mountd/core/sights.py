@@ -153,7 +153,7 @@ def _foreseen(
         above = (it for it in (source, *folders_above(source)) if it != each.target)
         point = None if each.volume.type else next((it for it in above if it in by_target), None)
         if point is None:
-            piece = (each.superblock, each.root) if isinstance(each, DesiredMount) else None
+            piece = each.views[0][:2] if isinstance(each, DesiredMount) else None
             known[each.volume.name] = piece
             break
         way[each.volume.name] = source.removeprefix(point)

@@ -70,7 +70,7 @@ def _outcome_of(name: str, result: Report, settings: Settings) -> Outcome:
     if not found:
         known = {each.action.volume for each in result.outcomes}
         raise unknown_volumes({name}, known, settings)
-    return min(found, key=lambda it: it.action.verb == "unmount")
+    return min(found, key=lambda it: it.action.is_departure)
 
 
 class _Explainer:

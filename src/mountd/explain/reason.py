@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from mountd.core.actions import Action
-from mountd.core.choice import ROOT
-from mountd.core.desired import DesiredMount, Rule
+from mountd.core.choice import ROOT, Rule
+from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Refused, Volume
 from mountd.core.words.commands import mountd
@@ -54,16 +54,17 @@ class Lines:
 
 def reason_for(mount: DesiredMount, lines: Lines) -> Reason:
     """Why the mount shall have the idmapping that it shall."""
-    keys, message = _RULES[mount.rule]
+    rule = mount.choice.rule
+    keys, message = _RULES[rule]
     owner, user = mount.volume.owner or mount.seen, mount.user
     seen = "" if user is None else f"{user.uid}" + ("" if user.gid is None else f":{user.gid}")
-    if mount.rule == "swap" and mount.source_idmap and not mount.volume.owner:
+    if rule == "swap" and mount.source_idmap and not mount.volume.owner:
         message += ", on top of the idmapping that the source's own mount has"
     message = message.format(owner=owner, user=seen, name=mount.volume.user)
     found = lines.of(*keys) or lines.of_table()
     if mount.refused:
-        return Reason(mount.rule, _raw(message, mount.refused), (*found, *lines.of("fallback")))
-    return Reason(mount.rule, message, found)
+        return Reason(rule, _raw(message, mount.refused), (*found, *lines.of("fallback")))
+    return Reason(rule, message, found)
 
 
 _RULES: dict[Rule, tuple[tuple[str, ...], str]] = {
@@ -112,8 +113,8 @@ def _remedy(action: Action) -> str | None:
         return f"{mountd('reconcile')} gives the mount the idmapping that the manifest means"
     if mount and mount.refused:
         return mount.refused.fault.hint
-    if mount and mount.rule in ("no-user", "never"):
-        also = ", without `idmap`" if mount.rule == "never" else ""
+    if mount and mount.choice.rule in ("no-user", "never"):
+        also = ", without `idmap`" if mount.choice.rule == "never" else ""
         if mount.owner.uid == ROOT:  # whose swap with another is refused, unless `owner` is said
             trusted = f'`owner = "{mount.owner}"`'
             also = f" and, where you trust that one with root's files, {trusted}{also}"

@@ -77,9 +77,9 @@ def build(source: Fd, wanted: DesiredMount, userns: Fd | None) -> Tree:
             raise
         found = statx(tree, flags=AT_STATX_DONT_SYNC)
         register(tree, found, wanted.fs_type)
-        if (found.uid, found.gid) != wanted.shown:
+        if (found.uid, found.gid) != wanted.choice.shown:
             shown = Ids(found.uid, found.gid)
-            raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))
+            raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.choice.shown, shown))
         submounts = tuple(_submounts(tree, wanted.submounts))
     except BaseException:
         tree.close()

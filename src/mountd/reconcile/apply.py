@@ -66,7 +66,7 @@ class Applier:
         self._builder = Builder(self._namespaces, sources)
         if fault := self._prepare(actions):
             yield from (
-                _left(each) if self._is_on_record(each) else _stopped(each, fault)
+                Outcome.untouched(each) if self._is_on_record(each) else _stopped(each, fault)
                 for each in actions
             )
             return
@@ -76,9 +76,7 @@ class Applier:
                 yield from self._put_up(list(group))
             else:
                 yield from map(self._carry_out, group)
-        write_record(
-            self._record
-        )  # forgets what went; if that fails, the next pass sees that it is gone
+        write_record(self._record)  # without what went; if that fails, the next pass notices
 
     def _prepare(self, actions: Sequence[Action]) -> Fault | None:
         """Record what is kept. Where the record can't be written, nothing may be changed."""
@@ -87,9 +85,9 @@ class Applier:
             if action.verb == "keep" and action.old:
                 self._record.add(action.old)
         others = [each for each in actions if not self._is_built_first(each)]
-        if len(others) < len(actions) and not any(map(_changes, others)):
+        if len(others) < len(actions) and not any(each.done for each in others):
             return None  # nothing to write yet: what is built is recorded before it is attached
-        return write_record(self._record, always=any(map(_changes, actions)))
+        return write_record(self._record, always=any(each.done for each in actions))
 
     def _is_on_record(self, action: Action) -> bool:
         """Whether nothing is to be done about this one, not even in the record."""
@@ -98,7 +96,7 @@ class Applier:
 
     def _is_built_first(self, action: Action) -> bool:
         """Whether a new mount is built beforehand (none to finish an interrupted replacement)."""
-        if action.verb not in ("mount", "replace") or action.beneath or not action.mount:
+        if not action.builds or action.beneath or not action.mount:
             return False
         return not needs_gap_in_place(action.mount, self._observed)
 
@@ -106,7 +104,7 @@ class Applier:
         """Mount or replace: build, record, attach; as many at once as there may be descriptors.
 
         All are built before the first is attached: open_tree(2) looks at each mount that lies on
-        the source's own, and often these are the targets. Else a pass were quadratic.
+        the source's own, and often these are the targets, so that a pass would be quadratic.
         """
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         at_once = limit // 2
@@ -121,12 +119,12 @@ class Applier:
             fault = result if isinstance(result, Fault) else unrecorded
             if isinstance(result, Built):
                 with result.tree.fd:
-                    fault = fault or self._attempt(action, partial(self._attach, built=result.tree))
+                    fault = fault or self._attempt(action, partial(self._attach, built=result))
                 if result.mount.volume.recursive and not fault:
                     self._record_submounts(result.tree.id)
                 if fault:
                     self._carrier.forget_unless_mounted(result.tree.id)
-                action = action._replace(mount=result.mount)  # noqa: PLW2901 - what it came to
+                action = action._replace(mount=result.mount)  # noqa: PLW2901 - as it was built
             if fault:
                 self._failed[action.volume] = fault
             yield _stopped(action, fault) if fault else Outcome(action, "mounted")
@@ -139,7 +137,7 @@ class Applier:
         """Do an action that builds nothing beforehand, or finishes what another pass began."""
         self._patience.go_on()
         match action.verb:
-            case "replace" | "unmount" if action.beneath and not action.lazily:
+            case "replace" | "unmount" if action.makes_room:
                 fault = self._attempt(action, self._finish)
                 if fault and action.verb == "unmount":
                     self._stuck.append(action.target)
@@ -157,7 +155,7 @@ class Applier:
                 if fault:
                     self._stuck.append(action.target)
             case _:
-                return _left(action)
+                return Outcome.untouched(action)
         if fault:
             return _stopped(action, fault)
         return Outcome(action, "unmounted" if action.verb == "unmount" else "mounted")
@@ -176,7 +174,7 @@ class Applier:
                 self._carrier.settle(carried)
 
     def _see_nothing_stuck_below(self, target: str) -> None:
-        """Raise VolumeError where a mount below could not be taken off: it would be buried."""
+        """Raise VolumeError if a mount below could not be taken off: it would be hidden."""
         for point in self._stuck:
             if point.startswith(f"{target}/"):
                 raise VolumeError(mount_faults.busy_below(target, point))
@@ -188,7 +186,7 @@ class Applier:
         self._record.add(action.old)
 
     def _take_off(self, action: Action, why: Fault) -> Fault:
-        """Take off what the volume has at its target; what is wrong then, which was `why`."""
+        """Take off what the volume has at its target. Returns `why`, or that its mount stays."""
         for old in filter(None, (action.old, action.beneath)):
             if trouble := self._attempt(action._replace(old=old), self._unmount):
                 self._stuck.append(action.target)
@@ -212,7 +210,7 @@ class Applier:
         self._record.remove(old.id)
 
     def _attempt(self, action: Action, step: Callable[[Action], _T]) -> _T | Fault:
-        """Do a step of an action; what stops it becomes a sentence about this volume."""
+        """Do a step of an action; an error becomes a fault of this volume."""
         try:
             with self._errands.of(_place(action)):
                 return step(action)
@@ -230,45 +228,41 @@ class Applier:
         self._record.add(record_entry(built.mount, built.tree.id, self._manifest, submounts))
         return built
 
-    def _attach(self, action: Action, built: Tree) -> None:
-        assert action.mount
+    def _attach(self, action: Action, built: Built) -> None:
         try:
             self._attach_at(action, built)
         except FileNotFoundError as error:  # both were there when they were opened
-            if built.is_removed:
-                raise VolumeError(faults.no_source(action.mount.source)) from error
+            if built.tree.is_removed:
+                raise VolumeError(faults.no_source(built.mount.source)) from error
             raise VolumeError(faults.moved_meanwhile(action.target)) from error
 
-    def _attach_at(self, action: Action, built: Tree) -> None:
-        assert action.mount
+    def _attach_at(self, action: Action, built: Built) -> None:
+        new, mount = built
         if action.old:
-            self._replace(action, action.old, action.mount, built)
-        elif action.carried:
-            self._cover(action, action.mount, built)
-        else:
-            with made(action.target, action.mount.kind, action.mount.makes) as found:
-                tree.attach(built, found, action.mount.flags, _own_source(action.mount))
-
-    def _cover(self, action: Action, mount: DesiredMount, built: Tree) -> None:
-        """Mount over other volumes' mounts, which go on above it."""
+            self._replace(action, action.old, built)
+            return
         with made(action.target, mount.kind, mount.makes) as found, ExitStack() as held:
             carried = self._carrier.take_along(action.carried, held)
-            try:
-                tree.cover(built, found, mount.flags, _own_source(mount), carried)
+            if not carried:
+                tree.attach(new, found, mount.flags, _own_source(mount))
+                return
+            try:  # other volumes' mounts go on above it
+                tree.cover(new, found, mount.flags, _own_source(mount), carried)
             finally:
                 self._carrier.settle(carried)
 
-    def _replace(self, action: Action, old: Managed, mount: DesiredMount, built: Tree) -> None:
+    def _replace(self, action: Action, old: Managed, built: Built) -> None:
+        new, mount = built
         with spot(action.target) as found, ExitStack() as held:
             carried = self._carrier.take_along(action.carried, held)
             try:
                 self._carrier.see_no_strangers(old)
                 tree.expect(old.id, found)
                 if self._observed.can_go_beneath:
-                    tree.replace(built, found, old.id, mount.flags, carried)
+                    tree.replace(new, found, old.id, mount.flags, carried)
                 else:
                     spare = self._carrier.spare(action.target, old, held)
-                    tree.swap(lambda: built, found, spare, mount.flags, carried)
+                    tree.swap(lambda: new, found, spare, mount.flags, carried)
                     self._record.remove(*spare.ids.values())
             except BaseException:
                 self._carrier.forget_unless_mounted(old.id, *ids_of(carried))
@@ -301,7 +295,7 @@ class Applier:
                 self._carrier.forget_unless_mounted(old.id, *ids_of([*carried, spare]))
 
     def _record_submounts(self, mount: int) -> None:
-        """All that came with it, also what was covered as it was built."""
+        """Record all submounts that came with it, covered ones too."""
         below = {each.id for each in descendants_of(mount)}
         managed = self._record.managed[mount]
         self._record.add(managed._replace(submounts=tuple(below - {*self._record.managed})))
@@ -313,17 +307,8 @@ def _own_source(mount: DesiredMount) -> tuple[int, int] | None:
 
 
 def _place(action: Action) -> tuple[str, ...]:
-    """What hangs with it: the volume, as it is known also when it is looked at."""
+    """Key of its errands; a volume's lookups have the same."""
     return place_of_volume(action.mount.volume) if action.mount else (action.target,)
-
-
-def _changes(action: Action) -> bool:
-    return action.verb not in (None, "keep")
-
-
-def _left(action: Action) -> Outcome:
-    """What nothing is done about: it is as it was, or can't be helped now."""
-    return Outcome(action, action.state, action.fault)
 
 
 def _stopped(action: Action, fault: Fault) -> Outcome:

@@ -1,13 +1,12 @@
 """Building a volume's new mount, detached: for a pass to attach it, for a preview to know of it.
 
-Whatever stops it is the same then, and told in the same words.
+So both find the same faults, and report them in the same words.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from mountd.core.actions import Action
-from mountd.core.choice import with_raw_ids
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Fault, Ids
 from mountd.core.mounts import Observed
@@ -29,7 +28,7 @@ from mountd.reconcile.idmaps import Namespaces
 
 
 class Built(NamedTuple):
-    """A new mount, and what it came to be: with raw ids, where the filesystem maps untruly."""
+    """A new mount as it was built: with raw ids, if the filesystem maps untruly."""
 
     tree: Tree
     mount: DesiredMount
@@ -50,7 +49,7 @@ class Builder:
             except VolumeError as error:
                 if error.fault.code != "idmap-untrue" or wanted.volume.fallback == "fail":
                     raise
-                wanted = with_raw_ids(wanted, wanted.idmap, error.fault)
+                wanted = wanted.with_raw_ids(error.fault)
                 return Built(self._true(source, wanted), wanted)
 
     def let_go(self, volume: str) -> None:
@@ -63,7 +62,7 @@ class Builder:
         return tree
 
     def _source(self, wanted: DesiredMount) -> Fd:
-        """The source as it was resolved: held since, or opened again and seen to be the same."""
+        """The source as it was resolved: still open, or opened again and found to be the same."""
         if source := self._sources.pop(wanted.volume.name, None):
             return source
         source, _ = open_path(wanted.source)
@@ -86,8 +85,8 @@ def _see_owner(tree: Tree, wanted: DesiredMount) -> None:
     try:
         found = statx(tree.fd, flags=AT_STATX_FORCE_SYNC)
         shown = Ids(found.uid, found.gid)
-        if shown != wanted.shown:
-            raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.shown, shown))
+        if shown != wanted.choice.shown:
+            raise VolumeError(idmap_faults.idmap_untrue(wanted.fs_type, wanted.choice.shown, shown))
     except BaseException:
         tree.fd.close()
         raise
@@ -96,9 +95,9 @@ def _see_owner(tree: Tree, wanted: DesiredMount) -> None:
 def foresee(
     actions: Sequence[Action], observed: Observed, builder: Builder, patience: Patience
 ) -> dict[str, DesiredMount | Fault]:
-    """What new mounts would come to, by volume, where that is another than what was planned.
+    """By volume, the mount or the fault that building leads to, where it isn't what was planned.
 
-    Each is built and let go again: nobody sees it, and nothing is changed.
+    Each mount is built and closed again: nobody else sees it, and nothing is changed.
     """
     errands = Errands(patience)
     found: dict[str, DesiredMount | Fault] = {}
@@ -111,7 +110,7 @@ def foresee(
                 if action.verb == "adjust" and action.old:
                     with spot(action.target) as found_at:
                         try_flags(found_at, action.old.id, wanted)
-                elif action.verb in ("mount", "replace"):
+                elif action.builds:
                     built = builder.build(wanted)
                     with built.tree.fd as root:
                         comes_to = _with_points(built.mount, root, action)
@@ -124,7 +123,7 @@ def foresee(
 
 
 def _with_points(mount: DesiredMount, root: Fd, action: Action) -> DesiredMount:
-    """The mount, which notes what is made in it for the mounts of ours that come along."""
+    """The mount, with a note of what is made in it for our mounts that come along."""
     makes: dict[str, None] = {}
     for point, _ in action.carried:
         with spot_below(root, mount.target, point[len(mount.target) + 1 :]) as found:

@@ -3,11 +3,10 @@
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
-from mountd.core.choice import Root, choose, shown_owner, stored_owner, with_raw_ids
+from mountd.core.choice import Root, choose, shown_owner, stored_owner
 from mountd.core.desired import Desired, DesiredMount, Later, Unready, View
 from mountd.core.drift import differences
 from mountd.core.exposure import Asked
-from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Ids, User, Volume
 from mountd.core.mounts import (
     AUTOMOUNT,
@@ -35,7 +34,7 @@ from mountd.reconcile.targets import Target, Targets
 
 
 class _Answer(NamedTuple):
-    """What a volume means, its source, and what was seen on the way: perhaps by another process."""
+    """What a volume means, its source, and what else was found out, perhaps by another process."""
 
     desired: Desired
     source: Fd | None = None
@@ -94,19 +93,19 @@ class Resolver:
             source.close()
 
     def keep_sources(self, volumes: Container[str]) -> None:
-        """Close all others: what a descriptor is on can't be taken off."""
+        """Close all others: an open descriptor keeps its mount busy."""
         for name in [*self.sources]:
             if name not in volumes:
                 self.sources.pop(name).close()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Who but root could have written the accounts that were looked up."""
+        """Sentences on account files that others than root could have written."""
         return tuple(self._warnings)
 
     @property
     def observed(self) -> Observed:
-        """The mounts, with what is on top at the targets, as far as they came or went meanwhile."""
+        """The mounts, with what is on top at the targets, and what came or went meanwhile."""
         observed = self._observed._replace(tops=self.tops)
         if not (self._gone or self._came):
             return observed
@@ -126,7 +125,7 @@ class Resolver:
         return found
 
     def _gone_from(self, target: str) -> tuple[int, ...]:
-        """Somebody took a mount off just now, or another covers a folder above it."""
+        """The mounts at a target that somebody took off just now, or covered from above."""
         there = [each.id for each in self._observed.mounts.values() if each.point == target]
         return tuple(each for each in there if not is_mounted(each))
 
@@ -191,14 +190,14 @@ class Resolver:
     def _meant(
         self, volume: Volume, place: Target
     ) -> tuple[Desired, Fd | None, tuple[ObservedMount, ...]]:
-        """What it means, its source, and the mounts that came up as that was looked at."""
+        """What the volume means, its source, and the mounts that appeared as it was opened."""
         target = place.path
         user = self._accounts.user_of(volume)
         if place.why_not:
             raise VolumeError(place.why_not)
         if volume.filesystem and self._opener.is_for_later(volume.filesystem):
             return Later(volume, target), None, ()
-        if kept := self._kept_asleep(volume, target, user):
+        if kept := self._kept_asleep(volume, place, user):
             return kept, None, ()
         source = self._opener.open(volume, target)
         try:
@@ -210,33 +209,29 @@ class Resolver:
             is_other = place.there not in (None, source.kind)
             if is_other and (mounted or not top):  # a stranger is reported as one, later
                 raise VolumeError(faults.wrong_target_kind(target, source.kind, mounted))
-            mount = self._desired(volume, target, source, user)
-            notes = [*mount.notes]
-            notes += (mount_faults.asleep(f"{target}/{each}") for each in source.asleep)
-            if place.makes:
-                notes.append(f"makes {', '.join(place.makes)}")
+            mount = self._desired(volume, place, source, user)
             came = tuple(each for each in source.mounts if each.id not in self._observed.mounts)
-            mount = mount._replace(makes=place.makes, notes=tuple(notes))
             return mount, self._kept_open(source.fd), came
         except BaseException:
             source.fd.close()
             raise
 
-    def _kept_asleep(self, volume: Volume, target: str, user: User | None) -> DesiredMount | None:
-        """What a volume means that is mounted just so, from automounts that may go on sleeping."""
-        top = self.tops.get(target)
+    def _kept_asleep(self, volume: Volume, place: Target, user: User | None) -> DesiredMount | None:
+        """What a volume means that is as desired, made of automounts that may go on sleeping."""
+        top = self.tops.get(place.path)
         ours = self._managed.get(top.id) if top else None
         there = self._observed.mounts.get(ours.id) if ours else None
-        if not (top and ours and there and is_same(ours, there) and there.point == target):
+        if not (top and ours and there and is_same(ours, there) and there.point == place.path):
             return None
         try:
             source = self._opener.asleep(volume, ours)
             if source is None:
                 return None
             with source.fd:
-                mount = self._desired(volume, target, source, user)
+                source = source._replace(asleep=())  # what is mounted was made when they weren't
+                mount = self._desired(volume, place, source, user)
         except VolumeError:
-            return None  # once they are awake it will be seen what is true of it
+            return None  # the usual way, which wakes them, finds out
         tells_idmaps = self._observed.tells_idmaps
         return None if differences(mount, there, top, ours, tells_idmaps=tells_idmaps) else mount
 
@@ -248,9 +243,9 @@ class Resolver:
         return source
 
     def _desired(
-        self, volume: Volume, target: str, source: Source, user: User | None
+        self, volume: Volume, place: Target, source: Source, user: User | None
     ) -> DesiredMount:
-        found, own = source.found, source.own
+        target, found, own = place.path, source.found, source.own
         flags = volume.flags_over(own.flags)
         stored = stored_owner(Ids(found.uid, found.gid), source.idmap)
         seen = shown_owner(stored, own.idmap)
@@ -270,48 +265,37 @@ class Resolver:
             fs_type=own.fs_type,
             device=found.device,
             inode=found.inode,
-            owner=choice.owner,
             user=user,
             seen=seen,
-            shown=choice.shown,
-            idmap=choice.idmap or own.idmap,
-            inherited=choice.idmap is None,
+            choice=choice,
             flags=flags,
+            views=(*views,),
             source_idmap=own.idmap,
             through_idmap=source.idmap,
             through=source.through,
             filesystem=source.filesystem,
-            superblock=own.device,
-            root=views[0].root,
-            submounts=(*source.submounts,),
-            submount_flags=tuple(
-                volume.flags_over(below[-1].flags) for below in source.submounts.values()
-            ),
+            submounts={
+                path: volume.flags_over(below[-1].flags) for path, below in source.submounts.items()
+            },
             automounts=source.automounts,
-            notes=choice.notes,
-            rule=choice.rule,
-            views=(*views,),
+            makes=place.makes,
         )
-        refused = choice.refused
+        fault = choice.refused and choice.refused.fault
         if choice.idmap:
-            refused = self._why_refused(mount, source.fd, own)
-        return self._or_with_raw_ids(mount, choice.idmap, refused)
-
-    def _or_with_raw_ids(
-        self, mount: DesiredMount, idmap: Idmapping | None, fault: Fault | None
-    ) -> DesiredMount:
-        """The mount, or what its volume falls back to if it can't have its idmapping."""
-        if fault is None and idmap and not self._prober.is_privileged:
-            note = "whether it takes the idmapping can be tried by root alone"
-            return mount._replace(notes=(*mount.notes, note))
-        if fault is None:
-            return mount
-        if mount.volume.fallback == "fail" or fault.passes:
+            fault = self._why_refused(mount, source.fd, own)
+        if fault and (volume.fallback == "fail" or fault.passes):
             raise VolumeError(fault)
-        return with_raw_ids(mount, idmap, fault)
+        if fault:
+            mount = mount.with_raw_ids(fault)
+        is_untried = choice.idmap and not fault and not self._prober.is_privileged
+        notes = ["whether it takes the idmapping can be tried by root alone"] if is_untried else []
+        notes += (mount_faults.asleep(f"{target}/{each}") for each in source.asleep)
+        if place.makes:
+            notes.append(f"makes {', '.join(place.makes)}")
+        return mount._replace(notes=tuple(notes)) if notes else mount
 
     def _why_refused(self, mount: DesiredMount, source: Fd, own: ObservedMount) -> Fault | None:
-        """Why the mount can't have its idmapping; what is on record isn't tried again."""
+        """Why the mount can't have its idmapping; a lasting refusal on record isn't tried again."""
         top = self.tops.get(mount.target)
         if top and (top.device, top.inode) == (mount.device, mount.inode):
             managed = self._managed.get(top.id)

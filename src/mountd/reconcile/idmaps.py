@@ -104,7 +104,7 @@ def _why_no_submount(submount: Fd, wanted: DesiredMount, namespace: Fd) -> Fault
 
 def _why_not_below(source: Fd, wanted: DesiredMount, namespace: Fd) -> Fault | None:
     """All of a recursive volume's mounts have to take it."""
-    alone = wanted._replace(volume=wanted.volume._replace(recursive=False), submounts=())
+    alone = wanted._replace(volume=wanted.volume._replace(recursive=False), submounts={})
     try:
         if fault := _why_not(source, alone, namespace):
             return fault

@@ -174,7 +174,7 @@ def preview(settings: Settings, manifest: Manifest | None = None) -> Report:
             actions = this.foresee(desired, actions, resolver)
             filesystems = this.plan_filesystems(actions)
             warnings = manifest.warnings + resolver.warnings + record.warnings
-    outcomes = tuple(Outcome(action, action.state, action.fault) for action in actions)
+    outcomes = tuple(map(Outcome.untouched, actions))
     return Report(manifest.files, outcomes, True, warnings, (*filesystems,))
 
 
@@ -227,8 +227,7 @@ def unmount(
             stuck = {each.action.target for each in outcomes if each.fault}
             waiting = [each for each in actions if each.after and each.target not in stuck]
             if all(each.fault for each in outcomes):
-                ends = [never(each) for each in waiting]
-                done += _each((Outcome(it, it.state, it.fault) for it in ends), on_outcome)
+                done += _each((Outcome.untouched(never(it)) for it in waiting), on_outcome)
                 break
             chosen = {each.old.id for each in waiting if each.old}
             observed = observe()

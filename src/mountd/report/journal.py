@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 
-from mountd.core.actions import DONE, Action, Drift, FilesystemAction, Outcome
+from mountd.core.actions import Action, Drift, FilesystemAction, Outcome
 from mountd.core.model import Fault, State
 from mountd.core.words.printable import printable_lines, with_hint
 from mountd.report.console import tell
@@ -44,12 +44,12 @@ Send = Callable[[dict[str, str], bool], None]
 
 
 class Journal:
-    """Where a pass, or one after the other, tells what it changed and what it couldn't."""
+    """Where passes report what they changed, and what they couldn't."""
 
     def __init__(self, pass_id: str, *, quiet: bool = False, never_waits: bool = False) -> None:
         """`quiet`: on a terminal or in a pipe, say only what went wrong.
 
-        `never_waits`: a pipe or terminal that doesn't take it stops nobody; journald never does.
+        `never_waits`: a pipe or terminal that isn't read stops nobody; journald never does.
         """
         self.pass_id = pass_id
         self._journal_send = _journal_send()
@@ -58,7 +58,7 @@ class Journal:
         self._outlet = Outlet(self._tell_dropped) if never_waits else None
 
     def finish(self, patience: float = 0.5) -> None:
-        """Have what was told arrive, but don't wait long for who doesn't take it."""
+        """Wait until all is sent, but not long for a reader that doesn't take it."""
         if self._outlet:
             self._outlet.finish(patience=patience)
 
@@ -86,8 +86,7 @@ class Journal:
             if fault.step:
                 fields |= {"MOUNTD_STEP": fault.step, "MOUNTD_OBJECT": fault.object}
             self.tell(lines_of(action.volume, fault), fault.state, _PRIORITIES[fault.state], fields)
-        if action.verb in DONE and fault == action.fault:
-            event = DONE[action.verb]
+        if (event := action.done) and fault == action.fault:
             place = "from" if action.verb == "unmount" else "at"
             change = f": {action.owner_change}" if action.owner_change else ""
             message = f"{event}: {action.volume} {place} {action.target}{change}"
@@ -109,9 +108,8 @@ class Journal:
     def losses(self, filesystems: Iterable[FilesystemAction]) -> None:
         """A record for each filesystem that took files with it."""
         for step in filesystems:
-            if step.verb in DONE and step.is_change and step.notes:
-                event = DONE[step.verb]
-                fields = {"MOUNTD_SOURCE": step.source, "MOUNTD_ACTION": step.verb}
+            if (event := step.done) and step.notes:
+                fields = {"MOUNTD_SOURCE": step.source, "MOUNTD_ACTION": step.verb or ""}
                 self.tell(f"{event}: {step}: {'; '.join(step.notes)}", event, NOTICE, fields)
 
     def drift(self, action: Action) -> None:

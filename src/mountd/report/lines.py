@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from mountd.core.actions import DONE, Action, FilesystemAction, Outcome, Report, Verb
+from mountd.core.actions import Action, FilesystemAction, Outcome, Report
 from mountd.core.choice import shown_owner
 from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import in_words
 from mountd.core.words.printable import printable, with_hint
 from mountd.report.page import Page, wrapped
 
-_SIGNS = {"mount": "+", "replace": "~", "adjust": "~", "unmount": "-", "keep": " ", None: "!"}
+_SIGNS = {"mount": "+", "replace": "~", "adjust": "~", "unmount": "-", "keep": " "}
 _COLOURS = {"+": "\x1b[32m", "~": "\x1b[33m", "-": "\x1b[31m", "!": "\x1b[35m"}
 _PLAIN = "\x1b[0m"
 
@@ -27,51 +27,45 @@ def render_plan(
 
     `explains`: with what is wrong, and what to do; `is_long`: with what is kept, though all is.
     """
-    filesystems = [each for each in filesystems if each.is_change]  # volumes have the faults
+    filesystems = [each for each in filesystems if each.done]  # volumes have the faults
     volumes = sum(not action.is_departure for action in actions)
-    changes = len(filesystems) + sum(action.verb in DONE for action in actions)
+    changes = len(filesystems) + sum(action.done is not None for action in actions)
     doing = _count(changes, "action") if changes else "nothing to do"
     head = f"mountd: {_count(volumes, 'volume')}, {doing}"
     if not is_long and all(action.verb == "keep" for action in actions):
-        actions = [action for action in actions if action.refused]  # that is said every time
-    rows: list[tuple[Verb | None, str, str, str, list[str]]] = [
-        (each.verb, each.verb or "", each.type, each.source, _filesystem_details(each))
+        actions = [
+            action for action in actions if action.refused
+        ]  # raw ids are reported every time
+    rows: list[tuple[str, str, str, list[str]]] = [
+        (each.verb or each.state, each.type, each.source, _filesystem_details(each))
         for each in filesystems
     ]
     rows += [
-        (
-            each.verb,
-            each.verb or each.state,
-            each.target,
-            each.source,
-            _details(each, explains=explains),
-        )
+        (each.verb or each.state, each.target, each.source, _details(each, explains=explains))
         for each in actions
     ]
     if not rows:
         return f"{head}\n"
-    targets = max(len(printable(target)) for _, _, target, _, _ in rows)
-    sources = max(len(printable(source)) for _, _, _, source, _ in rows)
+    targets = max(len(printable(target)) for _, target, _, _ in rows)
+    sources = max(len(printable(source)) for _, _, source, _ in rows)
     lines = [head, ""]
-    for verb, word, target, source, (first, *rest) in rows:
+    for word, target, source, (first, *rest) in rows:
         words = [f"{word:9}{printable(target):{targets}}", f"← {printable(source):{sources}}"]
-        lines += _broken(_SIGNS[verb], [*words, first], rest, page)
+        lines += _broken(_SIGNS.get(word, "!"), [*words, first], rest, page)
     return "\n".join([*lines, "", ""])
 
 
 def render_summary(result: Report, page: Page) -> str:
-    """What came of it, in a sentence."""
+    """A sentence that sums the pass up."""
     counts: Counter[str] = Counter()
     for each in result.outcomes:
-        verb = each.action.verb
         if each.fault:
             counts[each.state] += 1
-        elif verb in DONE:
-            counts[f"to {verb}" if result.is_dry else DONE[verb]] += 1
+        elif done := each.action.done:
+            counts[f"to {each.action.verb}" if result.is_dry else done] += 1
     for step in result.filesystems:
-        if step.verb in DONE and step.is_change:
-            what = f"to {step.verb}" if result.is_dry else DONE[step.verb]
-            counts[f"filesystem {what}"] += 1
+        if done := step.done:
+            counts[f"filesystem {f'to {step.verb}' if result.is_dry else done}"] += 1
     text = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing to do"
     if result.is_dry:
         return "\n".join(wrapped(f"Plan: {text}. Nothing was changed (dry run).", page.width))
@@ -147,7 +141,7 @@ def _fallback(action: Action) -> list[str]:
 
 def _ids(mount: DesiredMount) -> str:
     """`uid 501→1000, gid 20→1000 (node)`: whom the owner appears as."""
-    if not (mount.idmap and mount.user) or mount.inherited:
+    if not (mount.choice.idmap and mount.user):
         return in_words(mount.idmap)
     sides = [
         f"{word} {owner}→{user}"
@@ -159,7 +153,7 @@ def _ids(mount: DesiredMount) -> str:
 
 
 def _owner_to_user(action: Action) -> str:
-    """`501:20→1000:1000`: as whom the mount that there is, or else would be, shows the owner."""
+    """`501:20→1000:1000`: the owner, and as whom the mount shows it that is there or planned."""
     if not (known := action.old or action.mount):
         return ""
     idmap = action.idmap if action.old else known.idmap

@@ -1,14 +1,14 @@
-"""What is new in a pass among many: each thing is told once, not at every pass, and not too much.
+"""What is new in one pass of many: each thing is reported once, and not too much at a time.
 
 Any user can make news: by mounts over a target or below it, by sources that come and go. So only so
-much is told at a time. What is left out is counted, and how things are is told when there is room.
+much is reported. What is left out is counted, and the present state is reported later.
 """
 
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import NamedTuple
 
-from mountd.core.actions import DONE, Outcome
+from mountd.core.actions import Outcome
 from mountd.core.model import Fault
 from mountd.core.words.commands import mountd
 from mountd.report.journal import WARNING, Journal
@@ -24,24 +24,24 @@ class _Told(NamedTuple):
 
 
 class News:
-    """Keeps what the journal was told, and tells it the rest."""
+    """Remembers what was reported, and reports the rest."""
 
     def __init__(self, journal: Journal) -> None:
         self.is_free = True
-        """Whether what comes is of root's own doing: then all of it is told."""
+        """Whether what comes is root's own doing, all of which is reported."""
         self._journal = journal
         self._told: dict[_Key, _Told] = {}
         self._unsaid: dict[_Key, _Told] = {}
-        """How volumes are, where that should have been told and was left out."""
+        """The state of volumes whose report was left out."""
         self._warned: frozenset[str] = frozenset()
         self._telling = Telling()
 
     def outcome(self, outcome: Outcome, *, is_repair: bool = False) -> None:
-        """Tell what became of a volume; `is_repair`: of what someone else did to it."""
+        """Report what became of a volume; `is_repair`: also what someone else did to it."""
         action, fault = outcome.action, outcome.fault
         before = self._told.get((action.volume, action.target), _Told())
         refused = action.refused.fault if action.refused and not fault else None
-        is_done = action.verb in DONE and not fault
+        is_done = action.done is not None and not fault
         records: list[Callable[[], None]] = []
         if is_repair and is_done and action.verb != "unmount":
             records.append(lambda: self._journal.drift(action))
@@ -54,14 +54,14 @@ class News:
         self._tell(outcome, _Told(fault, refused), records, is_done=is_done)
 
     def undone(self, outcome: Outcome, *, is_first: bool) -> None:
-        """Tell of a volume that someone keeps undoing, if this `is_first` of these times."""
+        """Report a volume that someone keeps undoing, if it is the first of these times."""
         action, fault = outcome.action, outcome.fault
         assert fault, "it can't be as desired"
         records = [lambda: self._journal.undone(action, fault)] if is_first else []
         self._tell(outcome, _Told(fault), records)
 
     def trouble(self, message: str, event: str, priority: int) -> None:
-        """Tell of what is no volume's own."""
+        """Report what concerns no single volume."""
         now = monotonic()
         if self.is_free or self._telling.has_room("", 1, now):
             self._journal.tell(message, event, priority)
@@ -69,14 +69,14 @@ class News:
             self._telling.leave_out("", 1, now)
 
     def forget_all_but(self, outcomes: tuple[Outcome, ...]) -> None:
-        """Of what isn't in the manifest any more, nothing is known."""
+        """Forget all volumes but these."""
         known = {(each.action.volume, each.action.target) for each in outcomes}
         self._told = {key: told for key, told in self._told.items() if key in known}
         self._unsaid = {key: told for key, told in self._unsaid.items() if key in known}
         self._telling.volumes = len(known)
 
     def warnings(self, warnings: tuple[str, ...]) -> None:
-        """Tell those that the pass before didn't have."""
+        """Report those that the previous pass didn't have."""
         for warning in warnings:
             if warning not in self._warned:
                 self.trouble(f"warning: {warning}", "warned", WARNING)
@@ -88,7 +88,7 @@ class News:
         return self._telling.due
 
     def close(self, outcomes: Iterable[Outcome]) -> None:
-        """Say, if that is due, how much was left out; and, if there is room, how it is now."""
+        """If it is due, report how much was left out and, if there is room, the present state."""
         now = monotonic()
         if (due := self._telling.due) is None or now < due:
             return
@@ -132,5 +132,5 @@ class News:
 
 
 def _is_as_told(fault: Fault, told: Fault | None) -> bool:
-    """Whether it is no news: who keeps a mount busy may be another at each try, or not be found."""
+    """Whether it is no news: the holders of a busy mount may be found or not, and change."""
     return fault == told or (told is not None and fault.code == told.code == "busy")

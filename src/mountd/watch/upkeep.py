@@ -1,4 +1,4 @@
-"""The volumes of a process that watches: how each one was left, and what is done when it drifts."""
+"""The volumes of `mountd watch`: how each one was left, and what is done when it drifts."""
 
 import os
 from collections.abc import Collection, Iterable
@@ -30,11 +30,11 @@ class _Left(NamedTuple):
     target: str
     flags: Flags
     is_undone: bool = False
-    """Whether it was seen that somebody has undone it, which counts once."""
+    """Whether somebody was found to have undone it, which counts once."""
 
 
 class Upkeep:
-    """Makes passes, and keeps in mind what they came to."""
+    """Makes passes, and remembers their outcomes."""
 
     def __init__(
         self, state_dir: str, table: MountTable, patience: Patience, journal: Journal
@@ -44,7 +44,7 @@ class Upkeep:
         self.stuck: tuple[Outcome, ...] = ()
         """Mounts that left the manifest and could not be taken off."""
         self.sources: dict[str, tuple[int, int]] = {}
-        """What was mounted of each path, as st_dev and st_ino: another may come in its place."""
+        """What was mounted of each path, as st_dev and st_ino, so that a replacement is noticed."""
         self._submounts: dict[int, str] = {}
         """The volumes of the submounts that were mounted with a recursive one."""
         self._altered: set[str] = set()
@@ -57,7 +57,7 @@ class Upkeep:
         self._record: Record | None = None
         self._left: dict[str, _Left] = {}
         self._undone: set[str] = set()
-        """Those that the latest pass of all itself met otherwise than they were left."""
+        """Those that the latest full pass found otherwise than they were left."""
         self._ours: set[int] = set()
         """Ids of mounts that are ours, and of some that were."""
         self._paths: set[str] = set()
@@ -65,13 +65,13 @@ class Upkeep:
         self._places = Places(())
         """The same; made anew where it has fewer."""
         self._guarded: set[int] = set()
-        """The devices of filesystems of which another mount could make somebody root."""
+        """The devices of filesystems where one more mount could make somebody root."""
         self._fights: dict[str, Fight] = {}
         self._held: dict[str, Fault] = {}
         """Volumes that have to wait until their fight allows another repair."""
 
     def converge(self, manifest: Manifest) -> Report:
-        """Make a pass of it all. Raises LockedError, StateError and StoppedError."""
+        """Make a full pass. Raises LockedError, StateError and StoppedError."""
         if self._left:
             for changes in self._table.changes():  # that nobody has repaired yet
                 self._hold_back(self.drifted(changes))
@@ -108,14 +108,14 @@ class Upkeep:
 
     @property
     def has_failed(self) -> bool:
-        """Whether something went wrong that no event tells the end of."""
+        """Whether something went wrong whose end no event announces."""
         return bool(self.stuck) or any(
             each.state == "failed" and name not in self._held
             for name, each in self.outcomes.items()
         )
 
     def forgive(self) -> None:
-        """Begin anew with volumes that were in a fight."""
+        """Forget all fights, so that volumes are put back at once again."""
         self._fights.clear()
         self._held.clear()
         self.news.is_free = True
@@ -140,7 +140,7 @@ class Upkeep:
     def repair(self, manifest: Manifest, names: Iterable[str]) -> bool:
         """Put these volumes back, but for those that have been put back too often of late.
 
-        False: that takes a pass of all. Raises as `converge` does.
+        False: that takes a full pass. Raises as `converge` does.
         """
         if not (todo := self._hold_back(names)):
             return True
@@ -163,7 +163,7 @@ class Upkeep:
             del self._held[name]
 
     def concerns(self, changes: Collection[Change]) -> bool:
-        """Whether what others mounted or took off may mean something for a volume."""
+        """Whether mounts that others made, changed or took off may matter to a volume."""
         self._altered |= {
             self._submounts[before.id]
             for before, now in changes
@@ -193,7 +193,7 @@ class Upkeep:
         return any(map(self._places.lie_within, foreign))
 
     def close_news(self) -> None:
-        """Say, if that is due, how much was left out of what could have been told."""
+        """Report, if it is due, how much was left out."""
         self.news.close([*self.outcomes.values(), *self.stuck])
 
     def status(self) -> str:
@@ -219,7 +219,7 @@ class Upkeep:
         return not any(is_within(action.target, each) for each in faulty - {action.target})
 
     def _hold_back(self, names: Iterable[str]) -> set[str]:
-        """Those that may be put back now; one that has been too often of late has to wait."""
+        """Those that may be put back now; one that was put back too often lately has to wait."""
         now = monotonic()
         free = set()
         for name in names:
@@ -233,7 +233,7 @@ class Upkeep:
         return free
 
     def _count_undone(self, outcomes: Iterable[Outcome]) -> None:
-        """Count what was undone after the table was asked, and which the pass itself met."""
+        """Count what was undone after the table was read, and was found by the pass itself."""
         for outcome in outcomes:
             name = outcome.action.volume
             is_told = name in self._left and self._left[name].is_undone
@@ -243,8 +243,7 @@ class Upkeep:
     def _hold(self, name: str, fight: Fight) -> None:
         before = self.outcomes[name]
         fault = self._held[name] = keeps_being_undone(before.action.target)
-        action = before.action._replace(verb=None, state=fault.state, fault=fault)
-        self.outcomes[name] = Outcome(action, fault.state, fault)
+        self.outcomes[name] = Outcome.untouched(before.action.blocked(fault))
         self._left.pop(name, None)
         self.news.undone(self.outcomes[name], is_first=fight.waits == 1)
 
@@ -269,14 +268,14 @@ class Upkeep:
                 self._note_ours()
 
     def _was_there(self, outcome: Outcome) -> bool:
-        """Whether a pass of all met a drift before it could be repaired."""
+        """Whether a full pass found a drift before it could be repaired."""
         left, action = self._left.get(outcome.action.volume), outcome.action
         is_undone = action.volume in self._undone or action.volume in self._altered
         is_undone |= action.verb == "mount"  # it may have gone since the table was read
         return is_undone and left is not None and left.target == action.target
 
     def _read(self) -> Observed:
-        """The whole table; who is otherwise there than he was left was undone by others."""
+        """Read the whole table; a mount that isn't as it was left was undone by others."""
         observed = self._table.read()
         self._undone = {
             name
@@ -332,7 +331,7 @@ class Upkeep:
 
 
 def _ways_to(mount: DesiredMount, state_dir: str) -> tuple[str, ...]:
-    """The paths by which its source may become another; none for all of a filesystem."""
+    """The paths at which its source may be replaced; none if that is a whole filesystem."""
     volume = mount.volume
     if not volume.type:
         return mount.source, volume.source
