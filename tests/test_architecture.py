@@ -28,7 +28,10 @@ _LAWS = {
     "mountd.explain.": (*_FLOORS, "mountd.exits", "mountd.reconcile.", "mountd.report."),
 }
 """Whose modules each wing and each floor may import, beside its own."""
-_AT_THE_ROOT = {"mountd.__init__", "mountd.cli", "mountd.commands", "mountd.exits"}
+_AT_THE_ROOT = {
+    "mountd.__init__", "mountd.arguments", "mountd.cli", "mountd.commands", "mountd.exits",
+    "mountd.usage",
+}  # fmt: skip
 _KNOWN_BY: dict[str, str | tuple[str, ...]] = {
     "pydantic": "mountd.manifest.",
     "pydantic_core": "mountd.manifest.",

@@ -3,7 +3,7 @@
 import stat
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mountd.core.desired import DesiredMount, Rule
 from mountd.core.idmapping import (
@@ -21,6 +21,7 @@ from mountd.core.idmapping import (
     unknown,
 )
 from mountd.core.model import Fault, Ids, Refused, User, Volume
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 

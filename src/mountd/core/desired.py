@@ -1,9 +1,10 @@
 """What a volume means on this machine now: a mount, or why there can be none yet."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Flags, Ids, Kind, Refused, User, Volume
+from mountd.core.named_tuple import NamedTuple
 
 Rule = Literal["extents", "never", "no-user", "is-user", "may-read", "swap"]
 """Why a mount has the idmapping that it has, or none of ours."""

@@ -8,11 +8,11 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from errno import EBUSY, ENOENT, ENOSPC, ENOTDIR
-from typing import NamedTuple
 
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Fault, Flags, Kind
 from mountd.core.mounts import forest_of
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words import faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import Tree, attributes, flag

@@ -1,8 +1,8 @@
 """Single calls on what others serve, each made by a child where a server may keep it waiting."""
 
+from _thread import _local as local
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from threading import local
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 

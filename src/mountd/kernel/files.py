@@ -11,8 +11,8 @@ from ctypes import c_char_p, c_int, c_size_t, c_uint, c_void_p
 from errno import EAGAIN, EINVAL, ELOOP, ENOTDIR, EXDEV
 from stat import S_ISDIR, S_ISLNK
 from struct import Struct
-from typing import NamedTuple
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel.binding import AT_FDCWD, bind
 from mountd.kernel.served import (
     ServedError,

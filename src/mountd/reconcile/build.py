@@ -4,13 +4,13 @@ Whatever stops it is the same then, and told in the same words.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mountd.core.actions import Action
 from mountd.core.choice import with_raw_ids
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Fault, Ids
 from mountd.core.mounts import Observed
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.plan import needs_gap_in_place
 from mountd.core.served import has_server
 from mountd.core.words import faults, idmap_faults

@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from mountd.core.actions import Action, FilesystemAction, Outcome, Report
 from mountd.core.desired import Desired
 from mountd.core.leaving import departures
 from mountd.core.model import Fault
 from mountd.core.mounts import Observed
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
 from mountd.core.targets import with_folders_above
 from mountd.exits import ArgumentError
