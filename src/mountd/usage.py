@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="store_true", help="list what is kept, also when nothing is to do"
     )
     add("-q", "--quiet", action="store_true", help="say only what went wrong")
-    add("--version", action=_Version, nargs=0, help="print the version")
+    add("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="print the version")
     add("-h", "--help", action=_Help, help="print this")
     return parser
 

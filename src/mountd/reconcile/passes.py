@@ -23,7 +23,6 @@ from mountd.kernel.served import NoChildError
 from mountd.manifest.layers import SEARCH_PATH, Layers, find_layers, manifest_id, places_of
 from mountd.manifest.load import Manifest, Reading, load_manifest
 from mountd.manifest.problem import ManifestError, Problem
-from mountd.reconcile.apply import Applier
 from mountd.reconcile.filesystems import take_off_unused
 from mountd.reconcile.idmaps import Namespaces
 from mountd.reconcile.reading import read_manifest, read_patiently, unanswered_file
@@ -203,6 +202,8 @@ def unmount(
 
     Raises ArgumentError, LockedError or StateError.
     """
+    from mountd.reconcile.apply import Applier  # noqa: PLC0415 - no dry run needs it
+
     manifest = manifest_id(settings.manifest)
     with state_folder(settings.state_dir) as folder:
         see_no_watch(folder, settings.state_dir)
