@@ -1,6 +1,5 @@
 """The short way in accepts nothing that the models don't, and gives it the same values."""
 
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -122,21 +121,6 @@ def test_of_each_manifest_of_ours_it_says_what_the_models_say(path: Path) -> Non
         assert tables is not None
     if tables is not None:
         assert tables == judged(values)
-
-
-@pytest.mark.parametrize("words", ["reconcile", "reconcile --dry-run", "status", "unmount --all"])
-def test_no_command_loads_the_models_for_a_manifest_that_is_plainly_right(
-    world: World, words: str
-) -> None:
-    make_plain(world, "a")
-    script = "import sys; from mountd.cli import main; sys.argv[0] = 'mountd'\n"
-    script += "try: main()\nfinally: print(*sys.modules, file=open('/mnt/modules', 'w'))\n"
-    arguments = ["--manifest", str(world.manifest), "--state-dir", str(world.state)]
-    command = [sys.executable, "-c", script, *words.split(), *arguments]
-    world.run(["sh", "-c", '"$@"; true', "sh", *command])
-    loaded = (world / "modules").read_text().split()
-    assert "mountd.manifest.plain" in loaded
-    assert not [each for each in loaded if each.startswith("pydantic")]
 
 
 def test_what_is_not_plain_is_judged_by_the_models(world: World) -> None:
