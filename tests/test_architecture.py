@@ -14,7 +14,7 @@ _PATHS = {
 }
 _PURE = {
     "bisect", "collections", "errno", "functools", "graphlib", "hashlib", "itertools", "re",
-    "shlex", "stat", "types", "typing",
+    "shlex", "stat", "sys", "types", "typing",
 }  # fmt: skip
 _FLOORS = ("mountd.core.", "mountd.kernel.", "mountd.manifest.")
 _LAWS = {

@@ -4,11 +4,12 @@ Typing looks at each annotation and has a function compiled for each class, of w
 seventy: that takes as long as the bare interpreter. To type checkers it is typing's own.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["NamedTuple"]
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or sys.version_info >= (3, 14):  # which has annotations elsewhere
     from typing import NamedTuple
 else:
     from collections import _tuplegetter
@@ -19,7 +20,9 @@ else:
             if not bases:
                 return super().__new__(cls, name, bases, namespace)
             fields = tuple(namespace.get("__annotations__", ()))
-            code = _code(len(fields)).replace(co_varnames=("_cls", *fields))
+            code = _code(len(fields)).replace(
+                co_name="__new__", co_qualname=f"{name}.__new__", co_varnames=("_cls", *fields)
+            )
             defaults = tuple(namespace[each] for each in fields if each in namespace)
             made = {
                 **_COMMON,
@@ -52,7 +55,7 @@ else:
         return dict(zip(self._fields, self, strict=True))
 
     def _replace(self: Any, /, **values: Any) -> Any:
-        made = type(self)(*map(values.pop, self._fields, self))
+        made = self._make(map(values.pop, self._fields, self))
         if values:
             raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
         return made
@@ -62,6 +65,6 @@ else:
         "__repr__": _repr,
         "__getnewargs__": lambda self: tuple(self),  # noqa: PLW0108 - a class would not be bound
         "_asdict": _asdict,
-        "_make": classmethod(lambda cls, values: cls(*values)),
+        "_make": classmethod(tuple.__new__),
         "_replace": _replace,
     }

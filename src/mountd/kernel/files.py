@@ -81,8 +81,10 @@ def _open(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
     how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
     number = folder.number if folder else AT_FDCWD
     for _ in range(0 if resolve & RESOLVE_CACHED else _MOST_TRIES):
-        with suppress(BlockingIOError):
+        try:
             return Fd(_openat2(number, os.fsencode(path), how, _OPEN_HOW.size))
+        except BlockingIOError:
+            continue
     return Fd(_openat2(number, os.fsencode(path), how, _OPEN_HOW.size))
 
 
