@@ -49,7 +49,10 @@ def _expected(config: pytest.Config, name: str, found: object) -> object:
 
 def _modules(world: World, *words: str) -> list[str]:
     """What a program of Python's loads, in its order."""
-    said = world.run([sys.executable, "-X", "importtime", *words]).err
+    return _named(world.run([sys.executable, "-X", "importtime", *words]).err)
+
+
+def _named(said: str) -> list[str]:
     return re.findall(r"^import time:[ \d]+\|[ \d]+\| *(\S+)$", said, re.MULTILINE)
 
 
@@ -57,8 +60,7 @@ def _files(world: World) -> list[str]:
     return ["--manifest", world.manifest, "--state-dir", world.state]
 
 
-def _loaded(world: World, words: str, bare: set[str]) -> dict[str, list[str]]:
-    names = set(_modules(world, MOUNTD, *words.split(), *_files(world))) - bare
+def _as_golden(names: set[str]) -> dict[str, list[str]]:
     others = {each.partition(".")[0] for each in names if not each.endswith("__mypyc")}
     return {
         "ours": sorted(each for each in names if each.startswith("mountd.")),
@@ -72,12 +74,19 @@ def test_a_command_loads_what_it_uses_and_no_more(
     make_plain(world, *(f"v{number}" for number in range(3)))
     bare = set(_modules(world, "-I", "-c", "pass"))
     for name, words in _COMMANDS.items():
-        found = _loaded(world, words, bare)
-        known = _expected(pytestconfig, f"modules: {name}", found)
-        assert isinstance(known, dict)
-        more = {*found["ours"], *found["others"]} - {*known["ours"], *known["others"]}
-        assert more - _OF_OTHER_VERSIONS == set(), f"`mountd {words}` ({name}) loads more"
-        assert found["ours"] == known["ours"], "it loads less: well done; --update-golden"
+        _see(pytestconfig, name, {*_modules(world, MOUNTD, *words.split(), *_files(world))} - bare)
+    with watch(world, env={"PYTHONPROFILEIMPORTTIME": "1"}) as watcher:
+        assert watcher.stop() == 0
+        _see(pytestconfig, "watch", {*_named(watcher.log)} - bare)
+
+
+def _see(config: pytest.Config, name: str, loaded: set[str]) -> None:
+    found = _as_golden(loaded)
+    known = _expected(config, f"modules: {name}", found)
+    assert isinstance(known, dict)
+    more = {*found["ours"], *found["others"]} - {*known["ours"], *known["others"]}
+    assert more - _OF_OTHER_VERSIONS == set(), f"{name} loads more"
+    assert found["ours"] == known["ours"], f"{name} loads less: well done; --update-golden"
 
 
 def _calls(world: World, words: str) -> dict[str, int]:
