@@ -6,7 +6,6 @@ much as the bare interpreter.
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from mountd.core.words.commands import STATE_DIR
 
@@ -113,7 +112,7 @@ _SWITCHES = {
         for name in ("dry_run", "detailed_exitcode", "system", "all", "json", "verbose", "quiet")
     },
 }  # fmt: skip
-_VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
+_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "-f": ("manifest", path),
     "--manifest": ("manifest", path),
     "--state-dir": ("state_dir", path),

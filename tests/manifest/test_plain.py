@@ -1,7 +1,9 @@
 """The short way in accepts nothing that the models don't, and gives it the same values."""
 
+import re
 from copy import deepcopy
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -120,6 +122,24 @@ def test_of_each_manifest_of_ours_it_says_what_the_models_say(path: Path) -> Non
     if path.is_relative_to(ROOT / "examples"):
         assert tables is not None
     if tables is not None:
+        assert tables == judged(values)
+
+
+def _blocks() -> list[tuple[str, str]]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [
+        (f"{page.name}, block {number}", text)
+        for page in pages
+        for number, text in enumerate(
+            re.findall(r"^ *```toml\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
+        )
+    ]
+
+
+@pytest.mark.parametrize("text", [each[1] for each in _blocks()], ids=[e[0] for e in _blocks()])
+def test_of_what_is_shown_in_a_page_it_says_what_the_models_say(text: str) -> None:
+    values = tomli.loads(dedent(text))
+    if (tables := plain_tables(values, RESERVED)) is not None:
         assert tables == judged(values)
 
 
