@@ -93,3 +93,14 @@ def test_a_library_is_known_to_one_place_alone(library: str) -> None:
 def test_no_module_imports_itself_by_way_of_others() -> None:
     ours = {module: imports & _PATHS.keys() for module, imports in _IMPORTS.items()}
     TopologicalSorter(ours).prepare()  # or CycleError, which names the circle
+
+
+def test_named_tuples_are_of_the_kind_that_is_made_quickly() -> None:
+    users = [
+        module
+        for module, path in _PATHS.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "typing"
+        if "NamedTuple" in [alias.name for alias in node.names]
+    ]
+    assert users == ["mountd.core.named_tuple"], "import it from there"
