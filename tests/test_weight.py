@@ -28,7 +28,7 @@ _COMMANDS = {
     "explain": "explain v0",
     "unmount": "unmount --all",
 }
-_OF_OTHER_VERSIONS = {"_string", "string", "tomllib"}
+_OF_OTHER_VERSIONS = {"_colorize", "_string", "string"}
 """Modules that the lowest Python or tomli needs, and those here don't."""
 _OF_THE_HEAP = {"brk", "madvise", "mmap", "mprotect", "mremap", "munmap", "futex"}
 _NAMES = {"fstat": "newfstatat", "stat": "newfstatat", "lstat": "newfstatat"} | {
