@@ -7,7 +7,8 @@ from shlex import quote
 
 import shtab
 
-from mountd.cli import _COMMANDS, _parser
+from mountd.arguments import COMMANDS
+from mountd.usage import make_parser
 
 # Of what is written rather than of what is in force: it answers at once, also where the manifest is
 # wrong or a source hangs. Its arguments are the words of the command line.
@@ -64,7 +65,7 @@ def completions() -> dict[str, str]:
     """The text of each file by its path below `share/`."""
     bash, zsh, fish = (shtab.complete(_whole(), shell) for shell in ("bash", "zsh", "fish"))
     zsh = zsh.replace('"(*)::VOLUME:', '"*:VOLUME:')  # any number of them, not just one
-    for option in _parser()._actions:  # noqa: SLF001
+    for option in make_parser()._actions:  # noqa: SLF001
         if option.option_strings and option.nargs is None:
             long = option.option_strings[-1]
             zsh = re.sub(rf"{long}(?=[}}[])", f"{long}=", zsh)  # its value may be in its word
@@ -77,13 +78,13 @@ def completions() -> dict[str, str]:
 
 def _whole() -> ArgumentParser:
     """The command line as shtab understands it: a parser for each command."""
-    options = [each for each in _parser()._actions if each.option_strings]  # noqa: SLF001
+    options = [each for each in make_parser()._actions if each.option_strings]  # noqa: SLF001
     whole = ArgumentParser("mountd", add_help=False)
     for option in options:
         if _command_of(option) is None:
             _add(whole, option)
     commands = whole.add_subparsers()
-    for name, what in _COMMANDS.items():
+    for name, what in COMMANDS.items():
         command = commands.add_parser(name, help=what, add_help=False)
         for option in options:
             if _command_of(option) in (None, name):
@@ -97,7 +98,7 @@ def _whole() -> ArgumentParser:
 def _command_of(option: Action) -> str | None:
     """The one command that an option goes with: its help begins with that."""
     command, colon, _ = str(option.help).partition(": ")
-    return command if colon and command in _COMMANDS else None
+    return command if colon and command in COMMANDS else None
 
 
 def _add(parser: ArgumentParser, option: Action) -> None:

@@ -1,12 +1,12 @@
 """The commands: what each does with a pass, where its words go, and its exit status."""
 
-import argparse
-import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from errno import ENOSYS
+from typing import NoReturn
 
+from mountd.arguments import Arguments
 from mountd.core.actions import Action, FilesystemAction, Outcome, Report
 from mountd.core.words.commands import mountd, remember
 from mountd.core.words.printable import with_hint
@@ -27,20 +27,24 @@ from mountd.manifest.layers import manifest_id
 from mountd.manifest.problem import ManifestError, Problem
 from mountd.reconcile.passes import Settings, preview, reconcile, recorded, unmount
 from mountd.report.console import show
-from mountd.report.document import to_document
 from mountd.report.journal import ERROR, INFO, NOTICE, WARNING, Journal, lines_of
 from mountd.report.lines import render_plan, render_status, render_summary
 from mountd.report.page import Page
 from mountd.report.progress import ProgressLine
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the command that the arguments name, and return the exit status."""
-    return _Command(arguments).run()
+def run(arguments: Arguments) -> NoReturn:
+    """Run the command that the arguments name, and end with its exit status."""
+    status = _Command(arguments).run()
+    # nothing is left to do: taking the interpreter apart costs half of what starting it does, while
+    # threads may hang, and that of watchfiles crashes 3.13
+    os._exit(status)
 
 
 def usage_document(message: str) -> str:
     """The JSON document of a run that did not begin, for the command line was wrong."""
+    from mountd.report.document import to_document  # noqa: PLC0415 - for --json alone
+
     nothing = Report((), (), is_dry=True)
     return _to_json(to_document("", nothing, errors=[_problem(message)]))
 
@@ -48,7 +52,7 @@ def usage_document(message: str) -> str:
 class _Command:
     """One run: its arguments, and where its words go."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
         self._progress = ProgressLine("looking at the volumes", is_quiet=arguments.quiet)
         self._settings = Settings(arguments.manifest, arguments.state_dir)
@@ -70,11 +74,7 @@ class _Command:
         if self._lost_stdout:
             self._journal.tell(_problem(self._lost_stdout).lines, "pass-failed", ERROR)
         self._journal.finish()
-        status = status or (FAILED if self._lost_stdout else OK)
-        if self._arguments.command == "watch":
-            # skip interpreter shutdown: threads may hang, and that of watchfiles crashes 3.13 then
-            os._exit(status)
-        return status
+        return status or (FAILED if self._lost_stdout else OK)
 
     def _run(self) -> int:
         command = self._arguments.command
@@ -209,7 +209,7 @@ class _Command:
         from mountd.explain.explanation import explanation_document  # noqa: PLC0415
         from mountd.explain.telling import render_explanation  # noqa: PLC0415
 
-        name, path = (*self._arguments.volumes, None)[:2]
+        name, path, *_ = (*self._arguments.volumes, None, None)
         with self._progress:
             told = explain(self._settings, name, path, self._arguments.user)
         self._warn(told.warnings)
@@ -276,6 +276,8 @@ class _Command:
                 self._journal.line(lines_of(action.volume, fault), NOTICE)
 
     def _show_document(self, result: Report, *, shows_found: bool = False) -> None:
+        from mountd.report.document import to_document  # noqa: PLC0415 - for --json alone
+
         self._print_json(to_document(self._pass_id, result, shows_found=shows_found))
 
     def _stopped(
@@ -285,6 +287,8 @@ class _Command:
         for problem in problems:
             self._journal.tell(problem.lines, event, ERROR)
         if self._arguments.json:
+            from mountd.report.document import to_document  # noqa: PLC0415 - for --json alone
+
             nothing = Report(files or (self._manifest,), (), not self._is_acting)
             self._print_json(to_document(self._pass_id, nothing, errors=problems))
         return status
@@ -304,6 +308,8 @@ class _Command:
 
 
 def _to_json(document: object) -> str:
+    import json  # noqa: PLC0415
+
     return json.dumps(document, indent=2) + "\n"
 
 

@@ -1,8 +1,9 @@
 """The short way in accepts nothing that the models don't, and gives it the same values."""
 
-import sys
+import re
 from copy import deepcopy
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -124,19 +125,22 @@ def test_of_each_manifest_of_ours_it_says_what_the_models_say(path: Path) -> Non
         assert tables == judged(values)
 
 
-@pytest.mark.parametrize("words", ["reconcile", "reconcile --dry-run", "status", "unmount --all"])
-def test_no_command_loads_the_models_for_a_manifest_that_is_plainly_right(
-    world: World, words: str
-) -> None:
-    make_plain(world, "a")
-    script = "import sys; from mountd.cli import main; sys.argv[0] = 'mountd'\n"
-    script += "try: main()\nfinally: print(*sys.modules, file=open('/mnt/modules', 'w'))\n"
-    arguments = ["--manifest", str(world.manifest), "--state-dir", str(world.state)]
-    command = [sys.executable, "-c", script, *words.split(), *arguments]
-    world.run(["sh", "-c", '"$@"; true', "sh", *command])
-    loaded = (world / "modules").read_text().split()
-    assert "mountd.manifest.plain" in loaded
-    assert not [each for each in loaded if each.startswith("pydantic")]
+def _blocks() -> list[tuple[str, str]]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [
+        (f"{page.name}, block {number}", text)
+        for page in pages
+        for number, text in enumerate(
+            re.findall(r"^ *```toml\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
+        )
+    ]
+
+
+@pytest.mark.parametrize("text", [each[1] for each in _blocks()], ids=[e[0] for e in _blocks()])
+def test_of_what_is_shown_in_a_page_it_says_what_the_models_say(text: str) -> None:
+    values = tomli.loads(dedent(text))
+    if (tables := plain_tables(values, RESERVED)) is not None:
+        assert tables == judged(values)
 
 
 def test_what_is_not_plain_is_judged_by_the_models(world: World) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from package import PROJECT
 
-from mountd.manifest.positions import KeyPath, Position, line_and_column, locate
+from mountd.manifest.positions import Position, line_and_column, locate
+from mountd.manifest.spans import KeyPath
 
 SUITE = os.path.join(PROJECT.parent, "shared/data/toml-test/valid")
 

@@ -12,7 +12,7 @@ import pytest
 from package import PROJECT
 from world import MOUNTD, World, run
 
-from mountd.cli import _COMMANDS
+from mountd.arguments import COMMANDS
 
 _SHARE = PROJECT / "share"
 _BASH = "bind 'set page-completions off'; bind 'set show-all-if-ambiguous on'"
@@ -92,9 +92,9 @@ _NAMES = {"work", "work2", "in-ner", "dotted", "more"}
 
 
 def test_commands_and_what_they_do(world: World, shell: str) -> None:
-    found = _offered(world, shell, "mountd ", *_COMMANDS)
+    found = _offered(world, shell, "mountd ", *COMMANDS)
     if shell != "bash":  # which shows words alone
-        assert {word for what in _COMMANDS.values() for word in what.split()} <= {
+        assert {word for what in COMMANDS.values() for word in what.split()} <= {
             word.strip("()") for word in found
         }
 

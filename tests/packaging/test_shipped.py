@@ -13,7 +13,8 @@ from shipped import MANUAL, keys, shipped
 from world import MOUNTD, World, run
 
 from mountd import exits
-from mountd.cli import _COMMANDS, _parser
+from mountd.arguments import COMMANDS
+from mountd.usage import make_parser
 
 _SHARE = PROJECT / "share"
 _README = (PROJECT / "README.md").read_text()
@@ -66,10 +67,10 @@ def test_the_manuals_tools_have_nothing_to_say(page: str) -> None:
 
 
 def test_each_command_option_and_exit_status_is_in_the_manual() -> None:
-    assert _entries("mountd.1", "Commands") == [*_COMMANDS]
+    assert _entries("mountd.1", "Commands") == [*COMMANDS]
     synopsis = re.findall(r"^\| \*\*mountd (\w+)", _section("mountd.1", "Synopsis"), re.MULTILINE)
-    assert synopsis == [*_COMMANDS]
-    options = [each for each in _parser()._actions if each.option_strings]  # noqa: SLF001
+    assert synopsis == [*COMMANDS]
+    options = [each for each in make_parser()._actions if each.option_strings]  # noqa: SLF001
     terms = [
         ", ".join(f"{each} {option.metavar or ''}".strip() for each in option.option_strings)
         for option in options

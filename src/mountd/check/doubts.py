@@ -7,7 +7,6 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from typing import NamedTuple
 
 from mountd.check import words as doubt
 from mountd.check.words import Doubt, Who
@@ -16,6 +15,7 @@ from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import OVERFLOW_ID
 from mountd.core.model import Ids, Person, User
 from mountd.core.mounts import ObservedMount, parents_of
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.targets import Places, folders_above, is_within
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.access import can_act_as_others, first_closed

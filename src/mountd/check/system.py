@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from mountd.core.mounts import ObservedMount
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.faults import VolumeError
 from mountd.core.words.printable import printable
 from mountd.kernel.files import statx

@@ -6,9 +6,10 @@ One function for each, so that all sentences can be read, and mended, in one sit
 # ruff: noqa: D103 - each function's name is what its sentence says
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mountd.core.model import Fault, Ids
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.commands import shell
 
 Key = Literal["source", "target", "user", "accounts", "fallback", "recursive"]

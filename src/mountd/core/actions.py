@@ -1,12 +1,13 @@
 """The steps of a plan, and what became of them."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Refused, State
 from mountd.core.mounts import Managed
+from mountd.core.named_tuple import NamedTuple
 
 Verb = Literal["mount", "replace", "adjust", "unmount", "keep"]
 _DONE: dict[Verb | None, str] = {

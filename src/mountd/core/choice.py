@@ -3,7 +3,7 @@
 import stat
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from mountd.core.idmapping import (
     IDENTITY,
@@ -20,6 +20,7 @@ from mountd.core.idmapping import (
     unknown,
 )
 from mountd.core.model import Fault, Ids, Refused, User, Volume
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 

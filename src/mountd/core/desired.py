@@ -1,11 +1,12 @@
 """What a volume means on this machine now: a mount, or why there can be none yet."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import Self
 
 from mountd.core.choice import Choice
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Flags, Ids, Kind, Refused, User, Volume
+from mountd.core.named_tuple import NamedTuple
 
 
 class View(NamedTuple):

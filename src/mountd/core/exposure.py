@@ -6,7 +6,6 @@ once, as they are and as this pass will leave them, and what is mounted already 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from mountd.core.actions import Judgement
 from mountd.core.choice import ROOT, shown_owner
@@ -14,6 +13,7 @@ from mountd.core.desired import Desired, DesiredMount, View
 from mountd.core.idmapping import Idmapping, seen_as
 from mountd.core.model import Fault, Ids, Volume
 from mountd.core.mounts import Managed, Observed, ObservedMount, is_same
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.sights import Sights, root_of
 from mountd.core.targets import folders_above
 from mountd.core.words import idmap_faults

@@ -1,11 +1,11 @@
 """The raw mounts that volumes with a `type` are clones of: which are missing, and which can go."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from mountd.core.actions import Action, FilesystemAction
 from mountd.core.model import IN_MEMORY, Fault, Filesystem, Volume
 from mountd.core.mounts import Base, Managed
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words import filesystem_faults
 
 

@@ -10,7 +10,8 @@ over all ids.
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
+
+from mountd.core.named_tuple import NamedTuple
 
 ID_COUNT = 4294967295
 """How many ids there are. The id of this value means "unchanged" to chown(2); no map holds it."""

@@ -4,9 +4,10 @@ They are named tuples: frozen, printable, comparable, and a third of a dataclass
 pass over a thousand volumes pays a thousand times.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mountd.core.idmapping import Idmapping
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.printable import with_hint
 
 Atime = Literal["relatime", "noatime", "strictatime"]

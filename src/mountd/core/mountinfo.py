@@ -4,10 +4,10 @@ A space alone parts the words: names may hold any other white space, and a sourc
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from mountd.core.model import Atime, Flags
 from mountd.core.mounts import ObservedMount, bounded
+from mountd.core.named_tuple import NamedTuple
 
 
 class Line(NamedTuple):

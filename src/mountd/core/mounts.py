@@ -1,10 +1,10 @@
 """Mounts: those that the kernel has, and those that the record says are ours."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Flags, Ids, Refused
+from mountd.core.named_tuple import NamedTuple
 
 
 class ObservedMount(NamedTuple):

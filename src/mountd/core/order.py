@@ -2,12 +2,12 @@
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
-from typing import NamedTuple
 
 from mountd.core.actions import Action, Outcome, Verb
 from mountd.core.desired import Desired, DesiredMount
 from mountd.core.model import Fault
 from mountd.core.mounts import Adoptable
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.nesting import Paths, account_files, circles, needs, paths_in
 from mountd.core.scene import Scene
 from mountd.core.targets import is_within

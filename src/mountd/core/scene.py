@@ -1,7 +1,6 @@
 """What the plan for one volume depends on besides the volume itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from mountd.core.actions import NO_JUDGEMENT, Carried, Judgement
 from mountd.core.desired import Desired, DesiredMount
@@ -15,6 +14,7 @@ from mountd.core.mounts import (
     forest_of,
     parents_of,
 )
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.propagation import Propagation
 from mountd.core.targets import Places
 

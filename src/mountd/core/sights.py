@@ -2,11 +2,11 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from mountd.core.desired import Desired, DesiredMount, View
 from mountd.core.model import Fault
 from mountd.core.mounts import TOO_DEEP, Managed, Observed, ObservedMount, is_same
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.order import absence
 from mountd.core.propagation import Propagation
 from mountd.core.targets import Places, folders_above

@@ -1,10 +1,11 @@
 """Whom `mountd explain` asks the kernel about, and for which path."""
 
 import os
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mountd.core.actions import Action
 from mountd.core.model import Ids, Person, User, Volume
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.targets import normalised_path
 from mountd.core.words.faults import VolumeError
 from mountd.core.words.spelling import nearest

@@ -8,13 +8,14 @@ else can see. Nothing is changed.
 import stat
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from mountd.core.actions import Outcome, Report
 from mountd.core.choice import ROOT
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Ids, Volume
 from mountd.core.mounts import ObservedMount
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.served import has_server
 from mountd.core.words.faults import VolumeError
 from mountd.explain import obstacle as words

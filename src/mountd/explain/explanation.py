@@ -1,11 +1,12 @@
 """What `mountd explain` tells, as a value and as a document for programs."""
 
 import stat
-from typing import Any, NamedTuple
+from typing import Any
 
 from mountd.core.actions import Drift
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Fault, Person, Refused, State
+from mountd.core.named_tuple import NamedTuple
 from mountd.explain.reason import Reason
 from mountd.explain.travel import Arrival, Origin, Rest, Row
 from mountd.explain.verdict import Deed, Verdict

@@ -9,11 +9,12 @@ reason, so that all sentences can be read, and mended, in one sitting.
 import errno as _errno
 import stat
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mountd.core.idmapping import OVERFLOW_ID, Extents, inverse, seen_as
 from mountd.core.model import Ids, Person
 from mountd.core.mounts import ObservedMount
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.served import has_server
 from mountd.core.words.commands import mountd, shell
 from mountd.explain.travel import Arrival

@@ -1,12 +1,11 @@
 """Why a volume is as it is: the rule in words, and the lines of the manifest that say so."""
 
-from typing import NamedTuple
-
 from mountd.core.actions import Action
 from mountd.core.choice import ROOT, Rule
 from mountd.core.desired import DesiredMount
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Refused, Volume
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.commands import mountd
 from mountd.explain.obstacle import Share
 from mountd.explain.travel import arrival

@@ -1,10 +1,11 @@
 """How ids travel through a mount: as what those stored are seen, as what those seen are stored."""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mountd.core.idmapping import OVERFLOW_ID, Extents, Idmapping, inverse, is_whole, seen_as
 from mountd.core.model import Ids
+from mountd.core.named_tuple import NamedTuple
 
 Kind = Literal["owner", "user", "asker", "root"]
 """Whose ids they are: the source's owner, the volume's user, whoever is asked about, a file's."""

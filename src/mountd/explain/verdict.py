@@ -4,10 +4,11 @@ import os
 import stat
 from collections.abc import Callable
 from errno import EACCES, ELOOP, EPERM
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from mountd.core.model import Ids, Person
 from mountd.core.mounts import ObservedMount
+from mountd.core.named_tuple import NamedTuple
 from mountd.explain import obstacle as words
 from mountd.explain.obstacle import Obstacle, Place, Share, Wish
 from mountd.explain.travel import departure

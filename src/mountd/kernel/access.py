@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from errno import ENOSYS, EPERM
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from mountd.core.model import Person
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel.files import faccessat2, openat2, see_folder
 from mountd.kernel.limits import NoThreadError
 from mountd.kernel.privileges import missing_capabilities

@@ -8,18 +8,17 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from errno import EBUSY, ENOENT, ENOSPC, ENOTDIR
-from typing import NamedTuple
 
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Fault, Flags, Kind
 from mountd.core.mounts import Managed, forest_of
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.propagation import Propagation
 from mountd.core.targets import is_within
 from mountd.core.words import faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import Tree, attributes, flag
 from mountd.kernel.files import RESOLVE_NO_SYMLINKS, look, openat2, register, statx
-from mountd.kernel.holders import holders_of, processes_in
 from mountd.kernel.limits import hint_on
 from mountd.kernel.making import made, make
 from mountd.kernel.mount_api import (
@@ -252,6 +251,8 @@ def adjust(spot: Spot, mount: int, wanted: DesiredMount) -> None:
         except OSError as error:
             if error.errno != EBUSY:
                 raise
+            from mountd.kernel.holders import holders_of  # noqa: PLC0415 - for who is busy alone
+
             fault = mount_faults.busy_writers(spot.whole_path, *holders_of(mount, writing=True))
             raise VolumeError(fault) from error
 
@@ -274,6 +275,8 @@ def unmount(spot: Spot, mount: int, submounts: Sequence[int] = (), *, lazily: bo
         return
     below = [each for each in reversed(descendants_of(mount)) if each.id in submounts]
     for each in [*below, observe_mount(mount)] if below else ():
+        from mountd.kernel.holders import processes_in  # noqa: PLC0415
+
         holders = processes_in(each.id)
         if holders.found:
             raise VolumeError(mount_faults.busy(each.point, *holders))
@@ -306,6 +309,8 @@ def _umount(spot: Spot, mount: int) -> None:
     except OSError as error:
         if error.errno != EBUSY:
             raise
+        from mountd.kernel.holders import holders_of  # noqa: PLC0415
+
         raise VolumeError(mount_faults.busy(spot.whole_path, *holders_of(mount))) from error
     _see_gone(mount, spot)
 

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from errno import EINVAL
-from typing import NamedTuple
 
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Flags, Ids, Volume
 from mountd.core.mounts import AUTOMOUNT
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.files import look, register, statx

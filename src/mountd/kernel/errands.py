@@ -1,8 +1,7 @@
 """Single calls on what others serve, each made by a child where a server may keep it waiting."""
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from threading import local
+from _thread import _local as local
+from collections.abc import Callable, Hashable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -24,14 +23,12 @@ class Errands:
         self._silent: set[int] = set()
         """Servers that left a call without an answer."""
 
-    @contextmanager
-    def of(self, key: Hashable) -> Iterator[None]:
+    def of(self, key: Hashable) -> errand:
         """Let an action make such calls until the end of the `with`; `key` is what it is known by.
 
         Those that don't answer raise TimeoutError, all of them after `PATIENCE` and little more.
         """
-        with errand(_Errand(self._patience, self._silent, key)):
-            yield
+        return errand(_Errand(self._patience, self._silent, key))
 
 
 class _Errand:

@@ -11,8 +11,8 @@ from ctypes import c_char_p, c_int, c_size_t, c_uint, c_void_p
 from errno import EAGAIN, EINVAL, ELOOP, ENOTDIR, EXDEV
 from stat import S_ISDIR, S_ISLNK
 from struct import Struct
-from typing import NamedTuple
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel.binding import AT_FDCWD, bind
 from mountd.kernel.served import (
     ServedError,
@@ -81,8 +81,10 @@ def _open(folder: Fd | None, path: str, flags: int, resolve: int) -> Fd:
     how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
     number = folder.number if folder else AT_FDCWD
     for _ in range(0 if resolve & RESOLVE_CACHED else _MOST_TRIES):
-        with suppress(BlockingIOError):
+        try:
             return Fd(_openat2(number, os.fsencode(path), how, _OPEN_HOW.size))
+        except BlockingIOError:
+            continue
     return Fd(_openat2(number, os.fsencode(path), how, _OPEN_HOW.size))
 
 

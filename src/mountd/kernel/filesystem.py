@@ -20,9 +20,9 @@ from errno import (
     EOPNOTSUPP,
     EPERM,
 )
-from typing import NamedTuple
 
 from mountd.core.model import Fault
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.served import has_server
 from mountd.core.words import faults, filesystem_faults
 from mountd.core.words.faults import VolumeError

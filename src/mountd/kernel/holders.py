@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from mountd.core.mountinfo import Line, parse_mountinfo
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.mount_faults import A_MOUNT
 from mountd.kernel.files import reusable_mount_id
 from mountd.kernel.observe import children_of, mountinfo

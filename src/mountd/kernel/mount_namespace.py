@@ -5,12 +5,13 @@ import re
 from contextlib import suppress
 from fcntl import ioctl
 from struct import Struct
-from typing import NamedTuple
+
+from mountd.core.named_tuple import NamedTuple
 
 _NS_GET_MNTNS_ID = 0x8008B705  # _IOR(0xb7, 5, __u64), Linux 6.11
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 _NUMBER = Struct("=Q")
-_NAME = re.compile(r"mnt:\[\d{1,20}\]", re.ASCII)
+_NAME = r"(?a)mnt:\[\d{1,20}\]"
 
 
 class MountNamespace(NamedTuple):
@@ -50,7 +51,7 @@ def may_exist(name: str) -> bool:
     It isn't where no process is in it and it is mounted nowhere, which can be seen from the first
     pid namespace alone.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(_NAME, name):
         return False
     if os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
         return True

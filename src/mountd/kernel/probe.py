@@ -9,9 +9,10 @@ import os
 from errno import EAGAIN, EINVAL, ENOSPC, ENOSYS, EPERM
 from functools import cache
 from itertools import takewhile
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mountd.core.model import Fault
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words import idmap_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.binding import AT_FDCWD

@@ -29,8 +29,9 @@ from contextlib import suppress
 from io import BytesIO
 from select import POLLIN, poll
 from struct import Struct
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel.process import close_all_but, die_with_parent
 from mountd.kernel.served import NoChildError, wait_for_servers
 from mountd.kernel.syscalls import Fd

@@ -5,8 +5,9 @@ import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 from errno import ELOOP, ENAMETOOLONG
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel.access import Asker, May, may, reach
 from mountd.kernel.files import (
     RESOLVE_NO_MAGICLINKS,

@@ -17,8 +17,7 @@ The filesystem of `/` doesn't count: our own program lies there.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -243,14 +242,19 @@ def see_entry(folder: int, name: str) -> None:
             raise ServedError(path, there[0])
 
 
-@contextmanager
-def errand(each: Errand | None) -> Iterator[None]:
+class errand:  # noqa: N801 - no generator, as each volume has several
     """Have calls on what is served go this way, in this thread, until the end of the `with`."""
-    token = _errand.set(each)
-    try:
-        yield
-    finally:
-        _errand.reset(token)
+
+    __slots__ = ("_each", "_token")
+
+    def __init__(self, each: Errand | None) -> None:
+        self._each = each
+
+    def __enter__(self) -> None:
+        self._token = _errand.set(self._each)
+
+    def __exit__(self, *_: object) -> None:
+        _errand.reset(self._token)
 
 
 def by_road(function: Callable[_P, _T]) -> Callable[_P, _T]:

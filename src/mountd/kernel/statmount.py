@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from ctypes import c_size_t, c_uint, c_void_p
 from errno import EOVERFLOW
 from struct import Struct
-from typing import NamedTuple
 
 from mountd.core.mounts import TOO_DEEP, bounded
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel.binding import bind, is_there
 
 STATMOUNT_SB_BASIC = 0x01

@@ -8,10 +8,11 @@ import os
 import select
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple, Self
+from typing import Self
 
 from mountd.core.mountinfo import parse_mountinfo
 from mountd.core.mounts import Observed, ObservedMount
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel import served
 from mountd.kernel.observe import mountinfo, observe, observe_mount
 from mountd.kernel.statmount import HAS_STATMOUNT, fingerprints, listmount

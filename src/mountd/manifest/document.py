@@ -1,13 +1,18 @@
 """A TOML file as text and as values, which knows where each value stands in the text."""
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli
 
-from mountd.manifest.positions import KeyPath, Positions, Span, locate
 from mountd.manifest.problem import Lines, ManifestError, Problem
-from mountd.manifest.syntax import explain_excess, explain_parts, explain_syntax
+from mountd.manifest.spans import KeyPath, Span
+
+if TYPE_CHECKING:  # as what else is loaded below, it is for those alone who have made a mistake
+    from mountd.manifest.positions import Positions
+    from mountd.manifest.syntax import SyntaxFault
+
+_MOST_DOTS = 100  # in a line: a key of many parts costs tomli their square
 
 
 class Document:
@@ -36,7 +41,9 @@ class Document:
         return self.text[start:end].strip()
 
     @cached_property
-    def _positions(self) -> Positions:
+    def _positions(self) -> "Positions":
+        from mountd.manifest.positions import locate  # noqa: PLC0415
+
         return locate(self.text)
 
     @cached_property
@@ -54,14 +61,24 @@ class Document:
             raise ManifestError([Lines(text).problem(self.file, span, message)]) from None
 
     def _parsed(self) -> dict[str, Any]:
+        fault = None
+        if any(line.count(".") > _MOST_DOTS for line in self.text.split("\n")):
+            from mountd.manifest.syntax import explain_parts  # noqa: PLC0415
+
+            fault = explain_parts(self.text)
         try:
-            if not (fault := explain_parts(self.text)):
+            if not fault:
                 return tomli.loads(self.text)
-            span, message, hint = fault
-        except tomli.TOMLDecodeError as error:
-            # its offset is into a text in which a line ends in \n alone
-            offset = self._lines.offset(error.lineno, error.colno)
-            span, message, hint = explain_syntax(self.text, error.msg, offset)
-        except (ValueError, RecursionError):
-            span, message, hint = explain_excess(self.text)
-        raise ManifestError([self._lines.problem(self.file, span, message, hint)]) from None
+        except (ValueError, RecursionError) as error:
+            fault = self._explained(error)
+        span, message, hint = fault
+        raise ManifestError([self._lines.problem(self.file, span, message, hint)])
+
+    def _explained(self, error: ValueError | RecursionError) -> "SyntaxFault":
+        from mountd.manifest.syntax import explain_excess, explain_syntax  # noqa: PLC0415
+
+        if not isinstance(error, tomli.TOMLDecodeError):
+            return explain_excess(self.text)
+        # its offset is into a text in which a line ends in \n alone
+        offset = self._lines.offset(error.lineno, error.colno)
+        return explain_syntax(self.text, error.msg, offset)

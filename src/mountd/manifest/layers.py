@@ -1,8 +1,8 @@
 """The files that a manifest consists of: those of the search path, or those of one file."""
 
 import os
-from typing import NamedTuple
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.faults import PASSING
 from mountd.manifest.problem import Problem
 

@@ -1,10 +1,11 @@
 """A manifest's files → volumes: read safely, parsed, validated, merged."""
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mountd.core.idmapping import Idmapping
 from mountd.core.model import Ids, Volume
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.targets import normalised_path
 from mountd.manifest.document import Document
 from mountd.manifest.layers import SEARCH_PATH, Layers

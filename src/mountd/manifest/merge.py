@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.manifest.document import Document
-from mountd.manifest.positions import KeyPath
 from mountd.manifest.problem import Problem
+from mountd.manifest.spans import KeyPath
 
 
 class Tables(NamedTuple):

@@ -3,10 +3,10 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.printable import printable_lines, with_hint
-from mountd.manifest.positions import Span
+from mountd.manifest.spans import Span
 
 _WIDEST = 70
 

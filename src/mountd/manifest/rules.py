@@ -9,8 +9,8 @@ from typing import Any
 from mountd.core.nesting import Paths, account_files, circles, needs, paths_in
 from mountd.core.targets import is_within, normalised_path
 from mountd.manifest.merge import MergedDocuments
-from mountd.manifest.positions import KeyPath, dotted
 from mountd.manifest.problem import Problem
+from mountd.manifest.spans import KeyPath, dotted
 from mountd.manifest.values import why_no_fs_source, why_no_path
 
 _OF_FILESYSTEMS = {

@@ -5,16 +5,10 @@ not: this looks there. An error that isn't known here keeps tomli's words.
 """
 
 import re
-from typing import NamedTuple
 
-from mountd.manifest.positions import (
-    Span,
-    dotted,
-    lexemes,
-    line_and_column,
-    locate,
-    statement_start,
-)
+from mountd.core.named_tuple import NamedTuple
+from mountd.manifest.positions import lexemes, line_and_column, locate, statement_start
+from mountd.manifest.spans import Span, dotted
 
 _MOST_SHOWN = 60
 _TOKEN = re.compile(r"[^\s,\[\]{}#=]+")
@@ -57,8 +51,6 @@ _DEEP = 100  # no parser minds that much
 
 def explain_parts(text: str) -> SyntaxFault | None:
     """A key of far more parts than any manifest has, if there is one: tomli takes their square."""
-    if text.count(".") <= _DEEP or all(line.count(".") <= _DEEP for line in text.split("\n")):
-        return None  # nearly always
     start = dots = 0
     for lexeme in lexemes(text):
         if not lexeme.is_bare:

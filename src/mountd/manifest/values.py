@@ -4,7 +4,6 @@ What they say follows the key's name: "must not be empty". None: nothing is wron
 """
 
 from collections.abc import Mapping
-from unicodedata import category
 
 from mountd.core.idmapping import ID_COUNT
 from mountd.core.targets import normalised_path, why_forbidden
@@ -44,7 +43,7 @@ _MOST_BYTES = 4095  # PATH_MAX without the final NUL
 
 
 def _why_unprintable(text: str) -> str | None:
-    if not text.isprintable() and any(category(each) == "Cc" for each in text):
+    if not text.isprintable() and any(each < " " or "\x7f" <= each < "\xa0" for each in text):
         return "must have no newline, NUL or other control character in it"
     return None
 

@@ -11,7 +11,6 @@ from mountd.core.idmapping import Refusal
 from mountd.core.words.spelling import nearest
 from mountd.manifest.document import Document
 from mountd.manifest.fields import OURS
-from mountd.manifest.positions import KeyPath, dotted
 from mountd.manifest.problem import Problem
 from mountd.manifest.schema import (
     DefaultsTable,
@@ -20,6 +19,7 @@ from mountd.manifest.schema import (
     ManifestTable,
     VolumeTable,
 )
+from mountd.manifest.spans import KeyPath, dotted
 from mountd.manifest.values import number_in_words
 
 _TYPES: dict[type, str] = {

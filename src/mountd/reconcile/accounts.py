@@ -221,7 +221,7 @@ class _Passwd:
     def ids_of(self, name: bytes) -> tuple[int, int] | None:
         """Those of the first account of this name."""
         for line in _lines_of(name, self._content):
-            if (found := _ACCOUNT.match(line)) and _is_id(found[2]) and _is_id(found[3]):
+            if (found := re.match(_ACCOUNT, line)) and _is_id(found[2]) and _is_id(found[3]):
                 return int(found[2]), int(found[3])
         return None
 
@@ -239,12 +239,12 @@ class _Passwd:
 
     def homes(self) -> Iterator[tuple[bytes, int, bytes]]:
         """Of the accounts that have one: the name, the uid and the home."""
-        for name, uid, home in (each.groups() for each in _HOME.finditer(self._content)):
+        for name, uid, home in (each.groups() for each in re.finditer(_HOME, self._content)):
             if _is_id(uid):
                 yield name, int(uid), home
 
     def _rows(self) -> Iterator[tuple[bytes, int, int]]:
-        for name, uid, gid in (each.groups() for each in _ACCOUNT.finditer(self._content)):
+        for name, uid, gid in (each.groups() for each in re.finditer(_ACCOUNT, self._content)):
             if _is_id(uid) and _is_id(gid):
                 yield name, int(uid), int(gid)
 
@@ -258,7 +258,7 @@ class _Group:
     def id_of(self, name: bytes) -> int | None:
         """That of the first group of this name."""
         for line in _lines_of(name, self._content):
-            if (found := _GROUP.match(line)) and _is_id(found[2]):
+            if (found := re.match(_GROUP, line)) and _is_id(found[2]):
                 return int(found[2])
         return None
 
@@ -275,15 +275,16 @@ class _Group:
         }
 
     def _rows(self) -> Iterator[tuple[bytes, int, bytes | None]]:
-        for name, gid, members in (each.groups() for each in _GROUP.finditer(self._content)):
+        for name, gid, members in (each.groups() for each in re.finditer(_GROUP, self._content)):
             if _is_id(gid):
                 yield name, int(gid), members
 
 
-_LINE = rb"^([^:#\n][^:\n]*):[^:\n]*:([0-9]+)"
-_ACCOUNT = re.compile(_LINE + rb":([0-9]+)(?=[:\n]|\Z)", re.MULTILINE)
-_HOME = re.compile(_LINE + rb":[0-9]+:[^:\n]*:(/[^:\n]*)(?=[:\n]|\Z)", re.MULTILINE)
-_GROUP = re.compile(_LINE + rb"(?::([^:\n]*)|(?=\n|\Z))", re.MULTILINE)
+# not compiled before there is a name to look up
+_LINE = rb"(?m)^([^:#\n][^:\n]*):[^:\n]*:([0-9]+)"
+_ACCOUNT = _LINE + rb":([0-9]+)(?=[:\n]|\Z)"
+_HOME = _LINE + rb":[0-9]+:[^:\n]*:(/[^:\n]*)(?=[:\n]|\Z)"
+_GROUP = _LINE + rb"(?::([^:\n]*)|(?=\n|\Z))"
 
 
 def _lines_of(name: bytes, content: bytes) -> Iterator[bytes]:

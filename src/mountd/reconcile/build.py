@@ -4,12 +4,12 @@ So both find the same faults, and report them in the same words.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mountd.core.actions import Action
 from mountd.core.desired import DesiredMount
 from mountd.core.model import Fault, Ids
 from mountd.core.mounts import Observed
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.plan import needs_gap_in_place
 from mountd.core.served import has_server
 from mountd.core.words import faults, idmap_faults

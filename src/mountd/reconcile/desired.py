@@ -1,7 +1,7 @@
 """Volume → desired mount: the source opened, owner and user looked up, the idmapping chosen."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 from mountd.core.choice import Root, choose, shown_owner, stored_owner
 from mountd.core.desired import Desired, DesiredMount, Later, Unready, View
@@ -18,6 +18,7 @@ from mountd.core.mounts import (
     is_same,
     root_at,
 )
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.nesting import account_files, paths_in
 from mountd.core.words import faults, idmap_faults, mount_faults
 from mountd.core.words.faults import VolumeError

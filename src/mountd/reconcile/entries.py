@@ -16,8 +16,8 @@ _MOST_OWNER = (1 << 32) - 1
 FaultState = Literal["pending", "failed", "conflict"]
 _STATES = get_args(FaultState)
 _REASONS = frozenset(get_args(Reason))
-_BASE_NAME = re.compile("[0-9a-f]{32}", re.ASCII)
-_EXTENT = re.compile(r"\d{1,10} \d{1,10} \d{1,10}", re.ASCII)
+_BASE_NAME = "[0-9a-f]{32}"
+_EXTENT = r"(?a)\d{1,10} \d{1,10} \d{1,10}"
 
 
 def to_json(managed: Managed) -> str:
@@ -128,7 +128,7 @@ def _base(name: str, value: Any) -> Base:
 
 def _base_name(value: Any) -> str:
     """As `Filesystem.name` makes them: it becomes part of a path."""
-    if type(value) is not str or not _BASE_NAME.fullmatch(value):
+    if type(value) is not str or not re.fullmatch(_BASE_NAME, value):
         raise ValueError("there is something else where a filesystem's name should be")
     return value
 
@@ -159,6 +159,6 @@ def _idmap(value: Any) -> Idmapping | None:
 @lru_cache(1024)
 def _extents(text: str) -> Extents:
     lines = text.splitlines()
-    if not lines or not all(map(_EXTENT.fullmatch, lines)):
+    if not lines or not all(re.fullmatch(_EXTENT, each) for each in lines):
         raise ValueError("there is something else where an idmapping should be")
     return parsed_text(tuple(line.encode() for line in lines))

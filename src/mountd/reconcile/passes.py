@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from mountd.core.actions import Action, FilesystemAction, Outcome, Report
 from mountd.core.desired import Desired
 from mountd.core.leaving import departures
 from mountd.core.model import Fault
 from mountd.core.mounts import Observed
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.order import Progress, as_one, is_half_done, is_told, never, see_progress
 from mountd.core.targets import with_folders_above
 from mountd.exits import ArgumentError
@@ -22,7 +23,6 @@ from mountd.kernel.served import NoChildError
 from mountd.manifest.layers import SEARCH_PATH, Layers, find_layers, manifest_id, places_of
 from mountd.manifest.load import Manifest, Reading, load_manifest
 from mountd.manifest.problem import ManifestError, Problem
-from mountd.reconcile.apply import Applier
 from mountd.reconcile.filesystems import take_off_unused
 from mountd.reconcile.idmaps import Namespaces
 from mountd.reconcile.reading import read_manifest, read_patiently, unanswered_file
@@ -202,6 +202,8 @@ def unmount(
 
     Raises ArgumentError, LockedError or StateError.
     """
+    from mountd.reconcile.apply import Applier  # noqa: PLC0415 - no dry run needs it
+
     manifest = manifest_id(settings.manifest)
     with state_folder(settings.state_dir) as folder:
         see_no_watch(folder, settings.state_dir)

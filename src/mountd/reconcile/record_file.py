@@ -6,9 +6,10 @@ import re
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from mountd.core.mounts import Adoptable, Base, Managed
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.faults import PASSING
 from mountd.exits import StateError
 from mountd.kernel.mount_namespace import MountNamespace, may_exist, our_namespace
@@ -29,7 +30,7 @@ MOST_BYTES = 64 << 20
 MOST_OTHERS = 32
 MAIN = "record.json"
 """The file of the namespace that came first; each other one has its number in its file's name."""
-OTHERS = re.compile(r"record-(\d{1,20})\.json(\..+)?", re.ASCII)
+OTHERS = r"(?a)record-(\d{1,20})\.json(\..+)?"
 ANY_OTHER = ""
 """Stands for each manifest that has no pass of its own since the record was lost."""
 _ODD_JSON = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
@@ -123,7 +124,7 @@ def sweep(folder: Fd, ours: str) -> None:
     with suppress(OSError):
         others = []
         for name in os.listdir(f"/proc/self/fd/{folder.number}"):
-            match = OTHERS.fullmatch(name)
+            match = re.fullmatch(OTHERS, name)
             if match and not name.startswith(ours):
                 if may_exist(f"mnt:[{match[1]}]"):
                     found = os.stat(name, dir_fd=folder.number, follow_symlinks=False)

@@ -4,7 +4,6 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from errno import ENOENT, ENOTDIR
-from typing import NamedTuple
 
 from mountd.core.filesystems import Bases
 from mountd.core.idmapping import Idmapping
@@ -22,6 +21,7 @@ from mountd.core.mounts import (
     parents_of,
     root_at,
 )
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.targets import is_within
 from mountd.core.words import faults, filesystem_faults, mount_faults
 from mountd.core.words.faults import VolumeError

@@ -5,6 +5,7 @@ import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from mountd.core.actions import Action, FilesystemAction
 from mountd.core.desired import Desired, DesiredMount, Unready
@@ -19,7 +20,6 @@ from mountd.kernel.patience import Patience
 from mountd.kernel.privileges import missing_capabilities
 from mountd.kernel.probe import has_beneath, has_open_tree_attr
 from mountd.manifest.load import Manifest
-from mountd.reconcile.apply import Applier
 from mountd.reconcile.build import Builder, foresee
 from mountd.reconcile.desired import Resolver
 from mountd.reconcile.filesystems import (
@@ -32,6 +32,9 @@ from mountd.reconcile.filesystems import (
 from mountd.reconcile.idmaps import Namespaces, Prober
 from mountd.reconcile.record import Record
 from mountd.reconcile.sources import Sources
+
+if TYPE_CHECKING:
+    from mountd.reconcile.apply import Applier
 
 
 class Pass:
@@ -193,8 +196,10 @@ class Pass:
             is_over=not any(each.after for each in actions),
         )
 
-    def applier(self, observed: Observed) -> Applier:
+    def applier(self, observed: Observed) -> "Applier":
         """Carries actions out, and keeps the record."""
+        from mountd.reconcile.apply import Applier  # noqa: PLC0415 - no dry run needs it
+
         return Applier(self.record, self.manifest.id, observed, self._namespaces, self._patience)
 
 

@@ -9,10 +9,10 @@ import stat
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from errno import ENAMETOOLONG
-from typing import NamedTuple
 
 from mountd.core.model import Fault, Kind, Volume
 from mountd.core.mounts import Top
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.targets import folders_above, why_forbidden
 from mountd.core.words import faults
 from mountd.core.words.faults import VolumeError

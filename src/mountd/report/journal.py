@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from mountd.core.actions import Action, Drift, FilesystemAction, Outcome
 from mountd.core.model import Fault, State
 from mountd.core.words.printable import printable_lines, with_hint
 from mountd.report.console import tell
-from mountd.report.outlet import Outlet, see_reader
+
+if TYPE_CHECKING:
+    from mountd.report.outlet import Outlet
 
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 
@@ -55,7 +58,12 @@ class Journal:
         self._journal_send = _journal_send()
         self._least = NOTICE if quiet else INFO
         never_waits = never_waits or self._journal_send is not None
-        self._outlet = Outlet(self._tell_dropped) if never_waits else None
+        self._outlet = self._make_outlet() if never_waits else None
+
+    def _make_outlet(self) -> "Outlet":
+        from mountd.report.outlet import Outlet  # noqa: PLC0415 - it loads threads
+
+        return Outlet(self._tell_dropped)
 
     def finish(self, patience: float = 0.5) -> None:
         """Wait until all is sent, but not long for a reader that doesn't take it."""
@@ -209,6 +217,8 @@ def _journal_send() -> Send | None:
         from systemd import journal  # noqa: PLC0415 - it may not be there
     except ImportError:  # a missing library costs the fields, not the mounts
         return None
+
+    from mountd.report.outlet import see_reader  # noqa: PLC0415
 
     def send(fields: dict[str, str], may_wait: bool) -> None:
         # not the library's logging handler, which adds 21 fields of Python's

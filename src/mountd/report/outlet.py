@@ -5,9 +5,10 @@ whoever writes to them. Here what they don't take waits; what would be too much 
 counted.
 """
 
+from _socket import AF_UNIX, SOCK_DGRAM, socket  # of which `socket` makes enums, for 3 ms
 from _thread import start_new_thread
 from collections.abc import Callable, Hashable
-from socket import AF_UNIX, SOCK_DGRAM, socket
+from contextlib import closing
 from threading import Condition
 from time import monotonic
 
@@ -106,6 +107,6 @@ def see_reader(address: str, *, may_wait: bool) -> None:
     be asked.
     """
     if address[:1] in ("/", "@"):
-        with socket(AF_UNIX, SOCK_DGRAM) as asking:
+        with closing(socket(AF_UNIX, SOCK_DGRAM)) as asking:
             asking.connect(f"\0{address[1:]}" if address[0] == "@" else address)
             see_room(asking.fileno(), may_wait=may_wait)

@@ -1,9 +1,9 @@
 """What lines are written for: its width, its colours, and where lines end."""
 
 import os
-from textwrap import wrap
-from typing import NamedTuple, Self
+from typing import Self
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.printable import printable
 
 _UNBROKEN = "\x00"  # stands for a space at which no line may end; printable text has none
@@ -25,8 +25,13 @@ class Page(NamedTuple):
 
 def wrapped(text: str, width: int) -> list[str]:
     """Lines of this width. People copy paths and what stands in backticks: those stay whole."""
+    text = printable(text)
+    if text and len(text) <= width and text[-1] != " ":
+        return [text]
+    from textwrap import wrap  # noqa: PLC0415 - 2 ms, for what is longer than a line
+
     words: list[str] = []
-    for index, part in enumerate(printable(text).split("`")):
+    for index, part in enumerate(text.split("`")):
         words.append(part if index % 2 == 0 else f"`{part.replace(' ', _UNBROKEN)}`")
     lines = wrap("".join(words), width, break_on_hyphens=False, break_long_words=False)
     return [line.replace(_UNBROKEN, " ") for line in lines]

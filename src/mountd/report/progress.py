@@ -1,11 +1,14 @@
 """A line on the terminal while nothing else comes; nothing where nobody watches."""
 
 import os
-from threading import Lock, Timer
-from typing import Self
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Self
 
 from mountd.core.words.printable import printable
 from mountd.report.console import tell
+
+if TYPE_CHECKING:
+    from threading import Timer
 
 _SILENCE = 0.5
 """Seconds that need no word."""
@@ -16,13 +19,15 @@ class ProgressLine:
 
     def __init__(self, text: str, *, is_quiet: bool) -> None:
         self._text = text
-        self._lock = Lock()
+        self._lock = allocate_lock()
         self._width = 0
         self._timer: Timer | None = None
         self._is_shown = os.isatty(2) and not is_quiet
 
     def __enter__(self) -> Self:
         if self._is_shown:
+            from threading import Timer  # noqa: PLC0415 - only a terminal waits for it
+
             self._timer = Timer(_SILENCE, self._show)
             self._timer.daemon = True
             self._timer.start()

@@ -3,8 +3,7 @@
 A unit in a mount namespace of its own runs well and mounts well, and no other process sees it.
 """
 
-from typing import NamedTuple
-
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel.privileges import shares_mounts_with_init
 
 _USUAL = (

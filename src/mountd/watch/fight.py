@@ -3,7 +3,7 @@
 And somebody keeps making news: how much of it is told. Times are seconds of one clock.
 """
 
-from typing import NamedTuple
+from mountd.core.named_tuple import NamedTuple
 
 _AT_ONCE = 5
 """Repairs of one volume within `_LATELY` seconds that are not waited for."""

@@ -7,8 +7,8 @@ ServedError.
 import os
 import stat
 from collections.abc import Hashable
-from typing import NamedTuple
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel.errands import ask
 from mountd.kernel.files import openat2, see_folder, st_dev, statx
 from mountd.kernel.served import NoChildError, ServedError, may_wait

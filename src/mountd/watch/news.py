@@ -6,10 +6,10 @@ much is reported. What is left out is counted, and the present state is reported
 
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import NamedTuple
 
 from mountd.core.actions import Outcome
 from mountd.core.model import Fault
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.commands import mountd
 from mountd.report.journal import WARNING, Journal
 from mountd.watch.fight import Telling

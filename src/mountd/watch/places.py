@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from threading import Condition, Event
 from time import monotonic, thread_time
 from types import EllipsisType
-from typing import NamedTuple
 
+from mountd.core.named_tuple import NamedTuple
 from mountd.kernel.limits import hint_on
 from mountd.kernel.patience import Looker, Patience
 from mountd.kernel.served import ServedError

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Collection, Iterable
 from time import monotonic
-from typing import NamedTuple
 
 from mountd.core.actions import Outcome, Report
 from mountd.core.desired import DesiredMount
 from mountd.core.exposure import guarded
 from mountd.core.model import Fault, Flags
 from mountd.core.mounts import AUTOMOUNT, Base, Managed, Observed
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.targets import Places, is_within
 from mountd.core.words.mount_faults import keeps_being_undone
 from mountd.kernel.files import st_dev

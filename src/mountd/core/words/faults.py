@@ -5,10 +5,10 @@ idmappings and of filesystems are in modules of their own.
 """
 
 import errno as _errno
-from typing import NamedTuple
 
 from mountd.core.model import Fault, Ids, Kind, Reason
 from mountd.core.mounts import Managed
+from mountd.core.named_tuple import NamedTuple
 from mountd.core.words.commands import mountd, shell
 
 PASSING = (_errno.EMFILE, _errno.ENFILE, _errno.ENOMEM)
