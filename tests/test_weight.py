@@ -92,16 +92,7 @@ def _see(config: pytest.Config, name: str, loaded: set[str]) -> None:
 def _calls(world: World, words: str) -> dict[str, int]:
     """How often each call is made, by whatever the command starts too."""
     trace = world / "trace"  # not -c, which leaves out the newest calls
-    strace = [
-        "strace",
-        "-f",
-        "-s",
-        "0",
-        "-e",
-        "signal=none",
-        "-o",
-        str(trace),
-    ]  # -c leaves new calls out
+    strace = ["strace", "-f", "-s", "0", "-e", "signal=none", "-o", str(trace)]
     result = world.run([*strace, MOUNTD, *words.split(), *_files(world)])
     assert result.status == 0, result.err
     found: dict[str, int] = {}

@@ -101,6 +101,12 @@ SYNTHETIC: Mapping[str, tuple[bytes, list[tuple[int, str]]]] = {
         extents(341, 3),
         [(4, "has 341 extents; the kernel takes 340"), (4, "has 341 extents")],
     ),
+    "1001 options": (
+        b'[volumes.a]\nsource = "x"\ntarget = "/data"\ntype = "x"\noptions = ['
+        + b'"a", ' * 1001
+        + b"]\n",
+        [(5, "`volumes.a.options` has 1001 options; 1000 at most are taken")],
+    ),
     "a map beyond a page": (
         extents(200, 9),
         [(4, "is 4400 bytes long as the kernel reads it, which takes 4095"), (4, "4400 bytes")],

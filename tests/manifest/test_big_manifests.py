@@ -39,7 +39,6 @@ _MANY: dict[str, Callable[[int], str]] = {
         lambda i: f'[volumes.v{i}]\nsource = "/s"\ntarget = "/t"', "\n", n
     ),
     "one line of extents": lambda n: _A + "idmap.uids = [" + "{stored=1,seen=1,count=1}," * n + "]",
-    "one line of options": lambda n: _A + 'type = "tmpfs"\noptions = [' + '"",' * n + "]",
     "one line of tables": lambda n: (
         "volumes = {" + _repeated(lambda i: f'v{i} = {{surce = "/s"}}', ",", n) + "}"
     ),

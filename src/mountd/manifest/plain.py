@@ -21,6 +21,7 @@ from mountd.core.idmapping import (
 from mountd.core.targets import normalised_path
 from mountd.manifest.merge import Tables
 from mountd.manifest.values import (
+    MOST_OPTIONS,
     NAME,
     normalised_subdir,
     why_no_fs_type,
@@ -117,6 +118,15 @@ def _list(take: _Take) -> _Take:
     return take_all
 
 
+def _options(values: Any) -> Any:
+    options = _take_options(values)
+    _see(len(options) <= MOST_OPTIONS)
+    return options
+
+
+_take_options = _list(_by(why_no_option))
+
+
 def _user(value: Any) -> Any:
     return _take_user(str(_take_id(value)) if type(value) is int else value)
 
@@ -153,7 +163,7 @@ def _extent(table: Any) -> Extent:
 _EXTENT = {"stored": _take_id, "seen": _take_id, "count": _number(ID_COUNT)}
 _KEYS: dict[str, _Take] = {
     "type": _by(why_no_fs_type),
-    "options": _list(_by(why_no_option)),
+    "options": _options,
     "subdir": _by(why_no_subdir, normalised_subdir),
     "user": _user,
     "owner": _by(why_no_owner),

@@ -20,6 +20,7 @@ from mountd.manifest.fields import (
     VolumeName,
     refuse,
 )
+from mountd.manifest.values import MOST_OPTIONS
 
 
 class _Table(BaseModel):
@@ -78,8 +79,9 @@ class DefaultsTable(_Table):
     )
     options: list[Option] | None = Field(
         None,
+        max_length=MOST_OPTIONS,
         description="A list of the filesystem's options, `key=value` or `flag`. "
-        "It goes with `type` only. Default: `[]`.",
+        "There may be 1,000 of them. It goes with `type` only. Default: `[]`.",
     )
     subdir: Subdir | None = Field(
         None,

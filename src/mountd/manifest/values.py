@@ -39,6 +39,8 @@ def _why_unsafe(path: str) -> str | None:
 
 
 _LONG = 255
+MOST_OPTIONS = 1000
+"""Twice what overlay takes as layers, each of which may be an option of its own."""
 _MOST_BYTES = 4095  # PATH_MAX without the final NUL
 
 

@@ -20,7 +20,7 @@ from mountd.manifest.schema import (
     VolumeTable,
 )
 from mountd.manifest.spans import KeyPath, dotted
-from mountd.manifest.values import number_in_words
+from mountd.manifest.values import MOST_OPTIONS, number_in_words
 
 _TYPES: dict[type, str] = {
     str: "a string",
@@ -70,8 +70,9 @@ def _predicate(path: KeyPath, kind: str, value: Any, context: Mapping[str, Any])
     """What is wrong with a value, to follow its key's name."""
     if kind == OURS:
         return str(context["message"])
-    if kind == "missing":
-        return "is missing"
+    if kind in ("missing", "too_long"):
+        too_long = f"has {len(value)} options; {MOST_OPTIONS} at most are taken"
+        return too_long if kind == "too_long" else "is missing"
     if kind == "string_type" and path[-1] == "user":
         return f"must be a string or an integer, not {_type_of(value)}"
     if kind in _WANTED:

@@ -143,7 +143,7 @@ def _read(folder: Fd, name: str) -> "tuple[str, Stamp]":
             raise ValueError("it is not a file that only root can write")
         if found.st_size > MOST_BYTES:
             raise ValueError("it is too large")
-        with open(file.number, "rb", closefd=False) as stream:
+        with open(file.number, "rb", found.st_size + 2, closefd=False) as stream:  # in one call
             return stream.read(found.st_size).decode(), stamp_of(found)
 
 
