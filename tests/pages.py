@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from package import PROJECT
-from world import MOUNTD, run
+from world import MOUNTD, cover
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MANIFEST = "/etc/mountd.toml"
@@ -74,8 +74,7 @@ def play(text: str, root: Path, shell: Shell) -> None:
 
 def furnish() -> None:
     """Give this mount namespace an /etc, /run, /home and /srv of its own, and the user node."""
-    for folder in ("/etc", "/run", "/home", "/srv"):
-        run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
+    cover("/etc", "/run", "/home", "/srv")
     passwd = "root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n"
     Path("/etc/passwd").write_text(passwd)
     Path("/home/node").mkdir()

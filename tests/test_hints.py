@@ -651,6 +651,7 @@ UNFOLLOWED = {
     "locked_below": "a user namespace; tests/reconcile/test_locked.py",
     "locked_flags": "a user namespace; tests/reconcile/test_locked.py",
     "not_cloned": "another mount namespace's mount",
+    "copy_at": "mounts that propagate; tests/reconcile/test_propagation.py follows it",
     "covered_filesystem": "tests/reconcile/test_filesystem_volumes.py follows it",
     "filesystem_not_answering": "a server that hangs; tests/watch/test_hang.py",
     "no_filesystem_permitted": "a container's runtime",

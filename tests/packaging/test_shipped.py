@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from package import PROJECT
 from shipped import MANUAL, keys, shipped
-from world import MOUNTD, World, run
+from world import MOUNTD, World, cover, run
 
 from mountd import exits
 from mountd.arguments import COMMANDS
@@ -134,8 +134,7 @@ def test_the_drop_in_in_the_manual_is_that_of_the_example() -> None:
 
 
 def test_the_examples_in_the_manual_do_what_they_say(world: World) -> None:
-    for folder in ("/etc", "/run", "/home"):
-        run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
+    cover("/etc", "/run", "/home")
     Path("/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/:/bin/sh\n")
     Path("/home/node").mkdir()
     Path("/run/host").mkdir()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from world import World, mount_id, owner, run
+from world import World, owner, run
 
 Tables = dict[str, dict[str, Any]]
 
@@ -90,19 +90,29 @@ def test_what_a_new_copy_would_cover_goes_on_above_it(peers: World) -> None:
 
 def test_two_volumes_at_one_place_are_told_of_each_other(peers: World) -> None:
     world = peers
-    one = volume(world, "one", "here/late")
-    world.volumes(one=one, two=volume(world, "two", "there/late", 1001))
-    world.reconcile(status=1)
-    before = mount_id(world / "here/late")
-    result = world.reconcile(status=1)
-    assert (
-        f"the mount of volume `one` at {world.path}/here/late shows at {world.path}/there/late too:"
-        " mounts propagate there" in result.err
-    )
-    assert "hint: choose another target, or leave one of the two volumes out" in result.err
-    assert mount_id(world / "here/late") == before
-    world.volumes(one=one)
-    assert not world.reconcile().document["changed"]
+    one, two = volume(world, "one", "here/late"), volume(world, "two", "there/late", 1001)
+    world.volumes(one=one, two=two)
+    for _ in range(2):
+        result = world.reconcile(status=1)
+        assert (
+            f"the mount of volume `one` at {world.path}/here/late shows at {world.path}/there/late"
+            " too: mounts propagate there" in result.err
+        )
+        assert "hint: choose another target, or leave one of the two volumes out" in result.err
+        assert owner(world / "here/late") == (1000, 1000)
+    see_in_one_pass(world, {"two": two}, "mount", "unmount")
+    see_in_one_pass(world, {"one": one}, "mount", "unmount")
+
+
+def test_a_mount_shows_at_the_root_of_a_mount_that_is_made_of_its_target(peers: World) -> None:
+    world = peers
+    world.folder("root")
+    run("mount", "--bind", str(world / "here/late"), str(world / "root"))
+    (world / "one/file").touch()
+    both = {"two": volume(world, "root", "to"), "one": volume(world, "one", "here/late")}
+    both["two"]["source"] = world / "root"
+    see_in_one_pass(world, both, "mount", "mount")
+    assert (world / "to/file").exists()
 
 
 def test_a_strangers_mount_on_a_copy_stays_a_strangers(peers: World) -> None:

@@ -454,6 +454,21 @@ def test_a_volumes_target_below_a_recursive_ones_source(
     assert world.mounts() == before
 
 
+def test_a_volume_that_leaves_from_below_a_recursive_ones_source_goes_first(world: World) -> None:
+    for name in ("source/in", "inner"):
+        world.folder(name)
+    tree = {"source": world / "source", "target": world / "to", "recursive": True}
+    inner = {"source": world / "inner", "target": world / "source/in", "user": "1001:1001"}
+    world.volumes(inner=inner)
+    world.reconcile()
+    world.volumes(inner=inner, tree={**tree, "user": "1000:1000"})
+    assert world.reconcile().volume("tree")["reason"] == "source-is-idmapped"
+    world.volumes(tree={**tree, "user": "1000:1000"})
+    assert world.reconcile().volume("tree")["reason"] is None
+    assert owner(world / "to/in") == (1000, 1000)
+    assert not world.reconcile().document["changed"]
+
+
 @BOTH
 @pytest.mark.parametrize("source", ["source", "/"])
 def test_a_recursive_volume_below_its_own_source_would_contain_itself(

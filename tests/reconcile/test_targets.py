@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import MOUNTD, World, owner, run
+from world import MOUNTD, World, cover, owner, run
 
 _PASSWD = """root:x:0:0::/root:/bin/sh
 node:x:1000:1000::/home/node:/bin/sh
@@ -20,7 +20,7 @@ def machine(world: World, passwd: str = _PASSWD) -> Iterator[None]:
     world.folder("source")
     (world / "passwd").write_text(passwd)
     run("mount", "--bind", str(world / "passwd"), "/etc/passwd")
-    run("mount", "-t", "tmpfs", "-o", "mode=0755", "homes", "/home")
+    cover("/home")
     try:
         yield
     finally:

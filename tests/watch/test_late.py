@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from volumes import NODE, is_mounted, make_plain, table
 from watcher import counted_passes, do, eventually, watch
-from world import World, disks, owner, running
+from world import World, cover, disks, owner, running
 
 ARRIVALS: dict[str, tuple[dict[str, Any], str]] = {
     "a folder, renamed to there": ({"source": "$/new"}, "mv source new"),
@@ -63,7 +63,7 @@ def test_a_home_comes_with_its_files_and_then_the_volume(world: World) -> None:
     """The account is there long before its home, where `useradd` waits for nscd and sss_cache."""
     world.folder("source")
     do(world, "echo root:x:0:0::/root:/bin/sh >passwd; mount --bind passwd /etc/passwd")
-    do(world, "mount -t tmpfs -o mode=0755 homes /home")
+    cover("/home")
     base = {"source": world / "source", "user": "dev:1000"}
     world.volumes(
         late={**base, "target": "/home/dev/deep/work"}, later={**base, "target": "/mnt/dev/work"}

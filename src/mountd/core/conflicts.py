@@ -13,6 +13,9 @@ def refusal(desired: Desired, top: Top | None, scene: Scene) -> Fault | None:
         return desired.fault
     if top and (other := _of_another_manifest(desired.target, top, scene)):
         return mount_faults.managed_elsewhere(desired.target, other.volume, other.manifest)
+    copied = scene.copies.get(top.id) if top else None
+    if copied and copied.id not in scene.going:
+        return mount_faults.copy_at(desired.target, copied.volume, scene.point(copied))
     if isinstance(desired, Later):
         if not desired.over:
             fault = _stranger(desired, top, scene)
@@ -37,8 +40,6 @@ def _stranger(desired: Later, top: Top | None, scene: Scene) -> Fault | None:
 
 
 def _foreign(target: str, top: ObservedMount, scene: Scene) -> Fault:
-    if copied := scene.copies.get(top.id):
-        return mount_faults.copy_at(target, copied.volume, scene.point(copied))
     covers = bool(scene.mine(target))
     return mount_faults.foreign_mount(target, top, scene.forest, scene.known, covers=covers)
 

@@ -30,15 +30,18 @@ def needs(
     """The volumes that each one comes after; `places` are sources and a target by volume.
 
     It needs those at or above whose target a source of it lies, and those above whose its own
-    target lies; or another path at which that target is `shown`. Paths are normalised, and compared
-    as text.
+    target lies; or another path at which that target is `shown`. Of two that show at one path the
+    later needs the earlier. Paths are normalised, and compared as text.
     """
     volumes: dict[str, str] = {}
     for name, (_, target) in places.items():
         volumes.setdefault(target, name)
+    same: dict[str, str] = {}
     for name, (_, target) in places.items():
         for path in shown.get(target, ()):
-            volumes.setdefault(path, name)
+            other = volumes.setdefault(path, name)
+            if other != name and same.get(name) != other:
+                same.setdefault(other, name)
 
     targets = Places(volumes)
 
@@ -53,6 +56,8 @@ def needs(
             others = over(source[: source.rfind("/")]) + others
             if source in volumes:
                 others = (volumes[source], *others)
+        if name in same:
+            others = (same[name], *others)
         found[name] = (
             tuple(dict.fromkeys(each for each in others if each != name)) if others else ()
         )

@@ -40,9 +40,11 @@ def in_order(
     found = {each.volume: each for each in actions}
     at_once = {each.volume for each in actions if each.lazily or each.makes_room}
     if scene.leaving:
+        recursive = {each.volume.name for each in desired if each.volume.recursive}
         for name, (sources, target) in places.items():
             if name not in progress.done and name not in at_once:
-                found[name] = _after_departures(found[name], sources, target, scene)
+                is_whole = name in recursive
+                found[name] = _after_departures(found[name], sources, target, scene, is_whole)
     while some := [*circles(needed)]:
         for names in some:
             for name in names:
@@ -139,12 +141,20 @@ def _after_others(
     return put_off(action, after) if after else action
 
 
-def _after_departures(action: Action, sources: Paths, target: str, scene: Scene) -> Action:
-    """Put the action off until the mounts are gone that leave from above its paths."""
+def _after_departures(
+    action: Action, sources: Paths, target: str, scene: Scene, is_whole: bool
+) -> Action:
+    """Put the action off until the mounts are gone that leave from above its paths.
+
+    `is_whole`: or from below its source, which it shows with all that is mounted there.
+    """
     leaving = scene.leaving_places
     above = [*leaving.above(target)] if action.verb != "keep" else []
     for source in sources:
         above += leaving.from_(source)
+        if is_whole and leaving.lie_within(source):
+            from_ = (*scene.leaving, *scene.leaving_from)
+            above += [path for path in from_ if is_within(path, source)]
     gone = [absence(scene.leaving_from.get(path, path)) for path in dict.fromkeys(above)]
     return put_off(action, gone) if gone else action
 

@@ -116,8 +116,11 @@ def _action(desired: Desired, scene: Scene) -> Action:
         return _unstacked(desired, upper, scene)
     if fault := refusal(desired, top, scene):
         return _stopped(desired, scene, fault)
-    if awaited := scene.judgement.waits.get(desired.volume.name):
-        return put_off(_stopped(desired, scene, None), [*awaited])
+    awaited = [*scene.judgement.waits.get(desired.volume.name, ())]
+    if top and (copied := scene.copies.get(top.id)):
+        awaited.append(absence(scene.point(copied)))
+    if awaited:
+        return put_off(_stopped(desired, scene, None), awaited)
     if not isinstance(desired, DesiredMount):
         return _put_off(desired, scene)
     if note := scene.judgement.notes.get(desired.volume.name):

@@ -6,6 +6,7 @@ mount_namespaces(7), "Shared subtrees". Other namespaces are not looked at.
 from collections.abc import Iterable, Iterator, Mapping
 
 from mountd.core.mounts import TOO_DEEP, Managed, ObservedMount, root_at
+from mountd.core.targets import is_within
 
 
 class Propagation:
@@ -57,7 +58,7 @@ class Propagation:
         root = root_at(under, path)
         for mount in self._all_that_receive(under.peers):
             top = mount.root.removesuffix("//deleted").rstrip("/")
-            if mount.id != under.id and root != TOO_DEEP and root.startswith(f"{top}/"):
+            if mount.id != under.id and root != TOO_DEEP and is_within(root, top):
                 yield mount, mount.point.rstrip("/") + root[len(top) :]
 
     def _all_that_receive(self, group: int) -> Iterable[ObservedMount]:

@@ -1,16 +1,15 @@
-"""Attaching a detached mount, replacing one of ours by it, and taking ours off.
+"""Attaching a detached mount, replacing one of ours by it, and giving one of ours other flags.
 
 After move_mount(2) a target shows the whole new mount; whatever can fail came before.
 """
 
-import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from errno import EBUSY, ENOENT, ENOSPC, ENOTDIR
+from errno import EBUSY, ENOSPC
 
 from mountd.core.desired import DesiredMount
-from mountd.core.model import Fault, Flags, Kind
+from mountd.core.model import Flags, Kind
 from mountd.core.mounts import Managed, forest_of
 from mountd.core.named_tuple import NamedTuple
 from mountd.core.propagation import Propagation
@@ -18,25 +17,23 @@ from mountd.core.targets import is_within
 from mountd.core.words import faults, mount_faults
 from mountd.core.words.faults import VolumeError
 from mountd.kernel.clone import Tree, attributes, flag
-from mountd.kernel.files import RESOLVE_NO_SYMLINKS, look, openat2, register, statx
+from mountd.kernel.detach import detach, foreign_at, opened, see_top, unmount
+from mountd.kernel.files import look, register, statx
 from mountd.kernel.limits import hint_on
 from mountd.kernel.making import made, make
 from mountd.kernel.mount_api import (
-    MNT_DETACH,
-    MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     detach_again,
     mount_setattr,
     move_mount,
     open_tree,
     remount,
-    umount2,
 )
-from mountd.kernel.observe import descendants_of, is_at, is_mounted, observe, observe_mount
+from mountd.kernel.observe import descendants_of, is_at, observe, observe_mount
 from mountd.kernel.paths import Spot, spot_below
 from mountd.kernel.paths import spot as find
 from mountd.kernel.probe import has_mount_setattr
-from mountd.kernel.syscalls import AT_STATX_DONT_SYNC, Fd
+from mountd.kernel.syscalls import AT_STATX_DONT_SYNC
 
 
 class Carried(NamedTuple):
@@ -58,7 +55,7 @@ def attach(tree: Tree, spot: Spot, flags: Flags, onto: tuple[int, int] | None) -
     """
     there = spot.there
     if there and there.is_mount_root and (there.device, there.inode) != onto:
-        raise VolumeError(_foreign(spot, there.mount))  # it came after the plan
+        raise VolumeError(foreign_at(spot, there.mount))  # it came after the plan
     _put(tree, spot, flags)
 
 
@@ -110,7 +107,7 @@ def swap(
 
 def expect(old: int, spot: Spot) -> None:
     """See that what the path shows is our mount `old`, before anything is changed."""
-    _expect(old, spot)
+    see_top(old, spot)
     if not is_at(spot.whole_path, old):
         raise VolumeError(faults.moved_meanwhile(spot.whole_path))
 
@@ -164,7 +161,7 @@ def let_out(spot: Spot, mount: int, carried: list[Carried]) -> None:
 
 def clone_of(spot: Spot, mount: int) -> Carried:
     """A detached copy of our mount, with all that lies below it."""
-    with _opened(mount, spot) as root:
+    with opened(mount, spot) as root:
         tree = open_tree(root, recursive=True)
     try:
         if has_mount_setattr():
@@ -218,31 +215,16 @@ def put_back(carried: Iterable[Carried]) -> None:
             move(each.tree, found)
 
 
-def detach(spot: Spot, mount: int, shows: int | None = None) -> None:
-    """Take our mount off, if it is the topmost; processes inside keep what they have open.
-
-    `shows`: the mount that is seen then, if it is known.
-    """
-    _expect(mount, spot)
-    try:
-        umount2(spot.folder, spot.name, 0)
-    except OSError as error:
-        if error.errno != EBUSY:
-            raise
-        umount2(spot.folder, spot.name, MNT_DETACH)
-    _see_gone(mount, spot, shows)
-
-
 def try_flags(spot: Spot, mount: int, wanted: DesiredMount) -> None:
     """Try on a clone of our mount, which nobody sees, whether it may have other flags."""
     if has_mount_setattr():
-        with _opened(mount, spot) as root, open_tree(root) as clone:
+        with opened(mount, spot) as root, open_tree(root) as clone:
             flag(clone, mount, wanted)
 
 
 def adjust(spot: Spot, mount: int, wanted: DesiredMount) -> None:
     """Give our mount other flags, all at once; a writer in the way of read-only is `busy`."""
-    with _opened(mount, spot) as root:
+    with opened(mount, spot) as root:
         try:
             if has_mount_setattr():
                 flag(root, mount, wanted)
@@ -257,79 +239,6 @@ def adjust(spot: Spot, mount: int, wanted: DesiredMount) -> None:
             raise VolumeError(fault) from error
 
 
-def unmount(spot: Spot, mount: int, submounts: Sequence[int] = (), *, lazily: bool = False) -> None:
-    """Take our mount off, unless someone is inside: then `busy`, and who it is.
-
-    Its submounts go first, the deepest before those above; all of them, or none. `lazily`: all at
-    once, whoever is inside and whatever else is mounted on it.
-    """
-    try:
-        _expect(mount, spot)
-    except VolumeError:
-        if is_mounted(mount):
-            raise
-        return  # it was unmounted together with a peer that it was propagated from
-    if lazily:
-        _shut(spot, recursive=bool(submounts))
-        _see_gone(mount, spot)
-        return
-    below = [each for each in reversed(descendants_of(mount)) if each.id in submounts]
-    for each in [*below, observe_mount(mount)] if below else ():
-        from mountd.kernel.holders import processes_in  # noqa: PLC0415
-
-        holders = processes_in(each.id)
-        if holders.found:
-            raise VolumeError(mount_faults.busy(each.point, *holders))
-    for each in below:
-        with find(each.point) as found:
-            _expect(each.id, found)
-            _umount(found, each.id)
-    _umount(spot, mount)
-
-
-def _shut(spot: Spot, *, recursive: bool) -> None:
-    """Take what is at the spot off. Whoever is inside can't write any more, unless to open files.
-
-    A mount that is detached lazily stays as it is for who is in it (umount2(2)).
-    """
-    try:
-        umount2(spot.folder, spot.name, 0)
-    except OSError as error:
-        if error.errno != EBUSY:
-            raise
-        root = openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS)
-        with root, suppress(OSError):  # EBUSY where a file is open for writing
-            mount_setattr(root, set_=MOUNT_ATTR_RDONLY, recursive=recursive)
-        umount2(spot.folder, spot.name, MNT_DETACH)
-
-
-def _umount(spot: Spot, mount: int) -> None:
-    try:
-        umount2(spot.folder, spot.name, 0)
-    except OSError as error:
-        if error.errno != EBUSY:
-            raise
-        from mountd.kernel.holders import holders_of  # noqa: PLC0415
-
-        raise VolumeError(mount_faults.busy(spot.whole_path, *holders_of(mount))) from error
-    _see_gone(mount, spot)
-
-
-def _see_gone(mount: int, spot: Spot, shows: int | None = None) -> None:
-    """See that it was ours that umount2(2) took off, which knows mounts by their place alone.
-
-    Somebody may have put another one on top since it was looked at: then that one went.
-    """
-    try:
-        found = statx(spot.folder, spot.name, flags=AT_STATX_DONT_SYNC)
-    except OSError as error:  # the folder went with it, or what is there now hangs or is broken
-        is_bare = error.errno in (ENOENT, ENOTDIR)
-    else:
-        is_bare = not found.is_mount_root or found.mount == shows
-    if not is_bare and is_mounted(mount):
-        raise VolumeError(mount_faults.another_went(spot.whole_path))
-
-
 def move(tree: Tree, spot: Spot, *, beneath: bool = False) -> None:
     """Attach it there, or beneath what is there. Raises VolumeError at the limit on mounts."""
     try:
@@ -338,43 +247,6 @@ def move(tree: Tree, spot: Spot, *, beneath: bool = False) -> None:
         if error.errno != ENOSPC:
             raise
         raise VolumeError(mount_faults.mount_limit(spot.whole_path, hint_on("mounts"))) from error
-
-
-def _expect(mount: int, spot: Spot) -> None:
-    """See that our mount is the topmost, for that is the one umount2 and BENEATH act on."""
-    try:
-        found = statx(spot.folder, spot.name, flags=AT_STATX_DONT_SYNC)
-    except FileNotFoundError as error:
-        raise VolumeError(_covered(spot, mount)) from error
-    if not found.is_mount_root:
-        raise VolumeError(_covered(spot, mount))
-    if found.mount != mount:
-        raise VolumeError(_foreign(spot, found.mount, over=mount))
-
-
-def _covered(spot: Spot, mount: int) -> Fault:
-    return mount_faults.covered_above(spot.whole_path, mount, forest_of(observe().mounts), {})
-
-
-def _foreign(spot: Spot, top: int, over: int | None = None) -> Fault:
-    """What is on top there now isn't ours; `over` is, and may lie under it."""
-    mounts = observe().mounts
-    mounts.pop(over or 0, None)
-    found = observe_mount(top)
-    return mount_faults.foreign_mount(
-        spot.whole_path, found, forest_of(mounts), {}, covers=over is not None
-    )
-
-
-def _opened(mount: int, spot: Spot) -> Fd:
-    """Our mount's root, on which another one may not have come meanwhile."""
-    _expect(mount, spot)
-    root = openat2(spot.folder, spot.name, os.O_PATH, RESOLVE_NO_SYMLINKS)
-    found = statx(root, flags=AT_STATX_DONT_SYNC)
-    if found.mount != mount:
-        root.close()
-        raise VolumeError(_foreign(spot, found.mount, over=mount))
-    return root
 
 
 def _see(tree: Tree, spot: Spot) -> None:

@@ -9,6 +9,7 @@ from mountd.core.mountinfo import parse_mountinfo
 from mountd.core.words import idmap_faults
 from mountd.kernel.files import statx
 from mountd.kernel.observe import is_mounted, mountinfo
+from mountd.kernel.served import ServedError
 from mountd.kernel.syscalls import Fd
 
 _NS_GET_USERNS = 0xB701  # ioctl_nsfs(2)
@@ -67,7 +68,7 @@ def is_in_chroot() -> bool:
         return True
     try:
         first = statx(None, "/proc/1/root/.")
-    except OSError:
+    except (OSError, ServedError):  # or it lies in another mount namespace
         return False
     return first.mount != root.mount and is_mounted(first.mount)
 

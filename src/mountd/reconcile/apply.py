@@ -21,6 +21,7 @@ from mountd.core.words.faults import VolumeError
 from mountd.kernel import attach as tree
 from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree
+from mountd.kernel.detach import unmount
 from mountd.kernel.errands import Errands
 from mountd.kernel.making import made
 from mountd.kernel.observe import descendants_of
@@ -206,7 +207,7 @@ class Applier:
                 finally:
                     self._carrier.settle(carried)
             else:
-                tree.unmount(found, old.id, old.submounts, lazily=action.lazily)
+                unmount(found, old.id, old.submounts, lazily=action.lazily)
         self._record.remove(old.id)
 
     def _attempt(self, action: Action, step: Callable[[Action], _T]) -> _T | Fault:

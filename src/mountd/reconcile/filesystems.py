@@ -15,9 +15,10 @@ from mountd.core.nesting import paths_in
 from mountd.core.targets import Places
 from mountd.core.words import faults, filesystem_faults
 from mountd.core.words.faults import VolumeError
-from mountd.kernel import attach as tree
+from mountd.kernel.attach import move
 from mountd.kernel.cause import fault_of
 from mountd.kernel.clone import Tree
+from mountd.kernel.detach import unmount
 from mountd.kernel.errands import Errands
 from mountd.kernel.files import st_dev, statx
 from mountd.kernel.filesystem import Made, device_of, make_filesystem, try_options
@@ -205,7 +206,7 @@ def take_off_unused(
             with suppress(FileNotFoundError):
                 path = observe_mount(base.id).point
             with errands.of(path), spot(path) as found:
-                tree.unmount(found, base.id)
+                unmount(found, base.id)
                 with suppress(OSError):
                     os.rmdir(base.name, dir_fd=found.folder.number)
         except (VolumeError, OSError) as error:
@@ -247,7 +248,7 @@ def _attach(new: Made, filesystem: Filesystem, name: str, record: Record) -> Fau
                     return faults.unsafe_file(f"{folder.whole_path} isn't root's")
                 os.chmod(folder.name, 0o700, dir_fd=folder.folder.number)
             with made(path, "folder") as place:
-                tree.move(Tree(new.mount, found.mount), place)
+                move(Tree(new.mount, found.mount), place)
             if new.is_shared and (ignored := _ignored(filesystem.options, st_dev(found.device))):
                 record.add_base(_base(found.mount, name, filesystem, ignored))
     except (VolumeError, OSError) as error:

@@ -5,31 +5,28 @@ makes it. An event says only that there is something to look at.
 """
 
 import gc
-import os
 import select
 import signal
 import traceback
 from contextlib import ExitStack, suppress
-from errno import ENOSYS
 from time import monotonic
 
 from mountd.core.actions import Report
 from mountd.exits import LockedError, StateError, WatchedError
-from mountd.kernel.limits import hint_of
 from mountd.kernel.patience import Patience, StoppedError
 from mountd.kernel.table import MountTable
 from mountd.manifest.layers import manifest_id
 from mountd.manifest.load import Manifest
-from mountd.manifest.problem import ManifestError
 from mountd.reconcile.passes import Settings
 from mountd.reconcile.state import WatchLock, state_folder
-from mountd.report.journal import DEBUG, ERROR, INFO, WARNING, Journal
+from mountd.report.journal import DEBUG, INFO, Journal
 from mountd.watch.awaited import accounts_elsewhere, accounts_of_root, awaited_by
 from mountd.watch.bell import Bell
 from mountd.watch.glances import content
 from mountd.watch.in_force import Latest
 from mountd.watch.places import Places
 from mountd.watch.systemd import Supervisor
+from mountd.watch.troubles import Troubles, ends_a_start, fault_of_ours, in_words
 from mountd.watch.upkeep import Upkeep
 
 _RESYNC = 60.0
@@ -82,8 +79,7 @@ class Watch:
         self._crashed = 0.0
         self._freed = -_RESYNC
         """When news were last free for an edit of accounts, which some users can make."""
-        self._troubles: dict[str, str] = {}
-        """What keeps passes from being made, and edits from being seen, as the journal has it."""
+        self._troubles = Troubles(self._upkeep.news, self._tell_status)
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises ManifestError, LockedError or StateError at the start."""
@@ -106,7 +102,7 @@ class Watch:
         except StoppedError:
             raise
         except Exception as error:  # or whoever finds a fault of ours can end us by it
-            if _ends_a_start(error) and not self._has_begun:
+            if ends_a_start(error) and not self._has_begun:
                 raise
             self._go_on_after(error)
 
@@ -115,12 +111,7 @@ class Watch:
 
         More of them come ever more slowly, so that they cost nobody a processor or a disk.
         """
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"
-        said = f"{type(error).__name__}: {error}"[:500]
-        message = f"a fault of mountd's own: {said} ({place}); it goes on, and all mounts stay"
-        if self._troubles.get("self") != message:
-            self._tell_trouble("self", message, "internal-error")
+        if self._troubles.tell("self", fault_of_ours(error), "internal-error"):
             lines = "".join(traceback.format_exception(error)).splitlines()
             self._journal.tell(lines, "internal-error", DEBUG)
         pause = min(2.0**self._crashes, _RESYNC)
@@ -136,8 +127,7 @@ class Watch:
     @property
     def result(self) -> Report:
         """The volumes as the latest passes left them."""
-        manifest = self._latest.manifest
-        files = manifest.files if manifest else ()
+        files = self._latest.manifest.files if self._latest.manifest else ()
         upkeep = self._upkeep
         return Report(files, (*upkeep.outcomes.values(), *upkeep.stuck), is_dry=False)
 
@@ -175,7 +165,7 @@ class Watch:
         if self._is_rung:
             self._is_rung = False
             self._come_soon(_SETTLE)  # what has just come may not be its owner's yet: a home
-        self._find_trouble()
+        self._troubles.see_edits(self._places.trouble)
         if (closing := self._upkeep.news.due) and closing <= monotonic():
             self._upkeep.close_news()
         if (held := self._upkeep.next_repair()) and held <= monotonic():
@@ -195,15 +185,6 @@ class Watch:
         """Have a pass made, but don't make passes all the time, whatever others do."""
         rest = self._pass_ended + _IDLE_TIMES * self._pass_took
         self._due = min(self._due, max(monotonic() + settle, rest))
-
-    def _find_trouble(self) -> None:
-        """Tell that edits are seen late, when that begins and when it is over."""
-        if trouble := self._places.trouble:
-            self._tell_trouble("edits", trouble, "warned", WARNING)
-        elif "edits" in self._troubles:
-            over = f"no longer: {self._troubles['edits']}"
-            self._tell_trouble("edits", None)
-            self._upkeep.news.trouble(over, "warned", INFO)
 
     def _wait(self) -> None:
         now = monotonic()
@@ -276,7 +257,7 @@ class Watch:
                 self._due = monotonic() + _AGAIN
                 return
         except OSError as error:
-            self._tell_trouble("pass", _in_words(error))
+            self._troubles.tell("pass", in_words(error))
             self._try_again()
             self._become_ready()
             return
@@ -300,7 +281,7 @@ class Watch:
         news.is_free = False
         if monotonic() - self._crashed > _RESYNC:
             self._crashes = 0
-            self._tell_trouble("self", None)
+            self._troubles.end("self")
         if not self._has_begun:
             self._has_begun = True
             name = manifest_id(self._settings.manifest)
@@ -332,12 +313,12 @@ class Watch:
             self._wait_for_lock(error)
             return False
         except (StateError, OSError) as error:
-            if _ends_a_start(error) and not self._has_begun:
+            if ends_a_start(error) and not self._has_begun:
                 raise
-            self._tell_trouble("pass", _in_words(error))
+            self._troubles.tell("pass", in_words(error))
             self._try_again()
         else:
-            self._tell_trouble("pass", None)
+            self._troubles.end("pass")
             self._try_again_if_failed()
         finally:
             self._pass_ended = monotonic()
@@ -355,7 +336,7 @@ class Watch:
             if self._has_begun:
                 self._due = now + _OTHERS
         if now - self._locked_since > self._most_wait:
-            self._tell_trouble("pass", str(error))
+            self._troubles.tell("pass", str(error))
 
     def _try_again_if_failed(self) -> None:
         """No event tells that what failed would not fail now: try it ever more rarely."""
@@ -369,7 +350,7 @@ class Watch:
         self._failures = min(self._failures + 1, 10)
 
     def _status(self) -> str:
-        parts = [*self._troubles.values(), self._latest.trouble]
+        parts = [*self._troubles.sentences, self._latest.trouble]
         if self._latest.manifest:
             parts.insert(0, self._upkeep.status())
         return "; ".join(each for each in parts if each)
@@ -377,31 +358,3 @@ class Watch:
     def _tell_status(self) -> None:
         if self._is_ready:
             self._supervisor.status(self._status())
-
-    def _tell_trouble(
-        self, about: str, trouble: str | None, event: str = "pass-failed", priority: int = ERROR
-    ) -> None:
-        """Tell the journal once, and the status line until it is over."""
-        if trouble == self._troubles.get(about):
-            return
-        if trouble is None:
-            del self._troubles[about]
-        else:
-            self._troubles[about] = trouble
-            self._upkeep.news.trouble(trouble, event, priority)
-        self._tell_status()
-
-
-def _ends_a_start(error: Exception) -> bool:
-    """Whether it is for whoever started us to mend; whatever else there is may pass."""
-    is_old_kernel = isinstance(error, OSError) and error.errno == ENOSYS
-    return is_old_kernel or isinstance(error, ManifestError | LockedError | StateError)
-
-
-def _in_words(error: Exception) -> str:
-    """Without the number of the kernel's errors."""
-    if not isinstance(error, OSError):
-        return str(error)
-    where = f" ({error.filename})" if error.filename else ""
-    hint = hint_of(error)
-    return f"{error.strerror or error}{where}{f'; {hint}' if hint else ''}"
