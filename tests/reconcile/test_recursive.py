@@ -455,7 +455,7 @@ def test_a_volumes_target_below_a_recursive_ones_source(
 
 
 def test_a_volume_that_leaves_from_below_a_recursive_ones_source_goes_first(world: World) -> None:
-    for name in ("source/in", "inner"):
+    for name in ("source", "source/in", "inner"):
         world.folder(name)
     tree = {"source": world / "source", "target": world / "to", "recursive": True}
     inner = {"source": world / "inner", "target": world / "source/in", "user": "1001:1001"}
