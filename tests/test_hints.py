@@ -515,7 +515,7 @@ ROWS = {
     ),
     "an account file that others can write": Row(
         "unsafe_file", _loose_accounts,
-        "see that root owns it and the folders above it, and that nobody else can write them",
+        "check that root owns it and the folders above it, and that nobody else can write them",
         shell("chmod go-w /etc/passwd"),
     ),
     "a folder for an account file": Row(

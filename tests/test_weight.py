@@ -107,7 +107,7 @@ def _changed(world: World, count: int) -> Iterator[tuple[str, dict[str, int]]]:
     """Each kind of pass over so many volumes, with its calls."""
     names = [f"{count}/v{number}" for number in range(count)]
     for name in names:
-        (world / name).mkdir(parents=True)
+        (world / name).mkdir(parents=True, exist_ok=True)
     make_plain(world, *names)
     for change in _CHANGES:
         if change == "one changed":
@@ -122,17 +122,25 @@ def test_the_calls_that_ten_more_volumes_cost(world: World, pytestconfig: pytest
     make_plain(world, "first")
     for words in ("reconcile", "unmount --all"):  # the state directory and a record are there
         world.mountd(*words.split())
+    for _ in range(5):  # openat2(2) is tried again where somebody mounts meanwhile, anywhere
+        if not (more := _more_than_known(world, pytestconfig)):
+            return
+    assert more == {}
+
+
+def _more_than_known(world: World, config: pytest.Config) -> dict[str, str]:
     few, many = dict(_changed(world, 10)), dict(_changed(world, 20))
+    more = {}
     for change in _CHANGES:
         names = few[change].keys() | many[change].keys()
         each = {it: many[change].get(it, 0) - few[change].get(it, 0) for it in names}
         found = {name: count for name, count in sorted(each.items()) if count}
-        known = _expected(pytestconfig, f"calls of ten: {change}", found)
+        known = _expected(config, f"calls of ten: {change}", found)
         assert isinstance(known, Mapping)
-        more = {
-            it: f"{n}, not {known.get(it, 0)}" for it, n in each.items() if n > known.get(it, 0)
-        }
-        assert more == {}, change
+        for call, count in each.items():
+            if count > known.get(call, 0):
+                more[f"{change}: {call}"] = f"{count}, not {known.get(call, 0)}"
+    return more
 
 
 def _process(watcher: Watcher) -> Path:

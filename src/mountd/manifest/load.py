@@ -179,7 +179,7 @@ def _missing() -> Problem:
 
 
 def _distrusted(file: str, distrust: str) -> Problem:
-    hint = "see that root owns it and the folders above it, and that nobody else can write them"
+    hint = "check that root owns it and the folders above it, and that nobody else can write them"
     message = f"{distrust}; mountd would do as root what others wrote"
     return Problem(file, None, None, message, hint)
 

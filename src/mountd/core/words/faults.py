@@ -123,7 +123,7 @@ def unsafe_link(path: str, why: str) -> Fault:
 
 
 def unsafe_file(why: str) -> Fault:
-    hint = "see that root owns it and the folders above it, and that nobody else can write them"
+    hint = "check that root owns it and the folders above it, and that nobody else can write them"
     return Fault("failed", "unsafe-path", why, hint)
 
 
@@ -277,8 +277,8 @@ def unwritable_record(error: OSError, limit: str | None) -> Fault:
     said = error.strerror or str(error)
     is_full = error.errno in (_errno.ENOSPC, _errno.EDQUOT)
     code = "limit" if is_full else CODES.get(error.errno or 0, "io")
-    mend = limit or "make room, or fix the state directory"
-    hint = f"nothing is mounted that can't be recorded; {mend}"
+    remedy = limit or "make room, or fix the state directory"
+    hint = f"nothing is mounted that can't be recorded; {remedy}"
     return Fault("failed", code, f"the record can't be written: {said}", hint, error.errno or 0)
 
 

@@ -163,7 +163,7 @@ def refused_filesystem(
     elif is_device and errno in (_errno.EINVAL, _errno.EIO):
         asks.insert(0, f"{shell('blkid', source)} says what is on it")
     elif fs_type == "virtiofs" and errno == _errno.EINVAL:  # so far only dmesg knows
-        asks.insert(0, "see that the host shares something by this tag")
+        asks.insert(0, "check that the host shares something by this tag")
     given = f" with {' '.join(map(_shown, options))}" if options else ""
     message = f"{fs_type} can't be mounted from {source}{given}: {said}"
     return Fault("failed", code, message, "; ".join(asks), errno)
