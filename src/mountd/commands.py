@@ -43,10 +43,8 @@ def run(arguments: Arguments) -> NoReturn:
 
 def usage_document(message: str) -> str:
     """The JSON document of a run that did not begin, for the command line was wrong."""
-    from mountd.report.document import to_document  # noqa: PLC0415 - for --json alone
-
     nothing = Report((), (), is_dry=True)
-    return _to_json(to_document("", nothing, errors=[_problem(message)]))
+    return _to_json(_document("", nothing, errors=[_problem(message)]))
 
 
 class _Command:
@@ -276,9 +274,7 @@ class _Command:
                 self._journal.line(lines_of(action.volume, fault), NOTICE)
 
     def _show_document(self, result: Report, *, shows_found: bool = False) -> None:
-        from mountd.report.document import to_document  # noqa: PLC0415 - for --json alone
-
-        self._print_json(to_document(self._pass_id, result, shows_found=shows_found))
+        self._print_json(_document(self._pass_id, result, shows_found=shows_found))
 
     def _stopped(
         self, status: int, problems: Sequence[Problem], files: tuple[str, ...] = ()
@@ -287,10 +283,8 @@ class _Command:
         for problem in problems:
             self._journal.tell(problem.lines, event, ERROR)
         if self._arguments.json:
-            from mountd.report.document import to_document  # noqa: PLC0415 - for --json alone
-
             nothing = Report(files or (self._manifest,), (), not self._is_acting)
-            self._print_json(to_document(self._pass_id, nothing, errors=problems))
+            self._print_json(_document(self._pass_id, nothing, errors=problems))
         return status
 
     def _warn(self, warnings: Iterable[str]) -> None:
@@ -307,8 +301,16 @@ class _Command:
         self._lost_stdout = show(text) or self._lost_stdout
 
 
+def _document(
+    pass_id: str, result: Report, *, shows_found: bool = False, errors: Sequence[Problem] = ()
+) -> object:
+    from mountd.report.document import to_document  # noqa: PLC0415 - for --json alone
+
+    return to_document(pass_id, result, shows_found=shows_found, errors=errors)
+
+
 def _to_json(document: object) -> str:
-    import json  # noqa: PLC0415
+    import json  # noqa: PLC0415 - for --json alone
 
     return json.dumps(document, indent=2) + "\n"
 

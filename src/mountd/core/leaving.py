@@ -55,9 +55,8 @@ def first_and_last(
         elif point in urgent or next(disturbed.above(point), None) is not None:
             first.append(action)
         else:
-            if (
-                managed.volume in waiting and not action.beneath
-            ):  # its volume is mounted elsewhere first
+            # its volume is mounted elsewhere first
+            if managed.volume in waiting and not action.beneath:
                 held.setdefault(managed.id, []).append(managed.volume)
             after = tuple(dict.fromkeys(held.get(managed.id, ())))
             if after:  # and the mounts that it lies on have to wait as well

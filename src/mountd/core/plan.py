@@ -36,8 +36,8 @@ def plan(
     """The actions that make `observed` what is desired: volumes in their order, then what leaves.
 
     Only mounts that the record names for `manifest` are ever taken off. A mount that leaves from
-    below or above a target that gets a new mount goes first. Actions with
-    an `after` aren't carried out in this round; the next round plans them again.
+    below or above a target that gets a new mount goes first. Actions with an `after` aren't carried
+    out in this round; the next round plans them again.
     """
     record = [*record]
     actions = _plan(desired, observed, record, manifest, progress, waits=True)
@@ -90,21 +90,28 @@ def _plan(
         )
         blocked = {each.volume for each in actions if each.fault}
         blocked |= {name for name, fault in progress.done.items() if fault}
-        kept = {
-            each.over for each in desired if isinstance(each, Later) and each.volume.name in blocked
-        }
-        staying = [
-            managed
-            for managed in leaving
-            if managed.id not in exposed
-            if managed.id in kept or (managed.volume in blocked and not scene.beneath(managed))
-        ]
+        staying = _staying(leaving, desired, blocked, scene)
         if not staying:
             break  # else a mount that has to stay may block others, so the plan is made again
         leaving = [managed for managed in leaving if managed not in staying]
     todo = [each for each in actions if each.volume not in progress.done or each.lazily]
     first, last = first_and_last(todo, leaving, scene)
     return first + todo + last
+
+
+def _staying(
+    leaving: Iterable[Managed], desired: Iterable[Desired], blocked: set[str], scene: Scene
+) -> list[Managed]:
+    """The mounts of blocked volumes, which keep what they have, unless that exposes somebody."""
+    kept = {
+        each.over for each in desired if isinstance(each, Later) and each.volume.name in blocked
+    }
+    return [
+        managed
+        for managed in leaving
+        if managed.id not in scene.judgement.exposed
+        if managed.id in kept or (managed.volume in blocked and not scene.beneath(managed))
+    ]
 
 
 def _action(desired: Desired, scene: Scene) -> Action:

@@ -146,20 +146,14 @@ def scene_of(
     shown = {path: propagation.shown_at(path) for path in (*claims, *going.values())}
     elsewhere = {at: point for point in going.values() for at in shown[point]}
     places = Places([*shown, *(path for paths in shown.values() for path in paths)])
-    ours: dict[str, list[tuple[str, Managed]]] = {}
-    by_target: dict[str, list[Managed]] = {}
     by_id = {managed.id: managed for managed in alive}
     within = {each: managed for managed in alive for each in managed.submounts}
     hidden = _hidden(by_id, observed)
     copies = propagation.copies_of(within | by_id)
-    for managed in sorted(
-        alive, key=lambda each: (each.id in hidden, each.id)
-    ):  # what is seen first
+    by_target: dict[str, list[Managed]] = {}
+    for managed in sorted(alive, key=lambda each: (each.id in hidden, each.id)):  # seen ones first
         by_target.setdefault(managed.target, []).append(managed)
-        if managed.id not in going and managed.id not in hidden:
-            point = observed.mounts[managed.id].point
-            for folder in places.above(point):
-                ours.setdefault(folder, []).append((point, managed))
+    staying = [each for each in alive if each.id not in going and each.id not in hidden]
     return Scene(
         observed,
         manifest,
@@ -172,12 +166,8 @@ def scene_of(
         Places([*going.values(), *elsewhere]),
         elsewhere,
         _strangers(observed, by_id | copies, within, Places(claims)),
-        ours,
-        {
-            each.parent
-            for each in observed.mounts.values()
-            if each.parent in observed.mounts and observed.mounts[each.parent].point == each.point
-        },
+        _below(places, staying, observed),
+        _covered(observed),
         lost,
         judgement,
         hidden,
@@ -232,6 +222,27 @@ def _hidden(by_id: Mapping[int, Managed], observed: Observed) -> dict[int, Manag
         if lower and lower.manifest == managed.manifest:
             found[lower.id] = managed
     return found
+
+
+def _below(
+    places: Places, staying: Iterable[Managed], observed: Observed
+) -> dict[str, list[tuple[str, Managed]]]:
+    """Which of these mounts lie below each place, and where: in the order of their ids."""
+    found: dict[str, list[tuple[str, Managed]]] = {}
+    for managed in sorted(staying, key=lambda each: each.id):
+        point = observed.mounts[managed.id].point
+        for folder in places.above(point):
+            found.setdefault(folder, []).append((point, managed))
+    return found
+
+
+def _covered(observed: Observed) -> set[int]:
+    mounts = observed.mounts
+    return {
+        each.parent
+        for each in mounts.values()
+        if each.parent in mounts and mounts[each.parent].point == each.point
+    }
 
 
 def _strangers(

@@ -1,6 +1,6 @@
 """Single calls on what others serve, each made by a child where a server may keep it waiting."""
 
-from _thread import _local as local
+from _thread import _local as local  # without `threading`, which a start would wait for
 from collections.abc import Callable, Hashable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar

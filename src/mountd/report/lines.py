@@ -33,9 +33,7 @@ def render_plan(
     doing = _count(changes, "action") if changes else "nothing to do"
     head = f"mountd: {_count(volumes, 'volume')}, {doing}"
     if not is_long and all(action.verb == "keep" for action in actions):
-        actions = [
-            action for action in actions if action.refused
-        ]  # raw ids are reported every time
+        actions = [each for each in actions if each.refused]  # raw ids are reported every time
     rows: list[tuple[str, str, str, list[str]]] = [
         (each.verb or each.state, each.type, each.source, _filesystem_details(each))
         for each in filesystems
